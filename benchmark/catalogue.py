@@ -1,0 +1,47 @@
+"""What can be named in a grid, as text."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import attacks
+import defenses
+from benchmark.config import load_preset, presets
+from benchmark.datasets import DATASETS
+from benchmark.errors import InputError
+from benchmark.models import MODELS
+from defenses.registry import unknown
+
+
+def catalogue(what: str | None) -> str:
+    """Names, parameters with defaults, description and source of one kind, or of all.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    kinds = {
+        "defenses": [_class_lines(cls) for cls in defenses.registry],
+        "attacks": [_class_lines(cls, f"tier {cls.tier}, threat model {cls.threat_model}; ") for cls in attacks.registry],
+        "datasets": [_lines(info.name, info.summary, info.paper) for info in DATASETS],
+        "models": [_lines(info.name, info.summary, info.paper) for info in MODELS],
+        "presets": [_lines(name, _preset_summary(name), "") for name in presets()],
+    }
+    if what is not None and what not in kinds:
+        raise InputError(unknown("kind", what, kinds))
+    shown = kinds if what is None else {what: kinds[what]}
+    return "\n\n".join(kind + "\n" + "\n".join(entries) for kind, entries in shown.items())
+
+
+def _class_lines(cls: Any, before: str = "") -> str:
+    fields = [f"{field.name}={field.default!r}" for field in dataclasses.fields(cls) if field.init]
+    return _lines(f"{cls.name}({', '.join(fields)})" if fields else cls.name, before + cls.summary, cls.paper)
+
+
+def _lines(name: str, summary: str, source: str) -> str:
+    return f"  {name}\n      {summary}" + (f" [{source}]" if source else "")
+
+
+def _preset_summary(name: str) -> str:
+    content = load_preset(name)
+    return "; ".join(f"{key}: {', '.join(content[key])}" for key in ("datasets", "models", "defenses", "attacks") if key in content)

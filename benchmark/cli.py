@@ -1,0 +1,154 @@
+"""The command ``leakboard``. It imports torch only where a command computes, so that reports need none."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+
+from benchmark.errors import InputError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Which defenses against gradient leakage hold, and what they cost.")
+
+# The base of every error about arguments; newer releases of typer bring click within them, older ones import it.
+_ArgumentError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+OK, SOME_CELLS_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+@app.callback()
+def _leakboard() -> None:
+    """Which defenses against gradient leakage hold, and what they cost."""
+
+
+@app.command()
+def run(
+    config: Annotated[Optional[Path], typer.Argument(help="A YAML file with a grid.", show_default="the preset")] = None,
+    preset: Annotated[Optional[str], typer.Option(help="A grid that comes with the package.", show_default="quick")] = None,
+    dataset: Annotated[Optional[list[str]], typer.Option(help="Name or path; repeatable; replaces those of the grid.")] = None,
+    model: Annotated[Optional[list[str]], typer.Option(help="As above.")] = None,
+    defense: Annotated[Optional[list[str]], typer.Option(help='As above: "noise(std=0.01)", "precode+noise".')] = None,
+    attack: Annotated[Optional[list[str]], typer.Option(help='As above: "inverting-gradients(iterations=500)".')] = None,
+    seed: Annotated[Optional[list[int]], typer.Option(help="As above.")] = None,
+    epochs: Annotated[Optional[int], typer.Option(help="Epochs of training.")] = None,
+    checkpoint: Annotated[Optional[list[int]], typer.Option(
+        help="Epochs before the observation: 0 untrained, -1 the last; repeatable.")] = None,
+    victims: Annotated[Optional[int], typer.Option(help="Observed gradients per cell and checkpoint.")] = None,
+    batch_size: Annotated[Optional[int], typer.Option(help="Images behind each observed gradient.")] = None,
+    labels: Annotated[Optional[str], typer.Option(help="known or inferred: whether the attacker is given the labels.")] = None,
+    image_size: Annotated[Optional[int], typer.Option(help="Resize images of a folder or zip to this side.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Run folder; a run that was stopped goes on.", show_default="runs/NAME")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
+    data_root: Annotated[Optional[Path], typer.Option(
+        help="Where data sets are looked for.", show_default="LEAKBOARD_DATA, else the cache folder")] = None,
+    plugin: Annotated[Optional[list[Path]], typer.Option(help="A Python file with defenses or attacks; it is executed.")] = None,
+) -> int:
+    """Train, observe and attack every cell of a grid, then write its report."""
+    from benchmark import config as configuration
+    from benchmark import device as devices
+    from benchmark import plugins, runner
+    from benchmark.progress import LiveBars, LogLines
+
+    # Opacus and torch tell of their internals here; nothing a user of this command could act on.
+    warnings.filterwarnings("ignore", module=r"(opacus|torch)\b")
+    chosen_device = devices.choose(device)
+    hashes = {path.name: plugins.load(path) for path in plugin or []}
+    if config is not None and preset is not None:
+        raise InputError(f"give either a grid file or --preset, not both: {config} and {preset}")
+    origin = str(config) if config is not None else f"preset {preset or 'quick'}"
+    content = configuration.load_file(config) if config is not None else configuration.load_preset(preset or "quick")
+    _override(content, {"datasets": dataset, "models": model, "defenses": defense, "attacks": attack, "seeds": seed,
+                        "image_size": image_size})
+    _override_section(content, "training", {"epochs": epochs})
+    _override_section(content, "evaluation", {
+        "checkpoints": checkpoint, "victims": victims, "batch_size": batch_size, "labels": labels})
+    grid = configuration.make_grid(content, f"{origin} with the options given")
+    folder = out if out is not None else Path("runs") / grid.name
+    plan = runner.prepare(grid, folder, chosen_device, data_root=data_root, plugins=hashes,
+                          command=shlex.join(["leakboard", *sys.argv[1:]]))
+    console = Console()
+    try:
+        if console.is_terminal:
+            with LiveBars(console) as bars:
+                outcome = runner.run(plan, bars)
+        else:
+            outcome = runner.run(plan, LogLines(console))
+    except KeyboardInterrupt:
+        _say(f"interrupted: the finished cells are kept in {folder}; the same command goes on from there")
+        return INTERRUPTED
+    print(f"{outcome.finished} cells finished, {outcome.kept} kept, {outcome.failed} failed")
+    _write_report([folder], folder / "report")
+    return SOME_CELLS_FAILED if outcome.failed else OK
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Optional[Path], typer.Option(help="Folder of the report.", show_default="FIRST RUN/report")] = None,
+) -> int:
+    """Write leaderboard.md, leaderboard.csv and index.html from the tables of one or more runs."""
+    _write_report(runs, out if out is not None else runs[0] / "report")
+    return OK
+
+
+@app.command("list")
+def list_(what: Annotated[Optional[str], typer.Argument(help="defenses, attacks, datasets, models or presets.",
+                                                        show_default="all")] = None) -> int:
+    """Show names, parameters with their defaults, a description and the source."""
+    from benchmark.catalogue import catalogue
+
+    print(catalogue(what))
+    return OK
+
+
+def _override(content: dict[str, Any], given: dict[str, Any]) -> None:
+    content.update({key: value for key, value in given.items() if value is not None and value != []})
+
+
+def _override_section(content: dict[str, Any], section: str, given: dict[str, Any]) -> None:
+    given = {key: value for key, value in given.items() if value is not None and value != []}
+    if given and isinstance(content.setdefault(section, {}), dict):
+        content[section] = {**content[section], **given}
+
+
+def _write_report(runs: list[Path], out: Path) -> None:
+    # The command is where all rooms meet; nothing else under benchmark/ knows of reports.
+    from reports.site import write_report
+
+    print(f"report: {write_report(runs, out)}")
+
+
+def _say(text: str) -> None:
+    print(f"leakboard: {text}", file=sys.stderr)
+
+
+def execute(arguments: list[str]) -> int:
+    """Run the command and return its exit code; bad input is one line on standard error and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="leakboard: %(message)s", force=True)
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
+    try:
+        code = app(args=arguments, prog_name="leakboard", standalone_mode=False)
+        return code if isinstance(code, int) else OK
+    except InputError as error:
+        _say(f"error: {' '.join(str(error).split())}")
+    except _ArgumentError as error:
+        _say(f"error: {' '.join(error.format_message().split())}")
+    except typer.Exit as error:
+        return int(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        _say("interrupted")
+        return INTERRUPTED
+    return BAD_INPUT
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(execute(sys.argv[1:]))

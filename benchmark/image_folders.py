@@ -1,0 +1,146 @@
+"""Reading class-per-folder images from a folder or a zip file."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from benchmark.errors import InputError
+
+_TEST_NAMES = ("test", "val", "valid", "validation")
+_SPLIT_SEED = 0
+_TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """Images [N, H, W, C] uint8 with labels [N] int64, in two splits; ``classes`` names the labels."""
+
+    classes: tuple[str, ...]
+    train_pixels: np.ndarray
+    train_labels: np.ndarray
+    test_pixels: np.ndarray
+    test_labels: np.ndarray
+
+
+def read(path: Path, image_size: int | None = None) -> DecodedImages:
+    """Decode a folder or zip with CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE.
+
+    Without a split, 20 % of each class become the test set, drawn with a fixed seed. Images are grey when all of them are, else
+    RGB.
+
+    Args:
+        path: the folder or zip file.
+        image_size: resize the shorter side to this and crop the centre to a square; without it all images must be of one size.
+
+    Raises:
+        InputError: it cannot be read, or is no such data set.
+    """
+    if path.is_dir():
+        found = [(p.relative_to(path).as_posix(), p) for p in sorted(path.rglob("*")) if p.is_file()]
+        return _decode(path, [name for name, _ in found], lambda name: (path / name).read_bytes(), image_size)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
+            return _decode(path, names, archive.read, image_size)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"dataset {path} is not a readable zip file: {error}") from error
+    except OSError as error:
+        raise InputError(f"dataset {path} cannot be read: {error}") from error
+
+
+def _decode(path: Path, names: list[str], load: Callable[[str], bytes], image_size: int | None) -> DecodedImages:
+    entries = _entries(path, names)
+    classes = tuple(sorted({label for split, label, _ in entries if split != "test"}))
+    if len(classes) < 2:
+        raise InputError(f"dataset {path} needs at least two classes, one folder each, found {len(classes)}"
+                         + (f" ({classes[0]!r})" if classes else ""))
+    strange = sorted({label for split, label, _ in entries if split == "test"} - set(classes))
+    if strange:
+        raise InputError(f"dataset {path} has test images of a class without training images: {strange[0]!r}")
+    labels = np.array([classes.index(label) for _, label, _ in entries], dtype=np.int64)
+    is_test = np.array([split == "test" for split, _, _ in entries])
+    if not any(split for split, _, _ in entries):
+        is_test = split_by_class(labels)
+    pixels = _stack(path, [(name, load(name)) for _, _, name in entries], image_size)
+    return DecodedImages(classes, pixels[~is_test], labels[~is_test], pixels[is_test], labels[is_test])
+
+
+def _entries(path: Path, names: list[str]) -> list[tuple[str, str, str]]:
+    """(split or "", class, name) of every image, sorted by name."""
+    extensions = Image.registered_extensions()
+    images = []
+    for name in names:
+        parts = PurePosixPath(name).parts
+        hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
+        if not hidden and PurePosixPath(name).suffix.lower() in extensions:
+            images.append((parts, name))
+    if not images:
+        raise InputError(f"dataset {path} holds no images; expected CLASS/IMAGE or train/CLASS/IMAGE and test/CLASS/IMAGE")
+    # A single folder around everything is packaging, unless it is itself the only class.
+    while min(len(parts) for parts, _ in images) >= 3 and len({parts[0] for parts, _ in images}) == 1:
+        images = [(parts[1:], name) for parts, name in images]
+    loose = [name for parts, name in images if len(parts) < 2]
+    if loose:
+        raise InputError(f"dataset {path} has an image outside of any class folder: {loose[0]!r}")
+    top = {parts[0].lower() for parts, _ in images}
+    test_names = [name for name in _TEST_NAMES if name in top]
+    if "train" not in top or not test_names:
+        return [("", parts[0], name) for parts, name in images]
+    splits = {"train": "train", test_names[0]: "test"}
+    chosen = [(splits[parts[0].lower()], parts, name) for parts, name in images if parts[0].lower() in splits]
+    loose = [name for _, parts, name in chosen if len(parts) < 3]
+    if loose:
+        raise InputError(f"dataset {path} has an image outside of any class folder: {loose[0]!r}")
+    return [(split, parts[1], name) for split, parts, name in chosen]
+
+
+def split_by_class(labels: np.ndarray) -> np.ndarray:
+    """Mark 20 % of each class (at least one image, where there are two) as test images, with a fixed seed."""
+    generator = np.random.default_rng(_SPLIT_SEED)
+    is_test = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = max(round(_TEST_SHARE * len(members)), 1) if len(members) > 1 else 0
+        is_test[generator.permutation(members)[:count]] = True
+    return is_test
+
+
+def _stack(path: Path, files: list[tuple[str, bytes]], image_size: int | None) -> np.ndarray:
+    """[N, H, W, C] of all files."""
+    decoded = []
+    for name, content in files:
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                if image.mode[0] in "IF":
+                    raise ValueError("more than 8 bits per channel; convert it to 8 bits")
+                grey = image.mode in ("1", "L", "LA")
+                decoded.append(np.asarray(_resize(image.convert("L" if grey else "RGB"), image_size)))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError(f"dataset {path} has an image that cannot be decoded, {name!r}: {error}") from error
+    if any(array.ndim == 3 for array in decoded):
+        decoded = [array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2) for array in decoded]
+    else:
+        decoded = [array[..., None] for array in decoded]
+    first = decoded[0].shape
+    for (name, _), array in zip(files, decoded, strict=True):
+        if array.shape != first:
+            raise InputError(f"dataset {path} has images of different sizes: {files[0][0]!r} is {first[1]}x{first[0]}, {name!r} is "
+                             f"{array.shape[1]}x{array.shape[0]}; give an image size to resize them all")
+    return np.stack(decoded)
+
+
+def _resize(image: Image.Image, size: int | None) -> Image.Image:
+    if size is None:
+        return image
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))

@@ -1,0 +1,126 @@
+"""Showing how a run goes: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmark.training import Epoch
+
+
+class Display(Protocol):
+    """What the runner tells while it works. ``share`` is how much of the current cell is done, in [0, 1]."""
+
+    def message(self, text: str) -> None: ...
+    def start_cell(self, number: int, total: int, name: str) -> None: ...
+    def step(self, share: float, what: str) -> None: ...
+    def epoch(self, epoch: Epoch, epochs: int) -> None: ...
+    def end_cell(self, text: str) -> None: ...
+
+
+class LogLines:
+    """One line per event, with the time left after each cell."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._remaining = Remaining()
+
+    def message(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def start_cell(self, number: int, total: int, name: str) -> None:
+        self._remaining.start(number, total)
+        self._name = f"[{number}/{total}] {name}"
+        self.message(self._name)
+
+    def step(self, share: float, what: str) -> None:
+        self._remaining.share = share
+
+    def epoch(self, epoch: Epoch, epochs: int) -> None:
+        loss = "" if epoch.train_loss is None else f"  loss {epoch.train_loss:.4f}"
+        self.message(f"  epoch {epoch.epoch}/{epochs}{loss}  test accuracy {epoch.test_accuracy:.4f}")
+
+    def end_cell(self, text: str) -> None:
+        self._remaining.share = 1.0
+        self.message(f"  {text}; time left about {self._remaining.text()}")
+
+
+class LiveBars:
+    """Two bars: all cells, with the time left, and the current cell, with its epoch or attack iteration."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console)
+        self._cells = self._progress.add_task("cells", total=1.0, note="")
+        self._cell = self._progress.add_task("", total=1.0, note="")
+        self._remaining = Remaining()
+        self._shown = 0.0
+        self._name = ""
+
+    def __enter__(self) -> LiveBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def message(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def start_cell(self, number: int, total: int, name: str) -> None:
+        self._remaining.start(number, total)
+        self._name = name
+        self._progress.reset(self._cell, description=_escape(name), total=1.0, note="")
+        self._progress.update(self._cells, description=f"cell {number} of {total}")
+
+    def step(self, share: float, what: str) -> None:
+        self._remaining.share = share
+        now = time.monotonic()
+        if now - self._shown < 0.1:  # the display redraws ten times a second; more updates only cost time
+            return
+        self._shown = now
+        self._progress.update(self._cell, completed=share, note=_escape(what))
+        self._progress.update(self._cells, completed=self._remaining.done(), note=f"time left about {self._remaining.text()}")
+
+    def epoch(self, epoch: Epoch, epochs: int) -> None:
+        self._progress.update(self._cell, note=f"epoch {epoch.epoch}/{epochs}, test accuracy {epoch.test_accuracy:.4f}")
+
+    def end_cell(self, text: str) -> None:
+        self._remaining.share = 1.0
+        self.message(f"{self._name}: {text}")
+        self._progress.update(self._cell, completed=1.0)
+        self._progress.update(self._cells, completed=self._remaining.done(), note=f"time left about {self._remaining.text()}")
+
+
+class Remaining:
+    """Time left, as if the cells to come took as long as those of this run so far."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._number, self._total = 1, 1
+        self.share = 0.0
+
+    def start(self, number: int, total: int) -> None:
+        self._number, self._total, self.share = number, total, 0.0
+
+    def done(self) -> float:
+        """Share of all cells that is done."""
+        return (self._number - 1 + self.share) / self._total
+
+    def text(self) -> str:
+        done = self.done()
+        if done <= 0:
+            return "?"
+        seconds = round((time.monotonic() - self._started) * (1 - done) / done)
+        minutes, seconds = divmod(seconds, 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,48 @@
+"""Noise on the shared gradient. This is the file to copy for a defense of your own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from defenses import checks
+from defenses.base import Defense, Gradients
+
+
+@dataclass(frozen=True)
+class NoisyGradients(Defense):
+    """Add independent noise to every entry of the gradient (Zhu et al., NeurIPS 2019, section 5.1).
+
+    The noise is not calibrated to a sensitivity, so there is no privacy guarantee; for one see ``dp-sgd``.
+
+    Args:
+        std: standard deviation of the noise, absolute (not relative to the gradient), for both distributions, >= 0.
+        distribution: ``gaussian`` or ``laplacian``.
+    """
+
+    name: ClassVar[str] = "noise"
+    summary: ClassVar[str] = "Gaussian or Laplacian noise of a fixed standard deviation on the gradient"
+    paper: ClassVar[str] = "Zhu et al., NeurIPS 2019"
+
+    std: float = 0.01
+    distribution: str = "gaussian"
+
+    def __post_init__(self) -> None:
+        checks.number("std", self.std, at_least=0)
+        checks.choice("distribution", self.distribution, ("gaussian", "laplacian"))
+
+    def transform_gradients(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+        if self.std == 0:
+            return gradients
+        return {name: g + self._sample(g, generator) for name, g in gradients.items()}
+
+    def _sample(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        if self.distribution == "gaussian":
+            return torch.empty_like(like).normal_(0.0, self.std, generator=generator)
+        # A Laplacian of scale b has standard deviation b * sqrt(2), and is a difference of two exponentials of mean b.
+        rate = math.sqrt(2) / self.std
+        positive = torch.empty_like(like).exponential_(rate, generator=generator)
+        return positive - torch.empty_like(like).exponential_(rate, generator=generator)

@@ -1,0 +1,148 @@
+"""Finding a defense or an attack by name, and reading it from a specification such as ``noise(std=0.01)``."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+_SPECIFICATION = re.compile(r"\s*([A-Za-z0-9][\w:.-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+
+
+class SpecificationError(ValueError):
+    """A name, parameter or specification that cannot be used; its text says what was given and what is expected."""
+
+
+class Registry(Generic[T]):
+    """Named classes of one kind. Each is a frozen dataclass with a class attribute ``name``; its fields are its parameters."""
+
+    def __init__(self, kind: str, base: type[T]) -> None:
+        self.kind = kind
+        self.base = base
+        self._classes: dict[str, type[T]] = {}
+
+    def register(self, cls: type[T]) -> type[T]:
+        """Add a class; usable as a decorator.
+
+        Raises:
+            SpecificationError: the class is not a dataclass derived from the base, has no usable name, or its name is taken.
+        """
+        if not (inspect.isclass(cls) and issubclass(cls, self.base)):
+            raise SpecificationError(f"{cls!r} is not a {self.kind}: it must derive from {self.base.__name__}")
+        name = getattr(cls, "name", None)
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            raise SpecificationError(
+                f"{self.kind} class {cls.__name__} needs a class attribute `name` in lower case with dashes, "
+                f"such as 'my-{self.kind}', got {name!r}"
+            )
+        if "__dataclass_params__" not in vars(cls):
+            raise SpecificationError(f"{self.kind} class {cls.__name__} must be decorated with @dataclass(frozen=True)")
+        known = self._classes.get(name)
+        if known is not None and known is not cls:
+            raise SpecificationError(f"the {self.kind} name {name!r} is already taken by {known.__module__}.{known.__name__}")
+        self._classes[name] = cls
+        return cls
+
+    def __iter__(self) -> Iterator[type[T]]:
+        return iter(self._classes.values())
+
+    def names(self) -> list[str]:
+        return list(self._classes)
+
+    def find(self, name: str) -> type[T]:
+        """The class of that name.
+
+        Raises:
+            SpecificationError: there is none; the text names the nearest one.
+        """
+        if name not in self._classes:
+            raise SpecificationError(unknown(self.kind, name, self._classes))
+        return self._classes[name]
+
+    def create(self, specification: str) -> T:
+        """Build an object from ``name`` or ``name(parameter=value, ...)``; values are Python literals.
+
+        Raises:
+            SpecificationError: the text does not parse, or the name, a parameter or a value is not acceptable.
+        """
+        name, arguments = parse(specification, self.kind)
+        cls = self.find(name)
+        known = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+        for argument in arguments:
+            if argument not in known:
+                raise SpecificationError(unknown(f"parameter of {self.kind} {name}", argument, known))
+        try:
+            return cls(**arguments)
+        except (ValueError, TypeError) as error:
+            raise SpecificationError(f"{self.kind} {specification.strip()!r}: {error}") from error
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The text for a name that does not exist: the nearest known one, and all of them."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    guess = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    shown = known if len(known) <= 12 else [*known[:12], "..."]
+    listing = f" (known: {', '.join(shown)})" if known else " (it has none)"
+    return f"unknown {kind} {name!r}{guess}{listing}"
+
+
+def parse(specification: str, kind: str) -> tuple[str, dict[str, Any]]:
+    """Split ``name(parameter=value, ...)`` into the name and its arguments, evaluating literals only."""
+    expected = f"expected NAME or NAME(parameter=value, ...), such as noise(std=0.01), got {specification!r}"
+    match = _SPECIFICATION.fullmatch(specification)
+    if match is None:
+        raise SpecificationError(f"cannot read {kind}: {expected}")
+    name, text = match.group(1), match.group(2)
+    if not text or not text.strip():
+        return name, {}
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("parameters must be written as name=value")
+        return name, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise SpecificationError(f"cannot read {kind}: {expected}") from error
+
+
+def split_composition(specification: str) -> list[str]:
+    """Split ``a(x=1)+b`` at each ``+`` outside of brackets and quotes."""
+    parts, depth, quote, current = [], 0, "", ""
+    for character in specification:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "+" and depth == 0:
+            parts.append(current)
+            current = ""
+            continue
+        current += character
+    return [*parts, current]
+
+
+def parameters(instance: Any) -> dict[str, Any]:
+    """The parameters of a defense or an attack, by name, defaults included."""
+    return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}
+
+
+def label(instance: Any) -> str:
+    """``name(parameter=value, ...)`` with the first parameter and those that differ from their defaults; it parses back to an
+    equal object. The first one is what a defense is mostly varied by, so tables always show it."""
+    fields = [field for field in dataclasses.fields(instance) if field.init]
+    given = [
+        f"{field.name}={value!r}"
+        for place, field in enumerate(fields)
+        if (value := getattr(instance, field.name)) != field.default or (place == 0 and value is not None)
+    ]
+    return f"{instance.name}({', '.join(given)})" if given else str(instance.name)
