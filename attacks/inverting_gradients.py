@@ -73,7 +73,7 @@ class InvertingGradients(Attack):
         shape = (observation.batch_size, *observation.image_shape)
         start_seeds = [derive(seed, victim, "start", restart) for victim in observation.victims]
         matcher = GradientMatcher(observation, labels, total_variation=self.total_variation, seed=derive(seed, restart))
-        x = VictimNoise(start_seeds, shape, observation.device).draw()
+        x = VictimNoise(start_seeds, shape, observation.mean).draw()
         mean, std = observation.mean.view(-1, 1, 1), observation.std.view(-1, 1, 1)
         lowest, highest = -mean / std, (1 - mean) / std
         optimizer = torch.optim.Adam([x], lr=self.step_size)

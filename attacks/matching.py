@@ -46,7 +46,7 @@ class GradientMatcher:
         self._bottlenecks = bottlenecks(observation.module)
         self._noise = [
             VictimNoise([derive(seed, victim, "bottleneck", i) for victim in observation.victims],
-                        (observation.batch_size, layer.size), observation.device, block=_NOISE_BLOCK)
+                        (observation.batch_size, layer.size), observation.mean, block=_NOISE_BLOCK)
             for i, layer in enumerate(self._bottlenecks)
         ]
         self._step = vmap(grad_and_value(self._objective))

@@ -45,7 +45,7 @@ def run(
     batch_size: Annotated[Optional[int], typer.Option(help="Images behind each observed gradient.")] = None,
     labels: Annotated[Optional[str], typer.Option(help="known or inferred: whether the attacker is given the labels.")] = None,
     image_size: Annotated[Optional[int], typer.Option(help="Resize images of a folder or zip to this side.")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Run folder; a run that was stopped goes on.", show_default="runs/NAME")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Run folder; a stopped run goes on.", show_default="runs/NAME")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
     data_root: Annotated[Optional[Path], typer.Option(
         help="Where data sets are looked for.", show_default="LEAKBOARD_DATA, else the cache folder")] = None,

@@ -126,8 +126,8 @@ def run(plan: Plan, display: Display) -> Outcome:
         try:
             results.write_cell(plan.out, key, **content)
         except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"cannot write to {plan.out}: {reason}; the cells finished so far are kept") from error
+            text = error.strerror or str(error)
+            raise InputError(f"cannot write to {plan.out}: {text}; the cells finished so far are kept") from error
         finished += 1
         display.end_cell(f"done in {time.perf_counter() - started:.1f} s")
     return Outcome(len(kept), finished, failed)

@@ -13,12 +13,16 @@ from reports.text import checkpoint
 
 # Dates and random names would make equal reports differ.
 _METADATA = {"Date": None}
+#: Characters of a name in a legend.
+_LONGEST = 44
 _STYLE = {"svg.hashsalt": "leakboard", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.3, "font.size": 10}
 
 
 def palette(defenses: list[str]) -> dict[str, tuple[float, float, float]]:
     """One colour per defense, safe for colour-blind readers, the same in every figure."""
-    return dict(zip(defenses, sns.color_palette("colorblind", len(defenses)), strict=True))
+    # The colour-blind safe palette has ten colours; more defenses than that cannot all be told apart by colour.
+    name = "colorblind" if len(defenses) <= 10 else "husl"
+    return dict(zip(defenses, sns.color_palette(name, len(defenses)), strict=True))
 
 
 def accuracy_curves(section: Section, colours: dict[str, tuple[float, float, float]], path: Path) -> None:
@@ -64,7 +68,14 @@ def _figure() -> tuple[Figure, Axes]:
 
 def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(handles, [_plain(label) for label in labels], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def _plain(label: str) -> str:
+    """A name as text of bounded length: matplotlib takes dollar signs for formulas and drops what starts with an underscore."""
+    short = label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…"
+    return ("\u200b" + short if short.startswith("_") else short).replace("$", r"\$")
 
 
 def _save(figure: Figure, path: Path) -> None:

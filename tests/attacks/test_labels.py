@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from attack_cases import observation_of
+from torch import nn
+
+from attacks import InvertingGradients, Observation
+from attacks.labels import idlg_labels
+from defenses import NoDefense
+
+
+@pytest.mark.parametrize("defense", ["none", "precode", "pruning(p=0.3)", "dp-sgd(noise_multiplier=0)"])
+@pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm"])
+def test_labels_of_single_images_are_inferred(defense, model):
+    known, _ = observation_of(defense, model, victims=12)
+    unknown, _ = observation_of(defense, model, victims=12, labels_known=False)
+    assert torch.equal(idlg_labels(unknown), known.labels)
+
+
+def test_without_a_bias_the_rows_of_the_weight_tell():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3, bias=False))
+    x, y = torch.randn(5, 1, 8), torch.arange(5) % 3
+    shared = [torch.autograd.grad(nn.functional.cross_entropy(module(x[i]), y[i : i + 1]), list(module.parameters())) for i in range(5)]
+    names = [name for name, _ in module.named_parameters()]
+    observation = Observation(
+        module=module, gradients={n: torch.stack([g[i] for g in shared]) for i, n in enumerate(names)}, batch_size=1,
+        image_shape=(1, 1, 8), mean=torch.zeros(1), std=torch.ones(1), labels=None, defense=NoDefense(), victims=tuple(range(5)))
+    assert idlg_labels(observation).flatten().tolist() == y.tolist()
+
+
+def test_batches_need_their_labels():
+    observation, _ = observation_of("none", "lenet", batch_size=2, labels_known=False)
+    assert "give the labels" in InvertingGradients().obstacle(observation)
+
+
+def test_observation_checks_its_shapes():
+    observation, _ = observation_of("none", "lenet")
+    with pytest.raises(ValueError, match=r"wrong: \['0.bias'\]"):
+        Observation(**{**observation.__dict__, "gradients": {**observation.gradients, "0.bias": torch.zeros(3)}})
+    with pytest.raises(ValueError, match="labels must be"):
+        Observation(**{**observation.__dict__, "labels": torch.zeros(3, 2, dtype=torch.long)})

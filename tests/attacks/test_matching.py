@@ -1,0 +1,142 @@
+"""The engine against plain double backward in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attack_cases import observation_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+import defenses
+from attacks import InvertingGradients
+from attacks.matching import GradientMatcher, chunks, cosine_cost, total_variation
+from attacks.seeds import VictimNoise, derive
+from defenses.precode import bottlenecks
+
+
+def reference(observation, x, weight, victim, epsilon=None):
+    """Objective and image derivative of one victim by torch.autograd.grad with create_graph."""
+    module = observation.module
+    for layer, noise in zip(bottlenecks(module), epsilon or [], strict=False):
+        layer.epsilon = noise[victim]
+    x = x[victim].clone().requires_grad_()
+    loss = (F.cross_entropy(module(x), observation.labels[victim], reduction="none") + observation.defense.regularizer(module)).mean()
+    gradient = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
+    observed = [observation.gradients[name][victim] for name, _ in module.named_parameters()]
+    a, b = torch.cat([g.flatten() for g in gradient]), torch.cat([g.flatten() for g in observed])
+    variation = sum(x.diff(dim=d).abs().mean() for d in (-1, -2))
+    objective = 1 - torch.dot(a, b) / (a.norm() * b.norm()) + weight * variation
+    derivative = torch.autograd.grad(objective, x)[0]
+    for layer in bottlenecks(module):
+        layer.epsilon = None
+    return objective.detach(), derivative
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+@pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm"])
+@pytest.mark.parametrize("defense", ["none", "precode", "pruning", "noise"])
+def test_objective_and_derivative_against_double_backward(defense, model, batch_size):
+    observation, _ = observation_of(defense, model, batch_size=batch_size, dtype=torch.float64)
+    x = torch.randn(3, batch_size, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    matcher = GradientMatcher(observation, observation.labels, total_variation=0.3, seed=9)
+    epsilon = [
+        VictimNoise([derive(9, v, "bottleneck", i) for v in range(3)], (batch_size, layer.size), x, block=64).draw()
+        for i, layer in enumerate(bottlenecks(observation.module))
+    ]
+    derivative, objective = matcher.step(x)
+    for victim in range(3):
+        expected_objective, expected = reference(observation, x, 0.3, victim, epsilon)
+        torch.testing.assert_close(objective[victim], expected_objective, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(derivative[victim], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_whole_attack_against_a_plain_loop():
+    """Signed Adam with the schedule of the paper, one victim, in float64: the same images after all iterations."""
+    observation, _ = observation_of("none", "lenet", dtype=torch.float64)
+    attack = InvertingGradients(iterations=40, total_variation=1e-3)
+    found = attack.reconstruct(observation, seed=3)
+    for victim in range(3):
+        x = VictimNoise([derive(3, victim, "start", 0)], (1, 2, 8, 8), observation.mean).draw()
+        x.requires_grad_()
+        optimizer = torch.optim.Adam([x], lr=0.1)
+        for iteration in range(40):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 * 0.1 ** sum(iteration >= 40 * part // 8 for part in (3, 5, 7))
+            x.grad = reference(observation, x.detach().expand(3, 1, 2, 8, 8), 1e-3, victim)[1].sign().view_as(x)
+            optimizer.step()
+            with torch.no_grad():
+                x.clamp_(-2, 2)  # pixels 0 and 1 under mean 0.5 and standard deviation 0.25
+        torch.testing.assert_close(found.images[victim], (x.detach()[0] * 0.25 + 0.5), rtol=0, atol=1e-6)
+
+
+@given(scale=st.floats(1e-12, 1e6), seed=st.integers(0, 50))
+def test_cosine_does_not_depend_on_the_scale(scale, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a = {"w": torch.randn(4, 3, generator=generator), "b": torch.randn(4, generator=generator)}
+    b = {"w": torch.randn(4, 3, generator=generator), "b": torch.randn(4, generator=generator)}
+    scaled = {name: scale * g for name, g in a.items()}
+    torch.testing.assert_close(cosine_cost(scaled, b), cosine_cost(a, b), rtol=1e-4, atol=1e-5)
+    assert cosine_cost(scaled, a).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_cosine_of_a_zero_gradient_is_finite_with_its_derivative():
+    a = torch.zeros(3, requires_grad=True)
+    cost = cosine_cost({"w": a}, {"w": torch.ones(3)})
+    cost.backward()
+    assert cost.item() == 1 and torch.isfinite(a.grad).all()
+
+
+def test_total_variation_by_hand():
+    image = torch.tensor([[[0.0, 1.0], [3.0, 0.0]]])
+    assert total_variation(image).item() == pytest.approx((3 + 1) / 2 + (1 + 3) / 2)
+
+
+@settings(max_examples=20)
+@given(victims=st.integers(1, 7), budget=st.integers(1, 10**6))
+def test_chunks_cover_all_victims_within_the_budget(victims, budget):
+    observation, _ = observation_of("none", "lenet", victims=victims)
+    parts = chunks(observation, budget)
+    assert [i for part in parts for i in part] == list(range(victims))
+    per_victim = 6 * 4 * sum(p.numel() for p in observation.module.parameters())
+    assert all(len(part) == 1 or len(part) * per_victim <= budget for part in parts)
+
+
+def test_chunks_do_not_change_the_result(monkeypatch):
+    observation, _ = observation_of("precode", "lenet")
+    attack = InvertingGradients(iterations=6)
+    whole = attack.reconstruct(observation, seed=0)
+    monkeypatch.setattr("attacks.inverting_gradients.memory_budget", lambda device: 1)
+    split = attack.reconstruct(observation, seed=0)
+    torch.testing.assert_close(split.images, whole.images, rtol=0, atol=1e-4)
+
+
+def test_of_several_restarts_the_cheapest_is_kept():
+    observation, _ = observation_of("none", "lenet")
+    one, three = (InvertingGradients(iterations=5, restarts=r).reconstruct(observation, seed=0) for r in (1, 3))
+    assert (three.cost <= one.cost).all() and (three.cost < one.cost).any()
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_start():
+    observation, _ = observation_of("none", "lenet")
+    for gradient in observation.gradients.values():
+        gradient[1] = float("nan")
+    found = InvertingGradients(iterations=4).reconstruct(observation, seed=0)
+    assert torch.isfinite(found.images).all() and found.cost.isnan().tolist() == [False, True, False]
+
+
+def test_attack_knows_the_regularizer():
+    """A defense whose regularizer reads parameters: its gradient is part of what is matched."""
+    class Decay(defenses.Defense):
+        def regularizer(self, module):
+            return sum(p.square().sum() for p in module.parameters())
+
+    observation, x = observation_of("none", "lenet", dtype=torch.float64)
+    module = observation.module
+    loss = F.cross_entropy(module(x[0]), observation.labels[0]) + Decay().regularizer(module)
+    gradients = dict(zip(observation.gradients, torch.autograd.grad(loss, list(module.parameters())), strict=True))
+    object.__setattr__(observation, "defense", Decay())
+    object.__setattr__(observation, "gradients", {name: g.expand(3, *g.shape) for name, g in gradients.items()})
+    matcher = GradientMatcher(observation, observation.labels, total_variation=0.0, seed=0)
+    assert matcher.step(x)[1][0].item() == pytest.approx(0, abs=1e-12)

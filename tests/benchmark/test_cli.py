@@ -1,0 +1,184 @@
+"""The command as its user meets it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import attacks
+import defenses
+from benchmark.cli import execute
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def tiny(shapes: Path, out: Path) -> list[str]:
+    return ["run", "--dataset", str(shapes), "--model", "mlp", "--epochs", "1", "--checkpoint", "0", "--victims", "2", "--seed", "0",
+            "--attack", "inverting-gradients(iterations=2)", "--out", str(out), "--device", "cpu"]
+
+
+@pytest.fixture
+def clean_registry():
+    before = dict(defenses.registry._classes), dict(attacks.registry._classes)
+    yield
+    for registry, classes in zip((defenses.registry, attacks.registry), before, strict=True):
+        registry._classes.clear()
+        registry._classes.update(classes)
+    for name in [name for name in sys.modules if name.startswith("leakboard_plugin_")]:
+        del sys.modules[name]
+
+
+def test_run_then_run_again_then_report(shapes, tmp_path, capsys):
+    command = [*tiny(shapes, tmp_path / "run"), "--defense", "none", "--defense", "noise(std=0.1)"]
+    assert execute(command) == 0
+    output = capsys.readouterr().out
+    assert "2 cells finished, 0 kept, 0 failed" in output and "test accuracy" in output and "time left" in output
+    assert f"report: {tmp_path / 'run' / 'report' / 'index.html'}" in output
+    assert execute(command) == 0
+    assert "0 cells finished, 2 kept, 0 failed" in capsys.readouterr().out
+    assert execute(["report", str(tmp_path / "run"), "--out", str(tmp_path / "site")]) == 0
+    assert {p.name for p in (tmp_path / "site").iterdir()} == {"leaderboard.md", "leaderboard.csv", "index.html", "assets"}
+    table = pd.read_csv(tmp_path / "site" / "leaderboard.csv")
+    assert sorted(table["defense"]) == ["noise(std=0.1)", "none"]
+
+
+def test_grid_from_a_file(shapes, tmp_path, capsys):
+    (tmp_path / "my grid.yaml").write_text(textwrap.dedent(f"""
+        datasets: ["{shapes}"]
+        models: [mlp]
+        attacks: []
+        training: {{epochs: 1}}
+        evaluation: {{victims: 2}}
+    """))
+    assert execute(["run", str(tmp_path / "my grid.yaml"), "--out", str(tmp_path / "run")]) == 0
+    assert "1 cells finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["run", "--defense", "nose"], "did you mean 'noise'"),
+    (["run", "--defense", "noise(std=-1)"], "std must be a number >= 0, got -1"),
+    (["run", "--attack", "inverting"], "did you mean 'inverting-gradients'"),
+    (["run", "--model", "lnet"], "did you mean 'lenet'"),
+    (["run", "--dataset", "./absent.zip"], "does not exist"),
+    (["run", "--preset", "quik"], "did you mean 'quick'"),
+    (["run", "absent.yaml"], "cannot read the grid absent.yaml"),
+    (["run", "absent.yaml", "--preset", "quick"], "not both"),
+    (["run", "--device", "abacus"], "unknown device 'abacus'"),
+    (["run", "--device", "meta"], "not supported"),
+    (["run", "--epochs", "many"], "--epochs"),
+    (["run", "--epochs", "-1"], "training.epochs"),
+    (["run", "--plugin", "absent.py"], "cannot read the plugin absent.py"),
+    (["run", "--image-size", "32"], "an image size is for folders and zip files"),
+    (["run", "--nonsense"], "--nonsense"),
+    (["list", "defence"], "did you mean 'defenses'"),
+    (["report", "."], "not a run folder"),
+    (["report"], "runs"),
+    (["rnu"], "rnu"),
+])
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch, without_data_root):
+    monkeypatch.chdir(tmp_path)
+    assert execute(arguments) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("leakboard: error: ") and message in line
+    assert captured.out == "" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()")
+def test_cuda_without_cuda(capsys):
+    assert execute(["run", "--device", "cuda"]) == 2
+    assert "finds no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    ("import nothing_of_this_name", "fails to import: ModuleNotFoundError"),
+    ("def f(:", "fails to import: SyntaxError"),
+    ("raise SystemExit(0)", "fails to import: SystemExit"),
+    ("x = 1", "defines no class derived from"),
+    ("import defenses\nclass Mine(defenses.Defense): name = 'none'", "must be decorated"),
+    ("import defenses\nfrom dataclasses import dataclass\n@dataclass(frozen=True)\nclass M(defenses.Defense): name = 'none'", "taken"),
+])
+def test_a_broken_plugin_is_refused(source, message, tmp_path, capsys, clean_registry):
+    (tmp_path / "mine.py").write_text(source)
+    assert execute(["run", "--plugin", str(tmp_path / "mine.py"), "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and not (tmp_path / "run").exists()
+
+
+def test_a_failed_cell_is_told_by_the_exit_code(shapes, tmp_path, capsys, clean_registry):
+    (tmp_path / "mine.py").write_text(textwrap.dedent("""
+        from dataclasses import dataclass
+        from defenses import Defense
+
+        @dataclass(frozen=True)
+        class Broken(Defense):
+            name = "broken"
+
+            def transform_gradients(self, gradients, generator):
+                return {}
+    """))
+    arguments = [*tiny(shapes, tmp_path / "run"), "--plugin", str(tmp_path / "mine.py"), "--defense", "broken", "--defense", "none"]
+    assert execute(arguments) == 1
+    output = capsys.readouterr().out
+    assert "FAILED: KeyError" in output and "1 cells finished, 0 kept, 1 failed" in output
+    assert "KeyError" in (tmp_path / "run" / "report" / "leaderboard.md").read_text()
+
+
+def test_the_example_of_the_readme_runs(shapes, tmp_path, capsys, clean_registry):
+    (example,) = re.findall(r"```python\n# my_defense\.py\n(.*?)```", README.read_text(), re.DOTALL)
+    (tmp_path / "my_defense.py").write_text(example)
+    arguments = [*tiny(shapes, tmp_path / "run"), "--plugin", str(tmp_path / "my_defense.py"), "--defense", "my-defense"]
+    assert execute(arguments) == 0
+    assert "my-defense" in capsys.readouterr().out
+    assert len(example.splitlines()) <= 25
+
+
+def test_the_loop_of_the_readme_runs():
+    (example,) = re.findall(r"```python\n(import torch\n.*?)```", README.read_text(), re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+
+
+def test_list_names_everything(capsys):
+    assert execute(["list"]) == 0
+    output = capsys.readouterr().out
+    for name in [*defenses.registry.names(), *attacks.registry.names(), "mnist5k", "medical-mnist", "lenet", "torchvision:NAME", "quick"]:
+        assert f"  {name}" in output
+    assert execute(["list", "defenses"]) == 0
+    assert "noise(std=0.01, distribution='gaussian')" in capsys.readouterr().out
+
+
+def test_a_report_needs_no_torch(shapes, tmp_path, capsys):
+    assert execute([*tiny(shapes, tmp_path / "run"), "--defense", "none"]) == 0
+    script = textwrap.dedent("""
+        import sys
+
+        class NoTorch:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == "torch":
+                    raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+        sys.meta_path.insert(0, NoTorch())
+        from benchmark.cli import main
+        main()
+    """)
+    command = [sys.executable, "-c", script, "report", str(tmp_path / "run"), "--out", str(tmp_path / "site")]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_interrupting_keeps_and_explains(shapes, tmp_path, capsys, monkeypatch):
+    from benchmark import runner
+
+    def interrupt(plan, display):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", interrupt)
+    assert execute(tiny(shapes, tmp_path / "run")) == 130
+    assert "goes on from there" in capsys.readouterr().err

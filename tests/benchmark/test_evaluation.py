@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+
+import attacks
+import defenses
+from attacks import Attack, Reconstruction
+from benchmark import datasets, metrics
+from benchmark.config import Evaluation, Training
+from benchmark.evaluation import attack_rows, choose_victims, observe
+from benchmark.training import make_private
+
+CPU = torch.device("cpu")
+
+
+def observed(shapes, specification: str = "none", model: str = "lenet", **evaluation):
+    dataset = datasets.load(datasets.find(str(shapes)), CPU)
+    settings = Evaluation(**{"victims": 3, **evaluation})
+    private = make_private(defenses.create(specification), dataset, model, Training(), 0)
+    victims = choose_victims(dataset, settings, 0)
+    return private, victims, observe(private, victims, dataset, settings, seed=5), dataset
+
+
+def test_victims_are_training_images_the_same_for_every_defense_and_model(shapes):
+    _, plain, _, dataset = observed(shapes)
+    _, other, _, _ = observed(shapes, "precode", "mlp")
+    assert np.array_equal(plain.pixels, other.pixels)
+    everything = dataset.train.pixels(torch.arange(len(dataset.train)))
+    assert all((torch.from_numpy(p[0]) == everything).flatten(1).all(1).any() for p in plain.pixels)
+    assert not np.array_equal(choose_victims(dataset, Evaluation(victims=3), 1).pixels, plain.pixels)
+
+
+@pytest.mark.parametrize("specification", ["none", "noise", "precode", "dp-sgd"])
+def test_observed_is_what_the_client_shares(shapes, specification):
+    private, victims, observation, _ = observed(shapes, specification, batch_size=2)
+    from attacks.seeds import derive
+    for victim in range(3):
+        shared = private.shared_gradient(victims.images[victim], victims.labels[victim], seed=derive(5, victim, "client"))
+        assert all(torch.equal(g, observation.gradients[name][victim]) for name, g in shared.items())
+
+
+def test_batch_norm_models_are_observed_with_running_statistics(shapes):
+    """A batch of one image has no batch statistics: training mode would raise at one pixel, and the buffers stay."""
+    private, _, observation, _ = observed(shapes, model="torchvision:resnet18")
+    assert all(torch.isfinite(g).all() for g in observation.gradients.values())
+    assert all(int(m.num_batches_tracked) == 0 and m.training for m in private.module.modules()
+               if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_rows_follow_the_originals_whatever_the_order_of_the_reconstructions(shapes):
+    _, victims, observation, _ = observed(shapes, batch_size=3, labels="inferred")
+
+    class Perfect(Attack):
+        name, tier = "perfect", "static"
+
+        def reconstruct(self, observation, *, seed, progress=None):
+            return Reconstruction(torch.from_numpy(victims.pixels).flip(1), victims.labels.flip(1), torch.tensor([1.0, 2.0, 3.0]))
+
+    rows, ordered = attack_rows(Perfect(), observation, victims, 0)
+    assert np.array_equal(ordered, victims.pixels)
+    assert [(r["victim"], r["image"]) for r in rows] == [(v, i) for v in range(3) for i in range(3)]
+    assert all(r["ssim"] == pytest.approx(1) and r["mse"] == 0 and r["psnr"] == np.inf and r["label_correct"] for r in rows)
+    assert [r["cost"] for r in rows] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_labels_that_were_given_are_not_counted_as_inferred(shapes):
+    _, victims, observation, _ = observed(shapes)
+    rows, _ = attack_rows(attacks.create("inverting-gradients(iterations=2)"), observation, victims, 0)
+    assert {r["label_correct"] for r in rows} == {None}
+
+
+def test_metrics_by_hand():
+    original = np.zeros((1, 2, 8, 8))
+    original[0, 0] = np.linspace(0, 1, 64).reshape(8, 8)
+    noisy = np.clip(original + 0.1, 0, 1)
+    (match,) = metrics.compare(original, noisy)
+    assert match.mse == pytest.approx(np.mean((original - noisy) ** 2))
+    assert match.psnr == pytest.approx(10 * np.log10(1 / match.mse))
+    each = [structural_similarity(original[0, c], noisy[0, c], data_range=1.0) for c in range(2)]
+    assert match.ssim == pytest.approx(np.mean(each))
+
+
+def test_assignment_is_the_best_of_all_permutations():
+    from itertools import permutations
+    generator = np.random.default_rng(0)
+    originals = generator.random((4, 1, 8, 8))
+    candidates = np.clip(originals[[2, 0, 3, 1]] + 0.5 * generator.random((4, 1, 8, 8)), 0, 1)
+    best = max(sum(metrics.ssim(o, candidates[j]) for o, j in zip(originals, order, strict=True)) for order in permutations(range(4)))
+    found = metrics.compare(originals, candidates)
+    assert sum(m.ssim for m in found) == pytest.approx(best)
+    assert sorted(m.position for m in found) == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("specification", "iterations", "low", "high"), [("none", 3000, 0.9, 1.0), ("precode", 1000, 0.0, 0.0)])
+def test_static_attack_on_cifar10(specification, iterations, low, high):
+    """Untrained LeNet, 16 victims: the static attack rebuilds all images of an undefended client, and none under PRECODE."""
+    dataset = datasets.load(datasets.find("cifar10"), CPU)
+    settings = Evaluation(victims=16)
+    private = make_private(defenses.create(specification), dataset, "lenet", Training(), 0)
+    victims = choose_victims(dataset, settings, 0)
+    observation = observe(private, victims, dataset, settings, 0)
+    attack = attacks.create(f"inverting-gradients(iterations={iterations}, step_size=0.1, total_variation=1e-6)")
+    rows, _ = attack_rows(attack, observation, victims, 0)
+    assert low <= np.mean([row["ssim"] >= 0.6 for row in rows]) <= high

@@ -1,0 +1,240 @@
+"""Whole runs on a tiny data set: results, resuming, failures, and what identifies a cell."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file as load_checkpoint
+
+import attacks
+import defenses
+from benchmark import results, runner
+from benchmark.config import make_grid
+from benchmark.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+class Silent:
+    """A display that keeps what it is told."""
+
+    def __init__(self):
+        self.messages, self.cells, self.shares = [], [], []
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def start_cell(self, number, total, name):
+        self.cells.append(name)
+
+    def step(self, share, what):
+        self.shares.append(share)
+
+    def epoch(self, epoch, epochs):
+        pass
+
+    def end_cell(self, text):
+        self.messages.append(text)
+
+
+def grid_of(shapes, **changes):
+    content = {
+        "datasets": [str(shapes)], "models": ["mlp"], "defenses": ["none", "noise(std=0.1)"], "seeds": [0, 1],
+        "attacks": ["inverting-gradients(iterations=3)"], "training": {"epochs": 2, "batch_size": 8},
+        "evaluation": {"checkpoints": [0, -1], "victims": 3, "batch_size": 2}, **changes}
+    return make_grid(content, "test")
+
+
+def run(grid, out, display=None, **arguments):
+    plan = runner.prepare(grid, out, CPU, **arguments)
+    return runner.run(plan, display or Silent())
+
+
+@pytest.fixture
+def failing_defense():
+    @dataclass(frozen=True)
+    class Failing(defenses.Defense):
+        name: ClassVar[str] = "failing"
+
+        def transform_gradients(self, gradients, generator):
+            raise RuntimeError("out of\nluck")
+
+    defenses.registry.register(Failing)
+    yield
+    del defenses.registry._classes["failing"]
+
+
+def test_tables_images_and_checkpoints(shapes, tmp_path):
+    display = Silent()
+    assert run(grid_of(shapes), tmp_path / "run", display) == runner.Outcome(kept=0, finished=4, failed=0)
+    assert len(display.cells) == 4 and all(0 <= share <= 1 for share in display.shares)
+    read = results.read_run(tmp_path / "run")
+    assert len(read.training) == 4 * 3
+    assert len(read.reconstructions) == 4 * 2 * 3 * 2
+    assert read.reconstructions[["ssim", "mse", "psnr", "cost", "seconds"]].notna().all(axis=None)
+    assert set(read.training["defense"]) == {"none", "noise(std=0.1)"}
+    assert json.loads(read.training["defense_params"].iloc[-1]) == {"std": 0.1, "distribution": "gaussian"}
+    cell = read.cells[0]
+    images = cell.images()
+    assert {key: image.shape for key, image in images.items()} == dict.fromkeys(
+        ["original", "epoch 0 inverting-gradients(iterations=3)", "epoch 2 inverting-gradients(iterations=3)"], (3, 2, 3, 8, 8))
+    weights = [load_checkpoint(cell.folder / f"checkpoint-{epoch:04d}.safetensors") for epoch in (0, 2)]
+    assert weights[0].keys() == weights[1].keys() and not torch.equal(weights[0]["1.weight"], weights[1]["1.weight"])
+
+
+def test_the_stored_images_score_what_the_table_says(shapes, tmp_path):
+    from benchmark.metrics import ssim
+    run(grid_of(shapes, defenses=["none"], seeds=[0]), tmp_path / "run")
+    read = results.read_run(tmp_path / "run")
+    images = read.cells[0].images()
+    for row in read.reconstructions.itertuples():
+        rebuilt = images[results.images_key(row.checkpoint_epoch, row.attack)][row.victim, row.image] / 255
+        original = images["original"][row.victim, row.image] / 255
+        assert ssim(original, rebuilt) == pytest.approx(row.ssim, abs=0.02)  # stored in 8 bits
+
+
+def comparable(run_folder):
+    read = results.read_run(run_folder)
+    return read.training.drop(columns="seconds"), read.reconstructions.drop(columns="seconds")
+
+
+def test_the_same_command_gives_the_same_tables(shapes, tmp_path):
+    grid = grid_of(shapes, defenses=["none", "precode", "dp-sgd"])
+    for name in ("a", "b"):
+        run(grid, tmp_path / name)
+    for first, second in zip(comparable(tmp_path / "a"), comparable(tmp_path / "b"), strict=True):
+        pd.testing.assert_frame_equal(first, second)
+
+
+def test_a_cell_does_not_depend_on_the_rest_of_the_grid(shapes, tmp_path):
+    run(grid_of(shapes), tmp_path / "all")
+    run(grid_of(shapes, defenses=["noise(std=0.1)"], seeds=[1]), tmp_path / "one")
+    for table, alone in zip(comparable(tmp_path / "all"), comparable(tmp_path / "one"), strict=True):
+        chosen = table[(table["defense"] == "noise(std=0.1)") & (table["seed"] == 1)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(chosen, alone)
+
+
+def test_a_run_goes_on_where_it_stopped_and_says_so(shapes, tmp_path, monkeypatch):
+    class Stopped(BaseException):
+        pass
+
+    grid, calls, measure = grid_of(shapes), [], runner._measure
+
+    def stop_at_third(plan, spec, display):
+        calls.append(spec)
+        if len(calls) == 3:
+            raise Stopped
+        return measure(plan, spec, display)
+
+    monkeypatch.setattr(runner, "_measure", stop_at_third)
+    with pytest.raises(Stopped):
+        run(grid, tmp_path / "run")
+    (tmp_path / "run" / "cells" / ".half-written.1").mkdir()
+    display = Silent()
+    assert run(grid, tmp_path / "run", display) == runner.Outcome(kept=2, finished=2, failed=0)
+    assert "2 of 4 cells are done already" in display.messages[0]
+    assert not list((tmp_path / "run" / "cells").glob(".*"))
+    monkeypatch.undo()
+    run(grid, tmp_path / "whole")
+    for first, second in zip(comparable(tmp_path / "run"), comparable(tmp_path / "whole"), strict=True):
+        pd.testing.assert_frame_equal(first, second)
+
+
+def test_a_killed_process_loses_no_finished_cell(shapes, tmp_path):
+    """kill -9 in the middle of a run; the same command then keeps what was finished."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "lenet",
+               "--defense", "none", "--epochs", "2", "--victims", "2", "--attack", "inverting-gradients(iterations=60)", "--out", str(out)]
+    for seed in range(15):
+        command += ["--seed", str(seed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("cells/*/cell.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {path.parent.name: path.stat().st_mtime_ns for path in out.glob("cells/*/cell.json")}
+    assert 2 <= len(done) < 15
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    assert f"{len(done)} of 15 cells are done already and kept" in finished.stdout
+    assert all((out / "cells" / key / "cell.json").stat().st_mtime_ns == time_ns for key, time_ns in done.items())
+    assert len(results.read_run(out).cells) == 15
+
+
+def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(shapes, tmp_path, failing_defense):
+    grid = grid_of(shapes, defenses=["failing", "none"], seeds=[0])
+    assert run(grid, tmp_path / "run") == runner.Outcome(kept=0, finished=1, failed=1)
+    (failure,) = results.read_run(tmp_path / "run").failures
+    assert failure["error"] == "RuntimeError: out of luck" and "transform_gradients" in failure["traceback"]
+    # It is tried again, and its record goes once it succeeds.
+    defenses.registry._classes["failing"].transform_gradients = lambda self, gradients, generator: gradients
+    assert run(grid, tmp_path / "run") == runner.Outcome(kept=1, finished=1, failed=0)
+    assert results.read_run(tmp_path / "run").failures == []
+
+
+def test_an_attack_that_does_not_apply_is_noted_not_scored(shapes, tmp_path):
+    grid = grid_of(shapes, defenses=["none"], seeds=[0],
+                   evaluation={"victims": 2, "batch_size": 2, "labels": "inferred", "checkpoints": [0]})
+    run(grid, tmp_path / "run")
+    read = results.read_run(tmp_path / "run")
+    assert read.reconstructions.empty
+    (note,) = read.cells[0].info["inapplicable"]
+    assert "give the labels" in note["reason"]
+
+
+def test_folder_of_another_grid_or_of_something_else_is_refused(shapes, tmp_path):
+    run(grid_of(shapes, seeds=[0]), tmp_path / "run")
+    before = sorted(p.name for p in (tmp_path / "run" / "cells").iterdir())
+    with pytest.raises(InputError, match="made by another grid: grid seeds was"):
+        runner.prepare(grid_of(shapes, seeds=[1]), tmp_path / "run", CPU)
+    with pytest.raises(InputError, match="determinants plugins was"):
+        runner.prepare(grid_of(shapes, seeds=[0]), tmp_path / "run", CPU, plugins={"mine.py": "0" * 64})
+    assert sorted(p.name for p in (tmp_path / "run" / "cells").iterdir()) == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="not a run"):
+        runner.prepare(grid_of(shapes), tmp_path / "other", CPU)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"evaluation": {"victims": 40}}, "32 training images, but evaluation needs 40"),
+    ({"models": ["torchvision:alexnet"]}, "does not take images"),
+    ({"datasets": ["nowhere"]}, "unknown dataset"),
+])
+def test_what_cannot_run_is_refused_before_any_work(shapes, tmp_path, without_data_root, changes, message):
+    with pytest.raises(InputError, match=message):
+        runner.prepare(grid_of(shapes, **changes), tmp_path / "run", CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_cell_file_is_named(shapes, tmp_path):
+    run(grid_of(shapes, defenses=["none"], seeds=[0]), tmp_path / "run")
+    (table,) = (tmp_path / "run").glob("cells/*/training.parquet")
+    table.write_bytes(table.read_bytes()[:40])
+    with pytest.raises(InputError, match=r"training.parquet is not a readable table"):
+        results.read_run(tmp_path / "run")
+
+
+def test_rows_have_exactly_the_columns_of_the_table(tmp_path):
+    with pytest.raises(ValueError, match="expected"):
+        results.write_table(tmp_path / "t.parquet", [{"dataset": "x"}], results.TRAINING)
+
+
+def test_attacks_see_paired_victims_and_starts(shapes, tmp_path):
+    """Two defenses are attacked on the same images, so that their rows can be compared one by one."""
+    run(grid_of(shapes, seeds=[0]), tmp_path / "run")
+    first, second = (cell.images()["original"] for cell in results.read_run(tmp_path / "run").cells)
+    assert np.array_equal(first, second)
+    assert attacks.registry.names()

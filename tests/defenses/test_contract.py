@@ -1,0 +1,167 @@
+"""What every defense must do; a new one is tested by being registered."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from conftest import FAKE_DEVICE, MODELS, batch, loader
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import defenses
+
+SPECIFICATIONS = [*defenses.registry.names(), "precode+noise(std=0.001)", "precode+dp-sgd+pruning(p=0.5)"]
+
+
+def make(specification: str, model: str = "lenet", seed: int = 0) -> defenses.Private:
+    torch.manual_seed(seed)
+    module = MODELS[model]()
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    private = defenses.create(specification).make_private(
+        module=module, optimizer=optimizer, data_loader=loader(), epochs=2, generator=torch.Generator().manual_seed(seed))
+    private.module.train()
+    return private
+
+
+def state(private: defenses.Private) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in private.module.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("cls", list(defenses.registry), ids=lambda cls: cls.name)
+def test_is_described_immutable_and_parses_back(cls):
+    defense = cls()
+    assert cls.summary and cls.paper and cls.__doc__
+    assert defenses.create(defense.label) == defense
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        defense.name = "other"
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("specification", SPECIFICATIONS)
+def test_shared_gradient_covers_all_trainable_parameters(specification, model):
+    private = make(specification, model)
+    shared = private.shared_gradient(*batch(4))
+    assert {n: g.shape for n, g in shared.items()} == {n: p.shape for n, p in private.module.named_parameters()}
+    assert all(torch.isfinite(g).all() for g in shared.values())
+
+
+@pytest.mark.parametrize("specification", SPECIFICATIONS)
+def test_what_trains_is_what_leaks(specification):
+    """backward() and shared_gradient() give the same numbers from the same randomness."""
+    x, y = batch(6)  # the expected batch size of the loader, which is what DP-SGD divides by in training
+    training, observed = make(specification), make(specification)
+    seed = 7
+    torch.manual_seed(seed)
+    training._generator.manual_seed(seed)
+    training.backward(x, y)
+    shared = observed.shared_gradient(x, y, seed=seed)
+    assert same({name: p.grad for name, p in training.module.named_parameters()}, shared)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("specification", SPECIFICATIONS)
+def test_observing_leaves_the_training_untouched(specification, model):
+    """Two trainings, one of which is observed between the steps, end bit for bit alike."""
+    alone, observed = make(specification, model), make(specification, model)
+    x, y = batch(3, seed=1)
+    outcomes = []
+    for private in (alone, observed):
+        torch.manual_seed(3)
+        for step in range(3):
+            if private is observed:
+                before, random, grads = state(private), torch.get_rng_state(), [p.grad for p in private.module.parameters()]
+                spent = private.privacy_spent()
+                private.shared_gradient(x, y)
+                assert same(before, state(private))
+                assert torch.equal(random, torch.get_rng_state())
+                assert all(a is b for a, b in zip(grads, (p.grad for p in private.module.parameters()), strict=True))
+                assert private.privacy_spent() == spent
+            private.backward(*batch(6, seed=10 + step))
+            private.optimizer.step()
+        outcomes.append(state(private))
+    assert same(*outcomes)
+    assert alone.privacy_spent() == observed.privacy_spent()
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("specification", SPECIFICATIONS)
+def test_optimizer_trains_exactly_the_parameters_of_the_model(specification, model):
+    private = make(specification, model)
+    held = [id(p) for group in private.optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in private.module.parameters())
+    before = state(private)
+    for seed in range(3):
+        private.backward(*batch(6, seed))
+        private.optimizer.step()
+    unchanged = [name for name, p in private.module.named_parameters() if torch.equal(p, before[name])]
+    assert unchanged == []
+
+
+@pytest.mark.parametrize("specification", SPECIFICATIONS)
+def test_trains_from_the_loader_it_returns(specification):
+    private = make(specification)
+    for x, y in private.data_loader:
+        loss = private.backward(x, y)
+        private.optimizer.step()
+        assert loss.shape == () and not loss.requires_grad
+
+
+@pytest.mark.parametrize("specification", SPECIFICATIONS)
+def test_observations_differ_from_call_to_call_only_by_the_clients_randomness(specification):
+    private = make(specification)
+    x, y = batch(2)
+    assert same(private.shared_gradient(x, y, seed=1), private.shared_gradient(x, y, seed=1))
+    random = any(name in specification for name in ("noise", "precode", "dp-sgd"))
+    assert same(private.shared_gradient(x, y), private.shared_gradient(x, y)) is not random
+
+
+@pytest.mark.parametrize("specification", SPECIFICATIONS)
+def test_the_trained_module_can_be_copied(specification):
+    private = make(specification)
+    private.backward(*batch(6))
+    private.module(batch(6)[0])
+    assert same(state(private), copy.deepcopy(private.module).state_dict())
+
+
+@pytest.mark.parametrize("specification", SPECIFICATIONS)
+def test_client_step_stays_on_the_device(specification):
+    """On fake tensors of another device: an operation that meets a tensor left on the CPU raises."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):
+        module = MODELS["lenet"]()
+        private = defenses.create(specification).make_private(
+            module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(),
+            epochs=1, generator=torch.Generator("cpu"))
+        x, y = torch.randn(6, 2, 8, 8), torch.zeros(6, dtype=torch.long)
+        private.module.train()
+        private.backward(x, y)
+        assert {p.grad.device.type for p in private.module.parameters()} == {FAKE_DEVICE}
+        with pytest.raises(RuntimeError, match="same device"):
+            private.backward(x.new_zeros(x.shape, device="cpu"), y)
+
+
+def test_foreign_optimizer_is_refused():
+    module, other = MODELS["mlp"](), MODELS["mlp"]()
+    with pytest.raises(ValueError, match="not those of the module"):
+        defenses.NoDefense().make_private(module=module, optimizer=torch.optim.SGD(other.parameters(), lr=1), data_loader=None)
+
+
+def test_gradients_have_the_layout_of_their_parameters():
+    """Channels-last images yield channels-last weight gradients; a fused Adam would pair them wrongly with their weights."""
+    weights = []
+    for fused, memory_format in ((True, torch.channels_last), (False, torch.contiguous_format)):
+        torch.manual_seed(0)
+        module = MODELS["lenet"]()
+        private = defenses.NoDefense().make_private(
+            module=module, optimizer=torch.optim.Adam(module.parameters(), lr=0.1, fused=fused), data_loader=None)
+        for seed in range(3):
+            x, y = batch(6, seed)
+            private.backward(x.contiguous(memory_format=memory_format), y)
+            private.optimizer.step()
+        weights.append(module[0].weight)
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)

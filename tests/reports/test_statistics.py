@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from reports.statistics import accuracy_area, bootstrap_mean, epochs_to_converge, share
+
+
+@given(count=st.integers(1, 300), part=st.floats(0, 1))
+def test_share_is_scipys_wilson_interval(count, part):
+    successes = round(part * count)
+    estimate = share(successes, count)
+    expected = binomtest(successes, count).proportion_ci(method="wilson")
+    assert estimate.mean == successes / count
+    assert estimate.low == pytest.approx(expected.low, abs=1e-9) and estimate.high == pytest.approx(expected.high, abs=1e-9)
+
+
+def test_none_of_sixteen_is_not_certainly_none():
+    assert share(0, 16).high == pytest.approx(0.194, abs=1e-3)
+
+
+def test_bootstrap_covers_the_mean_in_about_95_of_100_samples():
+    generator = np.random.default_rng(1)
+    inside = 0
+    for _ in range(300):
+        estimate = bootstrap_mean(generator.normal(2.0, 1.0, 40).tolist())
+        inside += estimate.low <= 2.0 <= estimate.high
+    assert 0.90 <= inside / 300 <= 0.98
+
+
+def test_one_value_has_no_interval_and_infinite_ones_stay():
+    assert bootstrap_mean([0.5]).low is None
+    assert bootstrap_mean([math.inf, math.inf]).mean == math.inf
+    assert math.isinf(bootstrap_mean([20.0, math.inf, math.inf]).high)
+
+
+def test_convergence_by_hand():
+    assert epochs_to_converge([0.1, 0.5, 0.76, 0.9], undefended_best=0.8) == 2  # 0.95 * 0.8 = 0.76
+    assert epochs_to_converge([0.1, 0.5], undefended_best=0.8) is None
+    assert accuracy_area([0.0, 0.5, 1.0]) == pytest.approx(0.5)
+    assert accuracy_area([0.3]) == 0.3
