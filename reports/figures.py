@@ -14,7 +14,7 @@ from reports.text import checkpoint
 # Dates and random names would make equal reports differ.
 _METADATA = {"Date": None}
 #: Characters of a name in a legend.
-_LONGEST = 44
+_LONGEST = 56
 _STYLE = {"svg.hashsalt": "leakboard", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.3, "font.size": 10}
 
 

@@ -14,7 +14,8 @@ def number(value: float | None, digits: int = 2) -> str:
     """A number with fixed digits, a dash where there is none."""
     if value is None:
         return ABSENT
-    return "∞" if math.isinf(value) else f"{value:.{digits}f}"
+    # Adding zero turns a negative zero, also one made by rounding, into zero.
+    return "∞" if math.isinf(value) else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def estimate(value: Estimate | None, digits: int = 2, signed: bool = False) -> str:
