@@ -29,7 +29,7 @@ class Observation:
         labels: [N, B] class indices, or None: the attack infers them.
         defense: which defense runs and its parameters, not its randomness (Kerckhoffs' principle).
         victims: N numbers that name the victims; an attack's randomness for a victim follows from its number, so that the
-            result does not depend on which other victims are attacked beside it.
+            result does not depend on which other victims are attacked beside it; 0 to N - 1 by default.
     """
 
     module: nn.Module
@@ -40,9 +40,11 @@ class Observation:
     std: Tensor
     labels: Tensor | None
     defense: Defense
-    victims: tuple[int, ...]
+    victims: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.victims:
+            object.__setattr__(self, "victims", tuple(range(len(next(iter(self.gradients.values()), ())))))
         shapes = {name: tuple(p.shape) for name, p in self.module.named_parameters() if p.requires_grad}
         given = {name: tuple(g.shape) for name, g in self.gradients.items()}
         expected = {name: (len(self.victims), *shape) for name, shape in shapes.items()}

@@ -64,7 +64,6 @@ def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Ev
         std=dataset.train.std,
         labels=victims.labels if evaluation.labels == "known" else None,
         defense=private.defense,
-        victims=tuple(range(evaluation.victims)),
     )
 
 

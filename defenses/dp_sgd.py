@@ -165,7 +165,7 @@ class PrivateDPSGD(Private):
             opacus_optimizer.scale_grad()
             gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
         finally:
-            per_sample.cleanup()
+            per_sample.to_standard_module()
             for parameter in self._parameters.values():
                 parameter.summed_grad = None  # type: ignore[attr-defined]
         return gradients, losses.detach().mean()

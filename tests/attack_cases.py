@@ -38,6 +38,4 @@ def observation_of(defense: str, model: str, *, victims: int = 3, batch_size: in
     return Observation(
         module=copy.deepcopy(private.module).eval(), gradients={n: torch.stack([g[n] for g in shared]) for n in shared[0]},
         batch_size=batch_size, image_shape=(2, 8, 8), mean=torch.full((2,), 0.5).to(device, dtype),
-        std=torch.full((2,), 0.25).to(device, dtype), labels=y if labels_known else None, defense=private.defense,
-        victims=tuple(range(victims)),
-    ), x
+        std=torch.full((2,), 0.25).to(device, dtype), labels=y if labels_known else None, defense=private.defense), x

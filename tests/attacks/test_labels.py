@@ -26,7 +26,7 @@ def test_without_a_bias_the_rows_of_the_weight_tell():
     names = [name for name, _ in module.named_parameters()]
     observation = Observation(
         module=module, gradients={n: torch.stack([g[i] for g in shared]) for i, n in enumerate(names)}, batch_size=1,
-        image_shape=(1, 1, 8), mean=torch.zeros(1), std=torch.ones(1), labels=None, defense=NoDefense(), victims=tuple(range(5)))
+        image_shape=(1, 1, 8), mean=torch.zeros(1), std=torch.ones(1), labels=None, defense=NoDefense())
     assert idlg_labels(observation).flatten().tolist() == y.tolist()
 
 
