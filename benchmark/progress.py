@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from benchmark.training import Epoch
 
@@ -49,18 +50,23 @@ class LogLines:
 
 
 class LiveBars:
-    """Two bars: all cells, with the time left, and the current cell, with its epoch or attack iteration."""
+    """Two bars below the finished cells: all cells, with the time left, and the current cell, with its epoch or attack iteration.
+
+    The texts stand behind the bars, where a narrow terminal cuts only their ends.
+    """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console)
-        self._cells = self._progress.add_task("cells", total=1.0, note="")
-        self._cell = self._progress.add_task("", total=1.0, note="")
+            BarColumn(bar_width=20, table_column=Column(width=20)),
+            TextColumn("{task.percentage:>3.0f}%", table_column=Column(width=4)),
+            TimeElapsedColumn(table_column=Column(width=7)),
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            console=console, expand=True)
+        self._cells = self._progress.add_task("", total=1.0)
+        self._cell = self._progress.add_task("", total=1.0)
         self._remaining = Remaining()
         self._shown = 0.0
-        self._name = ""
+        self._count = self._name = self._accuracy = ""
 
     def __enter__(self) -> LiveBars:
         self._progress.start()
@@ -74,27 +80,30 @@ class LiveBars:
 
     def start_cell(self, number: int, total: int, name: str) -> None:
         self._remaining.start(number, total)
-        self._name = name
-        self._progress.reset(self._cell, description=_escape(name), total=1.0, note="")
-        self._progress.update(self._cells, description=f"cell {number} of {total}")
+        self._count, self._name, self._accuracy = f"cell {number} of {total}", name, ""
+        self._progress.reset(self._cell, description=name, total=1.0)
+        self._show()
 
     def step(self, share: float, what: str) -> None:
         self._remaining.share = share
         now = time.monotonic()
-        if now - self._shown < 0.1:  # the display redraws ten times a second; more updates only cost time
-            return
-        self._shown = now
-        self._progress.update(self._cell, completed=share, note=_escape(what))
-        self._progress.update(self._cells, completed=self._remaining.done(), note=f"time left about {self._remaining.text()}")
+        if now - self._shown >= 0.1:  # the display redraws ten times a second; more updates only cost time
+            self._shown = now
+            self._progress.update(self._cell, completed=share, description=f"{what}{self._accuracy}  {self._name}")
+            self._show()
 
     def epoch(self, epoch: Epoch, epochs: int) -> None:
-        self._progress.update(self._cell, note=f"epoch {epoch.epoch}/{epochs}, test accuracy {epoch.test_accuracy:.4f}")
+        self._accuracy = f", epoch {epoch.epoch}/{epochs}, test accuracy {epoch.test_accuracy:.3f}"
 
     def end_cell(self, text: str) -> None:
         self._remaining.share = 1.0
         self.message(f"{self._name}: {text}")
         self._progress.update(self._cell, completed=1.0)
-        self._progress.update(self._cells, completed=self._remaining.done(), note=f"time left about {self._remaining.text()}")
+        self._show()
+
+    def _show(self) -> None:
+        text = f"{self._count}, time left about {self._remaining.text()}"
+        self._progress.update(self._cells, completed=self._remaining.done(), description=text)
 
 
 class Remaining:
@@ -121,6 +130,3 @@ class Remaining:
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
