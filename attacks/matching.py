@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad, grad_and_value, vmap
+from torch import Tensor
 
 from attacks.base import Observation
+from attacks.general import GeneralStep
 from attacks.seeds import VictimNoise, derive
-from defenses import Defense, client_loss
+from attacks.structured import SharedLayer, StructuredStep
 from defenses.precode import bottlenecks
+
+log = logging.getLogger("leakboard")
 
 #: Draws of bottleneck noise that are made ahead for each victim.
 _NOISE_BLOCK = 64
-#: Live copies of one victim's gradient in a matching step: the observed and the candidate's one, their products, and the
-#: intermediates of differentiating the candidate's gradient once more.
+#: Live copies of one victim's gradient in a general step: the observed and the candidate's one, their products, and the
+#: intermediates of differentiating the candidate's gradient once more. A structured step needs fewer.
 _GRADIENT_COPIES = 6
 
 
@@ -28,6 +31,9 @@ class GradientMatcher:
     eq. 4). The candidate's gradient is that of the client's loss, the defense's regularizer included. A stochastic model
     samples its noise afresh in each evaluation.
 
+    Models made of known layers are matched without forming the gradients of their linear layers; others by the general step,
+    which is told once in the log.
+
     Args:
         observation: the victims.
         labels: [N, B].
@@ -36,20 +42,15 @@ class GradientMatcher:
     """
 
     def __init__(self, observation: Observation, labels: Tensor, *, total_variation: float, seed: int) -> None:
-        self._labels = labels
-        self._gradients = observation.gradients
-        self._total_variation = total_variation
-        self._loss = _ClientLoss(observation.module, observation.defense)
-        self._parameters = {
-            name: p.detach() for name, p in self._loss.named_parameters(prefix="", recurse=True) if p.requires_grad
-        }
-        self._bottlenecks = bottlenecks(observation.module)
+        self._arguments = (observation, labels, total_variation)
         self._noise = [
             VictimNoise([derive(seed, victim, "bottleneck", i) for victim in observation.victims],
                         (observation.batch_size, layer.size), observation.mean, block=_NOISE_BLOCK)
-            for i, layer in enumerate(self._bottlenecks)
+            for i, layer in enumerate(bottlenecks(observation.module))
         ]
-        self._step = vmap(grad_and_value(self._objective))
+        obstacle = StructuredStep.obstacle(observation)
+        self._step: StructuredStep | GeneralStep
+        self._step = StructuredStep(*self._arguments) if obstacle is None else self._general(obstacle)
 
     def step(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluate normalised images [N, B, C, H, W].
@@ -59,47 +60,19 @@ class GradientMatcher:
         """
         noise = [stream.draw() for stream in self._noise]
         try:
-            derivative, objective = self._step(images, self._labels, self._gradients, noise)
-        finally:
-            for layer in self._bottlenecks:
-                layer.epsilon = None
-        return derivative, objective
+            return self._step(images, noise)
+        except SharedLayer:
+            self._step = self._general("a layer runs more than once in a forward pass")
+            return self._step(images, noise)
 
-    def _objective(self, x: Tensor, y: Tensor, observed: dict[str, Tensor], noise: list[Tensor]) -> Tensor:
-        for layer, epsilon in zip(self._bottlenecks, noise, strict=True):
-            layer.epsilon = epsilon
-        candidate = grad(lambda parameters: functional_call(self._loss, parameters, (x, y)))(self._parameters)
-        cost = cosine_cost({name.removeprefix("module."): g for name, g in candidate.items()}, observed)
-        return cost + self._total_variation * total_variation(x)
+    def _general(self, reason: str) -> GeneralStep:
+        if reason not in _told:
+            _told.add(reason)
+            log.info("gradients are matched by the general step, which is slower: %s", reason)
+        return GeneralStep(*self._arguments)
 
 
-class _ClientLoss(nn.Module):
-    """The client's mean loss as a module, so that a functional call also covers what the regularizer reads."""
-
-    def __init__(self, module: nn.Module, defense: Defense) -> None:
-        super().__init__()
-        self.module = module
-        self._defense = defense
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return client_loss(self._defense, self.module, x, y).mean()
-
-
-def cosine_cost(candidate: dict[str, Tensor], observed: dict[str, Tensor]) -> Tensor:
-    """1 - <a, b> / (|a| |b|) over all parameters together; 1 where either gradient is zero."""
-    product = sum((candidate[name] * observed[name]).sum() for name in observed)
-    return 1 - product / (_norm(list(candidate.values())) * _norm(list(observed.values())))
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    # Bounded away from zero, where the root has no derivative; each norm has its own root, as their product can underflow.
-    squared = torch.stack([t.square().sum() for t in tensors]).sum()
-    return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()
-
-
-def total_variation(x: Tensor) -> Tensor:
-    """Mean absolute difference of neighbours in both directions, of images [..., H, W] (Rudin et al., 1992, anisotropic)."""
-    return (x[..., 1:, :] - x[..., :-1, :]).abs().mean() + (x[..., :, 1:] - x[..., :, :-1]).abs().mean()
+_told: set[str] = set()
 
 
 def chunks(observation: Observation, budget: int) -> list[Sequence[int]]:

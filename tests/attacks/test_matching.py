@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import defenses
 from attacks import InvertingGradients
-from attacks.matching import GradientMatcher, chunks, cosine_cost, total_variation
+from attacks.matching import GradientMatcher, chunks
+from attacks.objectives import cosine_cost, total_variation
 from attacks.seeds import VictimNoise, derive
 from defenses.precode import bottlenecks
 
@@ -90,7 +91,7 @@ def test_cosine_of_a_zero_gradient_is_finite_with_its_derivative():
 
 def test_total_variation_by_hand():
     image = torch.tensor([[[0.0, 1.0], [3.0, 0.0]]])
-    assert total_variation(image).item() == pytest.approx((3 + 1) / 2 + (1 + 3) / 2)
+    assert total_variation(image[None]).item() == pytest.approx((3 + 1) / 2 + (1 + 3) / 2)
 
 
 @settings(max_examples=20)
