@@ -1,9 +1,9 @@
 """What each kind of layer contributes to the comparison of two gradients, from its input and its back-propagated error.
 
-For N victims of B images each, a layer's input ``a`` and the error ``delta`` of its output are batched over all N * B images. The
-gradient of the loss with respect to the layer's weight is a sum of products of the two, so for a linear layer it need not be formed:
-its inner product with an observed gradient G is delta^T G a, and its squared norm follows from Gram matrices of size B x B (the
-idea behind ghost clipping, Li et al., ICLR 2022, here for matching). Small weights (convolutions, norms, biases) form theirs.
+For N victims of B images each, a layer's input ``a`` and the error ``delta`` of its output are batched over all N * B images.
+The gradient of the loss with respect to the layer's weight is a sum of products of the two, so for a linear layer it need not be
+formed: its inner product with an observed gradient G is delta^T G a, and its squared norm follows from Gram matrices of size B x B
+(the idea behind ghost clipping, Li et al., ICLR 2022, here for matching). Small weights (convolutions, norms, biases) form theirs.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from attacks.convolution_comparison import ConvolutionComparison
 
 
 class Comparison(NamedTuple):
@@ -51,21 +52,12 @@ def linear(layer: nn.Module, a: Tensor, delta: Tensor, observed: dict[str, Tenso
 def convolution(layer: nn.Module, a: Tensor, delta: Tensor, observed: dict[str, Tensor], victims: int) -> list[Comparison]:
     """Input [N * B, C, H, W] and error [N * B, O, H', W'] of a two-dimensional convolution padded with zeros."""
     assert isinstance(layer, nn.Conv2d)
-    errors = delta.flatten(2)
     comparisons = []
     if "weight" in observed:
-        patches = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
-        grouped = _by_victim_and_group(errors, victims, layer.groups), _by_victim_and_group(patches, victims, layer.groups)
-        comparisons.append(explicit(grouped[0] @ grouped[1].mT, observed["weight"]))
+        comparisons.append(Comparison(*ConvolutionComparison.apply(a, delta, observed["weight"], layer, victims)))
     if "bias" in observed:
-        comparisons.append(explicit(errors.sum(2).unflatten(0, (victims, -1)).sum(1), observed["bias"]))
+        comparisons.append(explicit(delta.sum((2, 3)).unflatten(0, (victims, -1)).sum(1), observed["bias"]))
     return comparisons
-
-
-def _by_victim_and_group(values: Tensor, victims: int, groups: int) -> Tensor:
-    """[N * B, groups * rows, positions] to [N, groups, rows, B * positions]."""
-    values = values.unflatten(0, (victims, -1)).unflatten(2, (groups, -1))
-    return values.permute(0, 2, 3, 1, 4).flatten(3)
 
 
 def normalisation(layer: nn.Module, a: Tensor, delta: Tensor, observed: dict[str, Tensor], victims: int) -> list[Comparison]:

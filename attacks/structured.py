@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Observation
-from attacks.layer_gradients import Rule, rule
+from attacks.layer_gradients import Rule, linear, rule
 from attacks.objectives import cosine_from, total_variation
 from defenses import PRECODE, Composition, Defense, client_loss
 from defenses.precode import bottlenecks
@@ -42,7 +42,7 @@ class StructuredStep:
             found = rule(module)
             assert found is not None
             prefix = f"{name}." if name else ""
-            own = {child: observation.gradients[prefix + child] for child, p in module.named_parameters(recurse=False) if p.requires_grad}
+            own = {child: observation.gradients[prefix + child] for child, _ in module.named_parameters(recurse=False)}
             self._layers.append(_Layer(module, found, own))
         self._squared = torch.stack([g.flatten(1).square().sum(1) for g in observation.gradients.values()]).sum(0)
 
@@ -101,6 +101,11 @@ class StructuredStep:
 
 class SharedLayer(RuntimeError):
     """A layer ran more than once in a forward pass, so its input and error are not those of one call."""
+
+
+def unformed(module: nn.Module) -> set[str]:
+    """Names of the parameters whose gradients a structured step never forms: the weights of linear layers."""
+    return {f"{name}.weight".removeprefix(".") for name, layer in _parametrised(module) if rule(layer) is linear}
 
 
 def _parametrised(module: nn.Module) -> list[tuple[str, nn.Module]]:

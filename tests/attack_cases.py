@@ -6,9 +6,12 @@ import copy
 
 import torch
 from conftest import MODELS, loader
+from torch import nn
+from torch.nn import functional as F
 
 import defenses
 from attacks import Observation
+from defenses.precode import bottlenecks
 
 
 def observation_of(defense: str, model: str, *, victims: int = 3, batch_size: int = 1, labels_known: bool = True,
@@ -39,3 +42,36 @@ def observation_of(defense: str, model: str, *, victims: int = 3, batch_size: in
         module=copy.deepcopy(private.module).eval(), gradients={n: torch.stack([g[n] for g in shared]) for n in shared[0]},
         batch_size=batch_size, image_shape=(2, 8, 8), mean=torch.full((2,), 0.5).to(device, dtype),
         std=torch.full((2,), 0.25).to(device, dtype), labels=y if labels_known else None, defense=private.defense), x
+
+
+def observation_through(module: nn.Module, image_shape: tuple[int, int, int], *, victims: int = 2, batch_size: int = 1, classes: int = 3,
+                        seed: int = 0) -> Observation:
+    """Plain gradients of random images through a module in evaluation mode, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    module = module.double().eval()
+    x = torch.randn(victims, batch_size, *image_shape, generator=generator, dtype=torch.float64)
+    y = torch.randint(classes, (victims, batch_size), generator=generator)
+    shared = [torch.autograd.grad(F.cross_entropy(module(x[i]), y[i]), list(module.parameters())) for i in range(victims)]
+    names = [name for name, _ in module.named_parameters()]
+    c = image_shape[0]
+    return Observation(
+        module=module, gradients={name: torch.stack([g[i] for g in shared]) for i, name in enumerate(names)}, batch_size=batch_size,
+        image_shape=image_shape, mean=torch.zeros(c).double(), std=torch.ones(c).double(), labels=y, defense=defenses.NoDefense())
+
+
+def reference(observation, x, weight, victim, epsilon=None):
+    """Objective and image derivative of one victim by torch.autograd.grad with create_graph."""
+    module = observation.module
+    for layer, noise in zip(bottlenecks(module), epsilon or [], strict=False):
+        layer.epsilon = noise[victim]
+    x = x[victim].clone().requires_grad_()
+    loss = (F.cross_entropy(module(x), observation.labels[victim], reduction="none") + observation.defense.regularizer(module)).mean()
+    gradient = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
+    observed = [observation.gradients[name][victim] for name, _ in module.named_parameters()]
+    a, b = torch.cat([g.flatten() for g in gradient]), torch.cat([g.flatten() for g in observed])
+    variation = sum(x.diff(dim=d).abs().mean() for d in (-1, -2))
+    objective = 1 - torch.dot(a, b) / (a.norm() * b.norm()) + weight * variation
+    derivative = torch.autograd.grad(objective, x)[0]
+    for layer in bottlenecks(module):
+        layer.epsilon = None
+    return objective.detach(), derivative

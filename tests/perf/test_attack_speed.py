@@ -1,0 +1,102 @@
+"""A matching step of the engine, and the plain loop beside it: one victim, double backward by torch.autograd.grad, signed Adam.
+
+Run with ``pytest tests/perf --benchmark-only -s``; both are measured in one run, in turns, and the ratio per victim and iteration is
+printed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import defenses
+from attacks import Observation
+from attacks.matching import GradientMatcher, chunks, memory_budget
+from benchmark import models
+
+CASES = {
+    "lenet, 128 victims": ("none", "lenet", 128),
+    "mlp, 32 victims, full-rank gradients": ("noise(std=0.0001)", "mlp", 32),
+    "precode on lenet, 64 victims": ("precode", "lenet", 64),
+    "resnet18 in evaluation mode, 16 victims": ("none", "torchvision:resnet18", 16),
+}
+
+
+def observe(defense: str, model: str, victims: int) -> Observation:
+    torch.manual_seed(0)
+    module = models.build(model, (3, 32, 32), 10)
+    private = defenses.create(defense).make_private(
+        module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=None)
+    private.module.eval()
+    x, y = torch.randn(victims, 1, 3, 32, 32), torch.randint(10, (victims, 1))
+    gradients: dict[str, torch.Tensor] = {}
+    for i in range(victims):
+        for name, g in private.shared_gradient(x[i], y[i], seed=i).items():
+            gradients.setdefault(name, g.new_empty(victims, *g.shape))[i] = g
+    return Observation(module=private.module, gradients=gradients, batch_size=1, image_shape=(3, 32, 32), mean=torch.zeros(3),
+                       std=torch.ones(3), labels=y, defense=private.defense)
+
+
+def plain_iteration(observation: Observation):
+    """What published attacks do for one victim."""
+    parameters = list(observation.module.parameters())
+    observed = [g[0] for g in observation.gradients.values()]
+    x = torch.randn(1, 3, 32, 32, requires_grad=True)
+    optimizer = torch.optim.Adam([x], lr=0.1)
+
+    def iteration() -> None:
+        loss = F.cross_entropy(observation.module(x), observation.labels[0]) + observation.defense.regularizer(observation.module)
+        gradient = torch.autograd.grad(loss.mean(), parameters, create_graph=True)
+        product = sum((a * b).sum() for a, b in zip(gradient, observed, strict=True))
+        norms = sum(g.square().sum() for g in gradient).sqrt() * sum(g.square().sum() for g in observed).sqrt()
+        variation = x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean()
+        (derivative,) = torch.autograd.grad(1 - product / norms + 1e-6 * variation, x)
+        x.grad = derivative.sign()
+        optimizer.step()
+        with torch.no_grad():
+            x.clamp_(-2, 2)
+
+    return iteration
+
+
+def engine_iteration(observation: Observation):
+    """One iteration of every chunk of victims, as the attack splits them."""
+    parts = [observation.select(part) for part in chunks(observation, memory_budget(observation.device))]
+    matchers = [GradientMatcher(part, part.labels, total_variation=1e-6, seed=0) for part in parts]
+    images = [torch.randn(len(part), 1, 3, 32, 32) for part in parts]
+    optimizers = [torch.optim.Adam([x], lr=0.1) for x in images]
+
+    def iteration() -> None:
+        for matcher, x, optimizer in zip(matchers, images, optimizers, strict=True):
+            x.grad = matcher.step(x)[0].nan_to_num_(nan=0.0).sign_()
+            optimizer.step()
+            torch.clamp(x, -2, 2, out=x)
+
+    return iteration
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ratio_to_the_plain_loop(benchmark, case):
+    defense, model, victims = CASES[case]
+    observation = observe(defense, model, victims)
+    plain, engine = plain_iteration(observation), engine_iteration(observation)
+    repeats, times = (2, []) if model == "torchvision:resnet18" else (5, [])
+
+    def both() -> None:
+        taken = []
+        for iteration, per_call in ((plain, 1), (engine, victims)):
+            started = time.perf_counter()
+            for _ in range(repeats):
+                iteration()
+            taken.append((time.perf_counter() - started) / repeats / per_call * 1e3)
+        times.append(taken)
+
+    benchmark.pedantic(both, rounds=7, warmup_rounds=1)
+    ratio = statistics.median(a / b for a, b in times)
+    plain_ms, engine_ms = (statistics.median(column) for column in zip(*times, strict=True))
+    benchmark.extra_info.update(ratio=ratio, plain_ms=plain_ms, engine_ms=engine_ms)
+    print(f"\n{case}: plain {plain_ms:.2f} ms, engine {engine_ms:.2f} ms per victim and iteration, ratio {ratio:.1f}")
