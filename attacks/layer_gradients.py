@@ -24,8 +24,7 @@ class Comparison(NamedTuple):
     squared_norm: Tensor
 
 
-#: From (layer, input, error, observed weight gradient or None, observed bias gradient or None, N) to the comparisons of its
-#: parameters, weight first.
+#: From (layer, input, error, observed gradients [N, ...] by parameter name, N) to the comparisons of its parameters.
 Rule = Callable[[nn.Module, Tensor, Tensor, dict[str, Tensor], int], list[Comparison]]
 
 

@@ -28,7 +28,7 @@ class StructuredStep:
     Args:
         observation: the victims; see :meth:`obstacle` for those it can do.
         labels: [N, B].
-        total_variation: weight of the prior.
+        weight_of_variation: of the prior.
     """
 
     def __init__(self, observation: Observation, labels: Tensor, weight_of_variation: float) -> None:
@@ -99,7 +99,7 @@ class StructuredStep:
         return derivative, objective.detach()
 
 
-class SharedLayer(RuntimeError):
+class SharedLayer(Exception):
     """A layer ran more than once in a forward pass, so its input and error are not those of one call."""
 
 

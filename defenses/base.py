@@ -193,7 +193,8 @@ def extend(defense: Defense, module: nn.Module, optimizer: torch.optim.Optimizer
 @contextmanager
 def _undisturbed(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Put buffers, ``p.grad`` and the global random states back on leaving."""
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    buffers = [(owner, name, buffer, buffer.clone())
+               for owner in module.modules() for name, buffer in owner.named_buffers(recurse=False)]
     grads = [(parameter, parameter.grad) for parameter in module.parameters()]
     devices: Iterable[torch.device] = [device] if device.type == "cuda" else []
     try:
@@ -201,7 +202,8 @@ def _undisturbed(module: nn.Module, device: torch.device) -> Iterator[None]:
             yield
     finally:
         with torch.no_grad():
-            for buffer, value in buffers:
+            for owner, name, buffer, value in buffers:
+                setattr(owner, name, buffer)  # a layer may have put a new tensor in its place
                 buffer.copy_(value)
         for parameter, grad in grads:
             parameter.grad = grad

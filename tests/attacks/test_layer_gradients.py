@@ -119,6 +119,38 @@ def test_a_layer_that_runs_twice_is_noticed(caplog, monkeypatch):
     assert "runs more than once" in caplog.text
 
 
+class ByFunction(nn.Module):
+    """Uses the weight of a layer without calling the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x.flatten(1)))
+        return self.last(torch.tanh(nn.functional.linear(x, self.first.weight)))
+
+
+class PositionsFirst(nn.Module):
+    """Runs a layer on [positions, images, features]."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 2), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x.flatten(2).permute(2, 0, 1)))
+        return self.last(x.permute(1, 0, 2).flatten(1))
+
+
+@pytest.mark.parametrize("module", [ByFunction(), PositionsFirst()], ids=lambda m: type(m).__name__)
+def test_what_the_layers_do_not_tell_is_noticed(module, caplog, monkeypatch):
+    monkeypatch.setattr(matching, "_told", set())
+    with caplog.at_level(logging.INFO, "leakboard"):
+        check(module, (2, 2, 2), batch_size=2)
+    assert "in other ways than its layers do" in caplog.text
+
+
 def test_both_steps_agree_in_float32():
     module = nn.Sequential(nn.Conv2d(2, 6, 3, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(6 * 16, 3))
     observation = observation_through(module, (2, 8, 8), victims=5)
