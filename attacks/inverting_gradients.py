@@ -26,8 +26,8 @@ class InvertingGradients(Attack):
     Args:
         iterations: of Adam, >= 1. The authors use up to 24,000.
         step_size: of Adam, > 0, in normalised space.
-        total_variation: weight of the prior, >= 0. The authors use 1e-4 and more; on an untrained sigmoid LeNet 1e-6 rebuilds
-            more, see the README.
+        total_variation: weight of the prior, >= 0. The authors use 1e-4 and more; the default is the stronger attack on an
+            untrained LeNet (16 CIFAR-10 victims, 1,000 iterations: ASR 1.00 with 1e-6, 0.38 with 1e-4).
         restarts: independent random starts, >= 1.
     """
 

@@ -56,7 +56,7 @@ def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Ev
             for victim, (x, y) in enumerate(zip(victims.images, victims.labels, strict=True))
         ]
     return Observation(
-        module=copy.deepcopy(private.module).eval().requires_grad_(True),
+        module=copy.deepcopy(private.module).eval(),
         gradients={name: torch.stack([g[name] for g in shared]) for name in shared[0]},
         batch_size=evaluation.batch_size,
         image_shape=dataset.train.image_shape,

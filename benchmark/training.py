@@ -68,7 +68,6 @@ def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, on_step
         on_step: told the steps done and in all of the current epoch, after each step.
     """
     device = dataset.train.labels.device
-    delta = getattr(getattr(private, "budget", None), "delta", None)
     for epoch in range(epochs + 1):
         loss, seconds = None, 0.0
         if epoch > 0:
@@ -78,7 +77,7 @@ def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, on_step
                 loss = _train_epoch(private, device, on_step)
                 seconds = time.perf_counter() - started
         accuracy = test_accuracy(private.module, dataset.test, derive(seed, "test", epoch))
-        yield Epoch(epoch, loss, accuracy, private.privacy_spent(), delta, seconds)
+        yield Epoch(epoch, loss, accuracy, private.privacy_spent(), private.delta, seconds)
 
 
 def _train_epoch(private: Private, device: torch.device, on_step: Callable[[int, int], None] | None) -> float:

@@ -138,6 +138,11 @@ class Private:
             gradients, _ = self._client_step(x, y, generator)
         return gradients
 
+    @property
+    def delta(self) -> float | None:
+        """The delta that :meth:`privacy_spent` reports at by default, or None where the defense gives no guarantee."""
+        return None
+
     def privacy_spent(self, delta: float | None = None) -> float | None:
         """Epsilon at ``delta`` spent by the training so far, or None where the defense gives no guarantee."""
         return None

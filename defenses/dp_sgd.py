@@ -133,6 +133,10 @@ class PrivateDPSGD(Private):
         finally:
             self.expected_batch_size = training
 
+    @property
+    def delta(self) -> float | None:
+        return self.budget.delta
+
     def privacy_spent(self, delta: float | None = None) -> float | None:
         """Epsilon spent by the training so far, at ``delta`` or the defense's own; infinite without noise."""
         if not self.accountant.history:
