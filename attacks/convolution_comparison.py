@@ -2,41 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from attacks.objectives import Comparison
 
-class ConvolutionComparison(torch.autograd.Function):
-    """Inner product with an observed weight gradient G, and squared norm, of the candidate's weight gradient g, per victim.
 
-    g is bilinear in the layer's input and error, so with W = c_product G + 2 c_norm g (the factors being what is back-propagated
-    to the two results) the derivative by the error is the convolution of the input with W, and that by the input its transpose:
-    three grouped convolutions in all, where differentiating g itself would take more and keep its intermediates.
+@dataclass(frozen=True)
+class Geometry:
+    """Settings of a two-dimensional convolution that is padded with zeros."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def settings(self, victims: int) -> dict[str, Any]:
+        """Arguments of a convolution in which each victim has its own groups of channels."""
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": victims * self.groups}
+
+
+def formed(a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, geometry: Geometry) -> Comparison:
+    """Input [S * B, C, H, W] and error [S * B, O, H', W'] against observed gradients [S, O, C / groups, kH, kW].
+
+    Args:
+        a, delta: batched over all images.
+        observed: zero where masked.
+        mask: of the observed gradients' shape or broadcast to it, or None.
+        geometry: of the convolution.
+    """
+    return Comparison(*_Formed.apply(a, delta, observed, mask, geometry))
+
+
+class _Formed(torch.autograd.Function):
+    """Inner product with an observed weight gradient G, squared norm of the candidate's g, and squared distance, per victim.
+
+    g is bilinear in the layer's input and error, so with W the derivative of the results by g, that by the error is the
+    convolution of the input with W, and that by the input its transpose: three grouped convolutions in all, where
+    differentiating g itself would take more and keep its intermediates.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, delta: Tensor, observed: Tensor, layer: nn.Conv2d, victims: int) -> tuple[Tensor, Tensor]:
-        """Input [N * B, C, H, W], error [N * B, O, H', W'], observed [N, O, C / groups, kH, kW]; two results [N]."""
-        settings = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": victims * layer.groups}
+    def forward(ctx: Any, a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, geometry: Geometry) -> tuple[Tensor, ...]:
+        victims = len(observed)
         inputs, errors = _victims_to_groups(a, victims), _victims_to_groups(delta, victims)
+        settings = geometry.settings(victims)
         gradient = conv2d_weight(inputs, observed.flatten(0, 1).shape, errors, **settings).view_as(observed)
+        if mask is not None:
+            gradient = gradient * mask
         ctx.save_for_backward(inputs, errors, observed, gradient)
         ctx.settings, ctx.victims = settings, victims
-        candidate = gradient.flatten(1)
-        return (candidate * observed.flatten(1)).sum(1), candidate.square().sum(1)
+        ctx.set_materialize_grads(False)
+        g, other = gradient.flatten(1), observed.flatten(1)
+        return (g * other).sum(1), g.square().sum(1), (g - other).square().sum(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_product: Tensor, by_norm: Tensor) -> tuple[Tensor | None, ...]:
-        """The derivatives by the input and the error."""
+    def backward(ctx: Any, by_product: Tensor | None, by_squared: Tensor | None, by_distance: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs, errors, observed, gradient = ctx.saved_tensors
-        shape = (-1, 1, 1, 1, 1)
-        weight = (by_product.view(shape) * observed + 2 * by_norm.view(shape) * gradient).flatten(0, 1)
+        of_observed = _sum(by_product, None if by_distance is None else -2 * by_distance)
+        of_gradient = _sum(None if by_squared is None else 2 * by_squared, None if by_distance is None else 2 * by_distance)
+        terms = [
+            factor.view(-1, 1, 1, 1, 1) * values
+            for factor, values in ((of_observed, observed), (of_gradient, gradient)) if factor is not None
+        ]
+        weight = sum(terms[1:], terms[0]).flatten(0, 1)
         by_input = by_error = None
         if ctx.needs_input_grad[0]:
             by_input = _groups_to_victims(conv2d_input(inputs.shape, weight, errors, **ctx.settings), ctx.victims)
@@ -45,11 +81,17 @@ class ConvolutionComparison(torch.autograd.Function):
         return by_input, by_error, None, None, None
 
 
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
 def _victims_to_groups(values: Tensor, victims: int) -> Tensor:
-    """[N * B, C, H, W] to [B, N * C, H, W]; no copy for B = 1."""
+    """[S * B, C, H, W] to [B, S * C, H, W]; no copy for B = 1."""
     return values.unflatten(0, (victims, -1)).transpose(0, 1).flatten(1, 2)
 
 
 def _groups_to_victims(values: Tensor, victims: int) -> Tensor:
-    """[B, N * C, H, W] to [N * B, C, H, W]."""
+    """[B, S * C, H, W] to [S * B, C, H, W]."""
     return values.unflatten(1, (victims, -1)).transpose(0, 1).flatten(0, 1)

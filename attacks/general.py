@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 
 from attacks.base import Observation
-from attacks.objectives import cosine_cost, total_variation
+from attacks.objectives import Objective, explicit, squared_norms, total_variation
+from attacks.slots import Slots
+from attacks.structured import sampling
 from defenses import Defense, client_loss
 from defenses.precode import bottlenecks
 
 
 class GeneralStep:
-    """The objective of cosine matching and its image derivative, vectorised over the victims.
+    """An objective and its image derivative, vectorised over the victims.
 
     Args:
         observation: the victims.
         labels: [N, B].
-        weight_of_variation: of the prior.
+        objective: of the matching.
+        slots: which of the victims are worked on.
     """
 
-    def __init__(self, observation: Observation, labels: Tensor, weight_of_variation: float) -> None:
-        self._labels = labels
-        self._gradients = observation.gradients
-        self._weight = weight_of_variation
+    def __init__(self, observation: Observation, labels: Tensor, objective: Objective, slots: Slots) -> None:
+        self.slots = slots
+        self._objective = objective
+        self._labels = slots.hold(labels)
+        self._squared = {name: slots.hold(squares) for name, squares in squared_norms(observation.gradients, objective).items()}
+        self._masks = {name: slots.hold(objective.masks[name]) for name in self._squared if name in objective.masks}
+        self._gradients = {
+            name: slots.hold(g * objective.masks[name] if name in objective.masks else g)
+            for name, g in observation.gradients.items() if name in self._squared
+        }
         self._loss = _ClientLoss(observation.module, observation.defense)
         self._parameters = {name: p.detach() for name, p in self._loss.named_parameters() if p.requires_grad}
         self._bottlenecks = bottlenecks(observation.module)
-        self._step = vmap(grad_and_value(self._objective))
+        self._step: Callable[..., tuple[Tensor, Tensor]] = vmap(grad_and_value(self._evaluate))
 
     def __call__(self, images: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Images [N, B, C, H, W] and the bottlenecks' noise [N, B, K]; the derivative and the objective [N]."""
-        try:
-            return self._step(images, self._labels, self._gradients, noise)
-        finally:
-            for layer in self._bottlenecks:
-                layer.epsilon = None
+        """Images [S, B, C, H, W] and the bottlenecks' noise [S, B, K]; the derivative and the objective [S]."""
+        gradients, masks, squared = (
+            {name: held.value for name, held in group.items()} for group in (self._gradients, self._masks, self._squared))
+        return self._step(images, self._labels.value, gradients, masks, squared, noise)
 
-    def _objective(self, x: Tensor, y: Tensor, observed: dict[str, Tensor], noise: list[Tensor]) -> Tensor:
-        for layer, epsilon in zip(self._bottlenecks, noise, strict=True):
-            layer.epsilon = epsilon
-        candidate = grad(lambda parameters: functional_call(self._loss, parameters, (x, y)))(self._parameters)
-        cost = cosine_cost({name.removeprefix("module."): g for name, g in candidate.items()}, observed)
-        return cost + self._weight * total_variation(x[None])[0]
+    def _evaluate(self, x: Tensor, y: Tensor, observed: dict[str, Tensor], masks: dict[str, Tensor], squared: dict[str, Tensor],
+                  noise: list[Tensor]) -> Tensor:
+        with sampling(self._bottlenecks, noise):
+            candidate = grad(lambda parameters: functional_call(self._loss, parameters, (x, y)))(self._parameters)
+        compared = {
+            name: explicit(candidate["module." + name][None], g[None], masks[name][None] if name in masks else None)
+            for name, g in observed.items()
+        }
+        cost = self._objective(compared, {name: value[None] for name, value in squared.items()})
+        return (cost + self._objective.total_variation * total_variation(x[None]))[0]
 
 
 class _ClientLoss(nn.Module):

@@ -1,91 +1,234 @@
 """What each kind of layer contributes to the comparison of two gradients, from its input and its back-propagated error.
 
-For N victims of B images each, a layer's input ``a`` and the error ``delta`` of its output are batched over all N * B images.
-The gradient of the loss with respect to the layer's weight is a sum of products of the two, so for a linear layer it need not be
-formed: its inner product with an observed gradient G is delta^T G a, and its squared norm follows from Gram matrices of size B x B
-(the idea behind ghost clipping, Li et al., ICLR 2022, here for matching). Small weights (convolutions, norms, biases) form theirs.
+For S victims of B images each, a layer's input ``a`` and the error ``delta`` of its output are batched over all S * B images.
+The gradient of the loss with respect to the layer's weight is a sum of products of the two, so for a large layer it need not be
+formed: its inner product with an observed gradient G is delta^T G a, and its squared norm follows from Gram matrices of size P x P
+over the P images and positions (the idea behind ghost clipping, Li et al., ICLR 2022, here for matching). Small ones form theirs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from torch import Tensor, nn
+import torch
+from torch import Size, Tensor, nn
 from torch.nn import functional as F
 
-from attacks.convolution_comparison import ConvolutionComparison
+from attacks import convolution_comparison, outer_products
+from attacks.blocked_convolution import BlockedConvolution
+from attacks.convolution_comparison import Geometry
+from attacks.objectives import Comparison, explicit
+from attacks.observed import Dense, Factored, Matrices, factors
+from attacks.slots import Held, Slots
 
 
-class Comparison(NamedTuple):
-    """Of a candidate's gradient with the observed one, per victim [N]: inner product, and squared norm of the candidate's."""
+class Observed:
+    """What is known of one layer: its gradients [N, ...] and masks by name ("weight", "bias"), and where to keep them."""
 
-    product: Tensor
-    squared_norm: Tensor
+    def __init__(self, gradients: dict[str, Tensor], masks: dict[str, Tensor], slots: Slots, storage: str) -> None:
+        self.gradients, self.masks, self.slots, self.storage = gradients, masks, slots, storage
 
+    def explicit(self, name: str, arrange: Callable[[Tensor], Tensor] | None = None) -> tuple[Held, Held | None]:
+        """The gradients of a parameter, zero where masked, and the masks, held for the slots."""
+        mask = self.masks.get(name)
+        gradient = self.gradients[name] if mask is None else self.gradients[name] * mask
+        return self.slots.hold(gradient, arrange), None if mask is None else self.slots.hold(mask.to(gradient.dtype), arrange)
 
-#: From (layer, input, error, observed gradients [N, ...] by parameter name, N) to the comparisons of its parameters.
-Rule = Callable[[nn.Module, Tensor, Tensor, dict[str, Tensor], int], list[Comparison]]
-
-
-def explicit(gradient: Tensor, observed: Tensor) -> Comparison:
-    """Compare a formed gradient [N, ...] with the observed one."""
-    candidate, observed = gradient.flatten(1), observed.flatten(1)
-    return Comparison((candidate * observed).sum(1), candidate.square().sum(1))
-
-
-def linear(layer: nn.Module, a: Tensor, delta: Tensor, observed: dict[str, Tensor], victims: int) -> list[Comparison]:
-    """Input [N * B, ..., d] and error [N * B, ..., k]; positions beside the batch count like further images."""
-    a, delta = a.reshape(victims, -1, a.shape[-1]), delta.reshape(victims, -1, delta.shape[-1])
-    comparisons = []
-    if "weight" in observed:
-        # delta G is both the first half of the inner product and its derivative by a; autograd reads G once more for delta's.
-        product = ((delta @ observed["weight"]) * a).sum((1, 2))
-        squared = ((delta @ delta.mT) * (a @ a.mT)).sum((1, 2))
-        comparisons.append(Comparison(product, squared))
-    if "bias" in observed:
-        comparisons.append(explicit(delta.sum(1), observed["bias"]))
-    return comparisons
+    def matrices(self, gradients: Tensor, positions: int) -> Matrices:
+        """Gradients [N, O, I] of a weight that sees P positions, stored for products."""
+        if self.storage == "factored":
+            found = factors(gradients, positions)
+            if found is not None:
+                return Factored(found, self.slots)
+        return Dense(gradients, self.slots, bfloat16=self.storage == "bfloat16")
 
 
-def convolution(layer: nn.Module, a: Tensor, delta: Tensor, observed: dict[str, Tensor], victims: int) -> list[Comparison]:
-    """Input [N * B, C, H, W] and error [N * B, O, H', W'] of a two-dimensional convolution padded with zeros."""
-    assert isinstance(layer, nn.Conv2d)
-    comparisons = []
-    if "weight" in observed:
-        comparisons.append(Comparison(*ConvolutionComparison.apply(a, delta, observed["weight"], layer, victims)))
-    if "bias" in observed:
-        comparisons.append(explicit(delta.sum((2, 3)).unflatten(0, (victims, -1)).sum(1), observed["bias"]))
-    return comparisons
+class Rule:
+    """Compares the gradients of one layer.
+
+    Args:
+        layer: the layer.
+        observed: what was observed of it.
+        a, delta: shapes of its input and output for the B images of one victim.
+    """
+
+    #: Replaces the layer's forward pass.
+    forward: Callable[[Tensor], Tensor] | None = None
+
+    def __init__(self, layer: nn.Module, observed: Observed, a: Size, delta: Size) -> None:
+        raise NotImplementedError
+
+    def __call__(self, a: Tensor, delta: Tensor) -> dict[str, Comparison]:
+        """From input and error, batched over victims and images, to the comparison of each parameter by name."""
+        raise NotImplementedError
 
 
-def normalisation(layer: nn.Module, a: Tensor, delta: Tensor, observed: dict[str, Tensor], victims: int) -> list[Comparison]:
-    """Batch norm with running statistics, group norm and layer norm: the input normalised, times the error, per channel."""
-    if isinstance(layer, nn.LayerNorm):
-        plain, kept = F.layer_norm(a, layer.normalized_shape, eps=layer.eps), len(layer.normalized_shape)
-        summed = list(range(1, a.dim() + 1 - kept))
-    else:
-        if isinstance(layer, nn.GroupNorm):
-            plain = F.group_norm(a, layer.num_groups, eps=layer.eps)
+class _Explicit:
+    """Compares a gradient that was formed."""
+
+    def __init__(self, observed: Observed, name: str) -> None:
+        self._gradient, self._mask = observed.explicit(name)
+
+    def __call__(self, gradient: Tensor) -> Comparison:
+        return explicit(gradient, self._gradient.value, None if self._mask is None else self._mask.value)
+
+
+def _explicit(observed: Observed, *names: str) -> dict[str, _Explicit]:
+    return {name: _Explicit(observed, name) for name in names if name in observed.gradients}
+
+
+class LinearRule(Rule):
+    """Input [S * B, ..., d] and error [S * B, ..., k]; positions beside the batch count like further images."""
+
+    def __init__(self, layer: nn.Module, observed: Observed, a: Size, delta: Size) -> None:
+        self._slots = observed.slots
+        self._bias = _explicit(observed, "bias")
+        self._matrices: Matrices | None = None
+        self._formed: tuple[Held, Held | None] | None = None
+        positions = a[:-1].numel()
+        if "weight" in observed.gradients:
+            if "weight" in observed.masks or not outer_products.cheaper_unformed(positions, delta[-1], a[-1]):
+                self._formed = observed.explicit("weight")
+            else:
+                self._matrices = observed.matrices(observed.gradients["weight"], positions)
+
+    def __call__(self, a: Tensor, delta: Tensor) -> dict[str, Comparison]:
+        slots = len(self._slots)
+        a, delta = a.reshape(slots, -1, a.shape[-1]), delta.reshape(slots, -1, delta.shape[-1])
+        compared = {name: compare(delta.sum(1)) for name, compare in self._bias.items()}
+        if self._matrices is not None:
+            compared["weight"] = outer_products.unformed(a, delta, self._matrices)
+        elif self._formed is not None:
+            gradient, mask = self._formed
+            compared["weight"] = outer_products.formed(a, delta, gradient.value, None if mask is None else mask.value)
+        return compared
+
+
+class ConvolutionRule(Rule):
+    """Input [S * B, C, H, W] and error [S * B, O, H', W'] of a two-dimensional convolution padded with zeros."""
+
+    def __init__(self, layer: nn.Module, observed: Observed, a: Size, delta: Size) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        self._slots, self._layer = observed.slots, layer
+        self._bias = _explicit(observed, "bias")
+        self._geometry = Geometry(layer.stride, tuple(int(p) for p in layer.padding), layer.dilation, layer.groups)
+        self._blocked: BlockedConvolution | None = None
+        self._matrices: Matrices | None = None
+        self._formed: tuple[Held, Held | None] | None = None
+        if "weight" not in observed.gradients:
+            return
+        weight = observed.gradients["weight"]
+        positions, rows, columns = a[0] * delta[2:].numel(), weight.shape[1], weight[0, 0].numel()
+        if "weight" not in observed.masks and layer.groups == 1 and outer_products.cheaper_unformed(positions, rows, columns):
+            self._reached = _taps_reached(layer, a, weight.device)
+            kept = weight.flatten(3) if self._reached is None else weight.flatten(3).index_select(3, self._reached)
+            self._matrices = observed.matrices(kept.flatten(2), positions)
+        elif BlockedConvolution.helps(layer):
+            self._blocked = self.forward = BlockedConvolution(layer)
+            self._geometry = self._blocked.geometry
+            self._formed = observed.explicit("weight", self._blocked.arrange)
         else:
-            assert isinstance(layer, nn.BatchNorm2d)
-            plain = F.batch_norm(a, layer.running_mean, layer.running_var, training=False, eps=layer.eps)
-        summed = [1, *range(3, a.dim() + 1)]
-    by_name = {"weight": plain * delta, "bias": delta}
-    return [
-        explicit(value.unflatten(0, (victims, -1)).sum(summed), observed[name])
-        for name, value in by_name.items() if name in observed
-    ]
+            self._formed = observed.explicit("weight")
+
+    def __call__(self, a: Tensor, delta: Tensor) -> dict[str, Comparison]:
+        slots = len(self._slots)
+        compared = {name: compare(delta.sum((2, 3)).unflatten(0, (slots, -1)).sum(1)) for name, compare in self._bias.items()}
+        if self._matrices is not None:
+            errors = _positions_last(delta.flatten(2), slots)
+            compared["weight"] = outer_products.unformed(self._patches(a, slots), errors, self._matrices)
+        elif self._formed is not None:
+            gradient, mask = self._formed
+            where = None if mask is None else mask.value
+            if self._blocked is not None:
+                assert self._blocked.blocks is not None
+                a, self._blocked.blocks = self._blocked.blocks, None
+                where = self._blocked.real if where is None else where
+            compared["weight"] = convolution_comparison.formed(a, delta, gradient.value, where, self._geometry)
+        return compared
+
+    def _patches(self, a: Tensor, slots: int) -> Tensor:
+        """The pixels under the kernel at each position, [S, P, I]; without those that only ever lie in the padding."""
+        layer = self._layer
+        patches = F.unfold(a, layer.kernel_size, layer.dilation, self._geometry.padding, layer.stride)
+        if self._reached is not None:
+            patches = patches.unflatten(1, (layer.in_channels, -1)).index_select(2, self._reached).flatten(1, 2)
+        return _positions_last(patches, slots)
 
 
-def rule(layer: nn.Module) -> Rule | None:
+def _positions_last(values: Tensor, slots: int) -> Tensor:
+    """[S * B, channels, positions] to [S, B * positions, channels]."""
+    return values.unflatten(0, (slots, -1)).transpose(2, 3).flatten(1, 2)
+
+
+def _taps_reached(layer: nn.Conv2d, a: Size, device: torch.device) -> Tensor | None:
+    """Which of the kH * kW taps ever meet a pixel: the gradient of the others is zero, whatever the image. None where all do."""
+    axes = []
+    for size, kernel, stride, padding, dilation in _by_axis(layer, a):
+        outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        axes.append([
+            tap for tap in range(kernel)
+            if any(0 <= out * stride - padding + tap * dilation < size for out in range(outputs))
+        ])
+    reached = [row * layer.kernel_size[1] + column for row in axes[0] for column in axes[1]]
+    return None if len(reached) == layer.kernel_size[0] * layer.kernel_size[1] else torch.tensor(reached, device=device)
+
+
+def _by_axis(layer: nn.Conv2d, a: Size) -> list[tuple[int, ...]]:
+    return list(zip(a[2:], layer.kernel_size, layer.stride, map(int, layer.padding), layer.dilation, strict=True))
+
+
+class NormalisationRule(Rule):
+    """Batch norm with running statistics, group norm and layer norm: the input normalised, times the error, per channel."""
+
+    def __init__(self, layer: nn.Module, observed: Observed, a: Size, delta: Size) -> None:
+        self._slots, self._layer = observed.slots, layer
+        self._compare = _explicit(observed, "weight", "bias")
+
+    def __call__(self, a: Tensor, delta: Tensor) -> dict[str, Comparison]:
+        layer = self._layer
+        if isinstance(layer, nn.LayerNorm):
+            plain, kept = F.layer_norm(a, layer.normalized_shape, eps=layer.eps), len(layer.normalized_shape)
+            summed = list(range(1, a.dim() + 1 - kept))
+        else:
+            if isinstance(layer, nn.GroupNorm):
+                plain = F.group_norm(a, layer.num_groups, eps=layer.eps)
+            else:
+                assert isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))
+                plain = F.batch_norm(a, layer.running_mean, layer.running_var, training=False, eps=layer.eps)
+            summed = [1, *range(3, a.dim() + 1)]
+        by_name = {"weight": plain * delta, "bias": delta}
+        return {
+            name: compare(by_name[name].unflatten(0, (len(self._slots), -1)).sum(summed)) for name, compare in self._compare.items()
+        }
+
+
+class EmbeddingRule(Rule):
+    """Indices [S * B, ...] and error [S * B, ..., d]: each error is added to the row of its index."""
+
+    def __init__(self, layer: nn.Module, observed: Observed, a: Size, delta: Size) -> None:
+        assert isinstance(layer, nn.Embedding)
+        self._slots, self._rows, self._padding = observed.slots, layer.num_embeddings, layer.padding_idx
+        self._compare = _explicit(observed, "weight")
+
+    def __call__(self, a: Tensor, delta: Tensor) -> dict[str, Comparison]:
+        slots = len(self._slots)
+        chosen = F.one_hot(a.reshape(slots, -1), self._rows).to(delta.dtype)
+        if self._padding is not None:
+            chosen[..., self._padding] = 0  # the row of padding gets no gradient
+        gradient = chosen.mT @ delta.reshape(slots, -1, delta.shape[-1])
+        return {name: compare(gradient) for name, compare in self._compare.items()}
+
+
+def rule(layer: nn.Module) -> type[Rule] | None:
     """How to compare the gradient of a layer, or None where there is no rule. Subclasses may compute anything: exact types only."""
     if type(layer) is nn.Linear:
-        return linear
+        return LinearRule
     if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-        return convolution
+        return ConvolutionRule
     if type(layer) in (nn.GroupNorm, nn.LayerNorm):
-        return normalisation
-    if type(layer) is nn.BatchNorm2d and not layer.training and layer.running_mean is not None:
-        return normalisation
+        return NormalisationRule
+    if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d) and not layer.training and layer.running_mean is not None:
+        return NormalisationRule
+    if type(layer) is nn.Embedding and layer.max_norm is None and not layer.scale_grad_by_freq and not layer.sparse:
+        return EmbeddingRule
     return None

@@ -1,20 +1,135 @@
-"""Objectives of gradient matching."""
+"""What gradient matching minimises, from the comparison of each parameter's gradient with the observed one."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-def cosine_from(product: Tensor, squared_candidate: Tensor, squared_observed: Tensor) -> Tensor:
-    """1 - <a, b> / (|a| |b|) from the inner product and the squared norms; 1 where either gradient is zero."""
-    return 1 - product / (_root(squared_candidate) * _root(squared_observed))
+COSTS = ("cosine", "euclidean")
+STORAGES = ("factored", "dense", "bfloat16")
 
 
-def cosine_cost(candidate: dict[str, Tensor], observed: dict[str, Tensor]) -> Tensor:
-    """1 - cosine similarity of two gradients, over all parameters together (Geiping et al., 2020, eq. 4)."""
-    product = torch.stack([(candidate[name] * g).sum() for name, g in observed.items()]).sum()
-    return cosine_from(product, _squared(candidate), _squared(observed))
+class Comparison(NamedTuple):
+    """Of a candidate's gradient g with the observed gradient G of one parameter, per victim."""
+
+    product: Tensor  #: <g, G>
+    squared: Tensor  #: |g|^2
+    distance: Tensor | None = None  #: |g - G|^2 where g is formed; otherwise it follows from the other two.
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An objective of gradient matching; layers are named as modules are ("body.0"), parameters as gradients are.
+
+    Args:
+        cost: ``cosine``: 1 - <g, G> / (|g| |G|), 0 to 2 (Geiping et al., 2020, eq. 4); ``euclidean``: |g - G|^2 (Zhu et al.,
+            2019). In float32 the latter is known up to 1e-7 |G|^2 for layers whose gradient is never formed.
+        total_variation: weight of the prior on the normalised images, >= 0.
+        per_layer: the cosine of each layer by itself, averaged by the weights, instead of one cosine over all.
+        weights: of layers, >= 0; those not named have weight 1. In one cosine over all they weigh the inner product of the layer.
+        layers: the only layers to compare; all by default.
+        masks: parameter name to [N, *parameter.shape], true where the gradients are compared; parameters not named are compared
+            everywhere. A masked gradient has to be formed for each victim, which costs linear layers the engine's advantage.
+        storage: how observed gradients of large layers are kept: ``factored``, without loss, as a product of thin matrices where
+            their rank allows it; ``dense``, as they are; ``bfloat16``, rounded to eight bits, half the memory (sums stay in float32).
+
+    Raises:
+        ValueError: an unknown cost, storage, or a weight that is no number >= 0.
+    """
+
+    cost: str = "cosine"
+    total_variation: float = 0.0
+    per_layer: bool = False
+    weights: Mapping[str, float] = field(default_factory=dict)
+    layers: tuple[str, ...] | None = None
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    storage: str = "factored"
+
+    def __post_init__(self) -> None:
+        for name, known in (("cost", COSTS), ("storage", STORAGES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name, weight in {"total_variation": self.total_variation, **self.weights}.items():
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"the weight of {name} must be a number >= 0, got {weight}")
+        if self.per_layer and self.cost != "cosine":
+            raise ValueError("per_layer is for the cosine; the euclidean cost is a sum over layers already")
+
+    def check(self, gradients: Mapping[str, Tensor]) -> None:
+        """Raise ValueError where a layer or mask does not fit the observed gradients [N, ...] by name."""
+        layers = {layer_of(name) for name in gradients}
+        if unknown := sorted({*self.weights, *(self.layers or ())} - layers):
+            raise ValueError(f"no gradient was observed of the layers {unknown}; there are {sorted(layers)}")
+        for name, mask in self.masks.items():
+            if name not in gradients or mask.shape != gradients[name].shape:
+                expected = list(gradients[name].shape) if name in gradients else f"one of {sorted(gradients)}"
+                raise ValueError(f"the mask of {name} is {list(mask.shape)}, expected {expected}")
+        if not any(self.weight(name) > 0 for name in gradients):
+            raise ValueError("every layer has weight 0, so nothing is compared")
+
+    def select(self, positions: Sequence[int]) -> Objective:
+        """The objective for some of the victims only."""
+        masks = {name: mask[torch.tensor(list(positions), device=mask.device)] for name, mask in self.masks.items()}
+        return replace(self, masks=masks)
+
+    def weight(self, parameter: str) -> float:
+        """Of the layer of a parameter; 0 where it is not compared."""
+        layer = layer_of(parameter)
+        return 0.0 if self.layers is not None and layer not in self.layers else self.weights.get(layer, 1.0)
+
+    def __call__(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor]) -> Tensor:
+        """The cost from the comparison and the squared norm of the observed gradient of each parameter of weight above 0."""
+        if self.cost == "euclidean":
+            distances = [
+                self.weight(name) * (c.squared - 2 * c.product + observed[name] if c.distance is None else c.distance)
+                for name, c in compared.items()
+            ]
+            return _total(distances)
+        if not self.per_layer:
+            return _cosine(*(_total(terms) for terms in zip(*self._terms(compared, observed), strict=True)))
+        costs, total = [], 0.0
+        for layer in dict.fromkeys(layer_of(name) for name in compared):
+            own = {name: c for name, c in compared.items() if layer_of(name) == layer}
+            weight = self.weight(next(iter(own)))
+            costs.append(weight * _cosine(*(_total(terms) for terms in zip(*self._terms(own, observed), strict=True))))
+            total += weight
+        return _total(costs) / total
+
+    def _terms(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        terms = []
+        for name, c in compared.items():
+            weight = self.weight(name)
+            plain = (c.product, c.squared, observed[name])
+            terms.append(plain if weight == 1 else (weight * plain[0], weight * plain[1], weight * plain[2]))
+        return terms
+
+
+def layer_of(parameter: str) -> str:
+    """The name of the module that holds a parameter; "" for the model itself."""
+    return parameter.rpartition(".")[0]
+
+
+def explicit(gradient: Tensor, observed: Tensor, mask: Tensor | None = None) -> Comparison:
+    """Compare formed gradients [N, ...] with the observed ones (zero where masked)."""
+    if mask is not None:
+        gradient = gradient * mask
+    gradient, observed = gradient.flatten(1), observed.flatten(1)
+    return Comparison((gradient * observed).sum(1), gradient.square().sum(1), (gradient - observed).square().sum(1))
+
+
+def squared_norms(gradients: Mapping[str, Tensor], objective: Objective) -> dict[str, Tensor]:
+    """|G|^2 [N] of each parameter that is compared, over the positions that are."""
+    squares = {}
+    for name, gradient in gradients.items():
+        if objective.weight(name) > 0:
+            mask = objective.masks.get(name)
+            # One victim at a time: the squares of all would take as much memory as the gradients.
+            squares[name] = torch.stack([(g if mask is None else g * mask[i]).square().sum() for i, g in enumerate(gradient)])
+    return squares
 
 
 def total_variation(x: Tensor) -> Tensor:
@@ -23,8 +138,13 @@ def total_variation(x: Tensor) -> Tensor:
     return vertical.abs().flatten(1).mean(1) + horizontal.abs().flatten(1).mean(1)
 
 
-def _squared(gradient: dict[str, Tensor]) -> Tensor:
-    return torch.stack([g.square().sum() for g in gradient.values()]).sum()
+def _cosine(product: Tensor, squared_candidate: Tensor, squared_observed: Tensor) -> Tensor:
+    """1 - <a, b> / (|a| |b|) from the inner product and the squared norms; 1 where either gradient is zero."""
+    return 1 - product / (_root(squared_candidate) * _root(squared_observed))
+
+
+def _total(terms: Sequence[Tensor]) -> Tensor:
+    return terms[0] if len(terms) == 1 else torch.stack(list(terms)).sum(0)
 
 
 def _root(squared: Tensor) -> Tensor:

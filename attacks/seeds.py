@@ -27,15 +27,35 @@ class VictimNoise:
     """
 
     def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], like: Tensor, *, block: int = 1) -> None:
+        self._shape, self._block = shape, block
         self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        self._shape = shape
-        self._device, self._dtype = like.device, like.dtype
-        self._block = block
-        self._drawn: list[Tensor] = []
+        self._ahead = like.new_empty((block, len(seeds), *shape))
+        self._drawn = [0] * len(seeds)
+
+    def restart(self, place: int, seed: int) -> None:
+        """Give the place to another victim, whose stream begins; the others' go on."""
+        self._generators[place] = torch.Generator("cpu").manual_seed(seed)
+        self._drawn[place] = 0
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with some of the streams only."""
+        self._generators = [self._generators[place] for place in places]
+        self._drawn = [self._drawn[place] for place in places]
+        self._ahead = self._ahead[:, torch.tensor(places, device=self._ahead.device)]
 
     def draw(self) -> Tensor:
         """The next draw of every victim, [victims, *shape]."""
-        if not self._drawn:
-            blocks = [torch.randn((self._block, *self._shape), generator=g, device="cpu") for g in self._generators]
-            self._drawn = list(torch.stack(blocks, 1).to(self._device, self._dtype, non_blocking=True).unbind(0))[::-1]
-        return self._drawn.pop()
+        at = [drawn % self._block for drawn in self._drawn]
+        empty = [place for place, position in enumerate(at) if position == 0]
+        if empty:
+            blocks = [torch.randn((self._block, *self._shape), generator=self._generators[place], device="cpu") for place in empty]
+            drawn = torch.stack(blocks, 1).to(self._ahead.device, self._ahead.dtype, non_blocking=True)
+            if len(empty) == len(at):
+                self._ahead = drawn
+            else:
+                self._ahead[:, torch.tensor(empty, device=drawn.device)] = drawn
+        self._drawn = [drawn + 1 for drawn in self._drawn]
+        if len(set(at)) == 1:
+            return self._ahead[at[0]]
+        places = torch.arange(len(at), device=self._ahead.device)
+        return self._ahead[torch.tensor(at, device=self._ahead.device), places]

@@ -2,110 +2,153 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from attacks.base import Observation
-from attacks.layer_gradients import Rule, linear, rule
-from attacks.objectives import cosine_from, total_variation
+from attacks.layer_gradients import Observed, Rule, rule
+from attacks.objectives import Comparison, Objective, squared_norms, total_variation
+from attacks.slots import Slots
 from defenses import PRECODE, Composition, Defense, client_loss
-from defenses.precode import bottlenecks
+from defenses.precode import VariationalBottleneck, bottlenecks
 
 
-@dataclass(frozen=True)
-class _Layer:
-    module: nn.Module
-    rule: Rule
-    observed: dict[str, Tensor]  # "weight" and "bias" to [N, ...]
+class Unsuitable(Exception):
+    """The model cannot be matched from its layers; the text says why."""
 
 
 class StructuredStep:
-    """The objective of cosine matching and its image derivative, from the inputs and errors of the layers.
+    """An objective and its image derivative, from the inputs and errors of the layers.
 
     Args:
-        observation: the victims; see :meth:`obstacle` for those it can do.
+        observation: the victims.
         labels: [N, B].
-        weight_of_variation: of the prior.
+        objective: of the matching.
+        slots: which of the victims are worked on.
+
+    Raises:
+        Unsuitable: there is a layer without a rule, or the model uses its layers in another way than once an image.
     """
 
-    def __init__(self, observation: Observation, labels: Tensor, weight_of_variation: float) -> None:
+    def __init__(self, observation: Observation, labels: Tensor, objective: Objective, slots: Slots) -> None:
+        self.slots = slots
         self._module = observation.module
         self._defense = observation.defense
-        self._labels = labels.flatten()
-        self._weight = weight_of_variation
+        self._objective = objective
+        self._labels = slots.hold(labels)
         self._bottlenecks = bottlenecks(observation.module)
-        self._layers = []
+        self._squared = {name: slots.hold(squares) for name, squares in squared_norms(observation.gradients, objective).items()}
+        self._layers: list[tuple[str, nn.Module, Rule]] = []
+        self._idle = []
+        _check(observation, objective)
+        shapes = _shapes(observation)
         for name, module in _parametrised(observation.module):
-            found = rule(module)
-            assert found is not None
             prefix = f"{name}." if name else ""
-            own = {child: observation.gradients[prefix + child] for child, _ in module.named_parameters(recurse=False)}
-            self._layers.append(_Layer(module, found, own))
-        self._squared = torch.stack([g.flatten(1).square().sum(1) for g in observation.gradients.values()]).sum(0)
-
-    @staticmethod
-    def obstacle(observation: Observation) -> str | None:
-        """Why the observation needs the general step, or None."""
-        for name, module in _parametrised(observation.module):
-            if rule(module) is None:
-                return f"no rule for the layer {name or 'of the model'} ({type(module).__name__})"
-        names = [name for name, _ in observation.module.named_parameters(remove_duplicate=False)]
-        if len(names) > len(observation.gradients):
-            return "parameters are shared between layers, or frozen"
-        if not _regularizer_is_per_sample(observation.defense):
-            return f"the regularizer of {observation.defense.label} may read parameters"
-        return None
+            own = {child: observation.gradients[prefix + child] for child, _ in module.named_parameters(recurse=False)
+                   if prefix + child in self._squared}
+            if module not in shapes:  # it does not run, so that its gradient is zero
+                self._idle += [prefix + child for child in own]
+            elif own:
+                masks = {child: objective.masks[prefix + child] for child in own if prefix + child in objective.masks}
+                found = rule(module)
+                assert found is not None
+                observed = Observed(own, masks, slots, objective.storage)
+                self._layers.append((prefix, module, found(module, observed, *shapes[module])))
 
     def __call__(self, images: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Images [N, B, C, H, W] and the bottlenecks' noise [N, B, K]; the derivative and the objective [N].
-
-        Raises:
-            SharedLayer: a layer runs more than once in a forward pass.
-        """
-        victims, batch = images.shape[:2]
+        """Images [S, B, C, H, W] and the bottlenecks' noise [S, B, K]; the derivative and the objective [S]."""
         x = images.detach().requires_grad_()
         inputs: dict[nn.Module, Tensor] = {}
         outputs: dict[nn.Module, Tensor] = {}
 
         def capture(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
-            if module in inputs:
-                raise SharedLayer
             inputs[module], outputs[module] = arguments[0], output
             return output.clone()  # what follows may write into it in place, as torchvision's activations do
 
-        handles = [layer.module.register_forward_hook(capture) for layer in self._layers]
-        try:
-            for module, epsilon in zip(self._bottlenecks, noise, strict=True):
-                module.epsilon = epsilon.flatten(0, 1)
-            losses = client_loss(self._defense, self._module, x.flatten(0, 1), self._labels)
-        finally:
-            for handle in handles:
-                handle.remove()
-            for module in self._bottlenecks:
-                module.epsilon = None
-        used = [layer for layer in self._layers if layer.module in outputs]
-        errors = torch.autograd.grad(losses.sum() / batch, [outputs[layer.module] for layer in used], create_graph=True)
-        compared = [
-            comparison for layer, error in zip(used, errors, strict=True)
-            for comparison in layer.rule(layer.module, inputs[layer.module], error, layer.observed, victims)
-        ]
-        product = torch.stack([c.product for c in compared]).sum(0)
-        squared = torch.stack([c.squared_norm for c in compared]).sum(0)
-        objective = cosine_from(product, squared, self._squared) + self._weight * total_variation(x)
+        with ExitStack() as restored:
+            for _, layer, layer_rule in self._layers:
+                restored.callback(layer.register_forward_hook(capture).remove)
+                if layer_rule.forward is not None:
+                    restored.enter_context(_forward(layer, layer_rule.forward))
+            restored.enter_context(sampling(self._bottlenecks, [epsilon.flatten(0, 1) for epsilon in noise]))
+            losses = client_loss(self._defense, self._module, x.flatten(0, 1), self._labels.value.flatten())
+        loss = losses.sum() / images.shape[1]  # of each victim the mean over its images
+        errors = torch.autograd.grad(loss, [outputs[layer] for _, layer, _ in self._layers], create_graph=True)
+        compared = {}
+        for (prefix, layer, layer_rule), error in zip(self._layers, errors, strict=True):
+            for child, comparison in layer_rule(inputs[layer], error).items():
+                compared[prefix + child] = comparison
+        observed = {name: held.value for name, held in self._squared.items()}
+        for name in self._idle:
+            nothing = torch.zeros_like(observed[name])
+            compared[name] = Comparison(nothing, nothing)
+        objective = self._objective(compared, observed)
+        if self._objective.total_variation:
+            objective = objective + self._objective.total_variation * total_variation(x)
         (derivative,) = torch.autograd.grad(objective.sum(), x)
         return derivative, objective.detach()
 
 
-class SharedLayer(Exception):
-    """A layer ran more than once in a forward pass, so its input and error are not those of one call."""
+@contextmanager
+def sampling(layers: list[VariationalBottleneck], noise: list[Tensor]) -> Iterator[None]:
+    """Bottlenecks use the given noise within the context."""
+    for layer, epsilon in zip(layers, noise, strict=True):
+        layer.epsilon = epsilon
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.epsilon = None
 
 
-def unformed(module: nn.Module) -> set[str]:
-    """Names of the parameters whose gradients a structured step never forms: the weights of linear layers."""
-    return {f"{name}.weight".removeprefix(".") for name, layer in _parametrised(module) if rule(layer) is linear}
+@contextmanager
+def _forward(layer: nn.Module, replacement: Any) -> Iterator[None]:
+    layer.forward = replacement
+    try:
+        yield
+    finally:
+        del layer.forward
+
+
+def _check(observation: Observation, objective: Objective) -> None:
+    for name, module in _parametrised(observation.module):
+        prefix = f"{name}." if name else ""
+        if rule(module) is None and any(objective.weight(prefix + child) for child, _ in module.named_parameters(recurse=False)):
+            raise Unsuitable(f"no rule for the layer {name or 'of the model'} ({type(module).__name__})")
+    names = [name for name, _ in observation.module.named_parameters(remove_duplicate=False)]
+    if len(names) > len(observation.gradients):
+        raise Unsuitable("parameters are shared between layers, or frozen")
+    if not _regularizer_is_per_sample(observation.defense):
+        raise Unsuitable(f"the regularizer of {observation.defense.label} may read parameters")
+
+
+def _shapes(observation: Observation) -> dict[nn.Module, tuple[Size, Size]]:
+    """Of the input and output of each layer that runs, for the B images of one victim."""
+    shapes: dict[nn.Module, tuple[Size, Size]] = {}
+    batch = observation.batch_size
+
+    def note(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        if module in shapes:
+            raise Unsuitable("a layer runs more than once in a forward pass")
+        if not arguments or arguments[0].shape[:1] != output.shape[:1] or len(output) != batch:
+            raise Unsuitable(f"a layer ({type(module).__name__}) does not see the images in its first dimension")
+        shapes[module] = arguments[0].shape, output.shape
+
+    images = observation.mean.new_zeros(batch, *observation.image_shape)
+    stochastic = bottlenecks(observation.module)
+    with ExitStack() as restored:
+        for _, module in _parametrised(observation.module):
+            restored.callback(module.register_forward_hook(note).remove)
+        restored.enter_context(sampling(stochastic, [images.new_zeros(batch, layer.size) for layer in stochastic]))
+        restored.enter_context(torch.no_grad())
+        observation.module(images)
+    for layer in stochastic:
+        layer.take_divergence()
+    return shapes
 
 
 def _parametrised(module: nn.Module) -> list[tuple[str, nn.Module]]:

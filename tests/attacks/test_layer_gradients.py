@@ -14,6 +14,8 @@ from torch import nn
 from attacks import matching
 from attacks.general import GeneralStep
 from attacks.matching import GradientMatcher
+from attacks.objectives import Objective
+from attacks.slots import Slots
 from attacks.structured import StructuredStep
 
 BATCHES = st.integers(1, 4)
@@ -25,10 +27,11 @@ def check(module: nn.Module, image_shape: tuple[int, int, int], *, structured: b
     for parameter in module.parameters():  # norms start at one and zero, which would hide a wrong factor
         nn.init.normal_(parameter, std=0.5)
     observation = observation_through(module, image_shape, **arguments)
-    assert (StructuredStep.obstacle(observation) is None) is structured
     n, b = observation.labels.shape
     x = torch.randn(n, b, *image_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    derivative, objective = GradientMatcher(observation, observation.labels, total_variation=0.1, seed=0).step(x)
+    matcher = GradientMatcher(observation, observation.labels, Objective(total_variation=0.1), seeds=range(n))
+    derivative, objective = matcher.step(x)
+    assert isinstance(matcher.step_of_slots, StructuredStep) is structured
     for victim in range(n):
         expected_objective, expected = reference(observation, x, 0.1, victim)
         torch.testing.assert_close(objective[victim], expected_objective, rtol=1e-9, atol=1e-12)
@@ -115,7 +118,7 @@ def test_other_models_take_the_general_step_and_it_is_told_once(module, reason, 
 def test_a_layer_that_runs_twice_is_noticed(caplog, monkeypatch):
     monkeypatch.setattr(matching, "_told", set())
     with caplog.at_level(logging.INFO, "leakboard"):
-        check(Twice(), (2, 2, 2), batch_size=2)
+        check(Twice(), (2, 2, 2), batch_size=2, structured=False)
     assert "runs more than once" in caplog.text
 
 
@@ -143,20 +146,24 @@ class PositionsFirst(nn.Module):
         return self.last(x.permute(1, 0, 2).flatten(1))
 
 
-@pytest.mark.parametrize("module", [ByFunction(), PositionsFirst()], ids=lambda m: type(m).__name__)
-def test_what_the_layers_do_not_tell_is_noticed(module, caplog, monkeypatch):
+@pytest.mark.parametrize(("module", "message"), [
+    (ByFunction(), "in other ways than its layers do"), (PositionsFirst(), "does not see the images in its first dimension")])
+def test_what_the_layers_do_not_tell_is_noticed(module, message, caplog, monkeypatch):
     monkeypatch.setattr(matching, "_told", set())
     with caplog.at_level(logging.INFO, "leakboard"):
-        check(module, (2, 2, 2), batch_size=2)
-    assert "in other ways than its layers do" in caplog.text
+        check(module, (2, 2, 2), batch_size=2, structured=False)
+    assert message in caplog.text
 
 
 def test_both_steps_agree_in_float32():
     module = nn.Sequential(nn.Conv2d(2, 6, 3, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(6 * 16, 3))
     observation = observation_through(module, (2, 8, 8), victims=5)
     object.__setattr__(observation, "gradients", {n: g.float() for n, g in observation.gradients.items()})
+    object.__setattr__(observation, "mean", observation.mean.float())
     observation.module.float()
     x = torch.randn(5, 1, 2, 8, 8)
-    (d1, o1), (d2, o2) = (step(observation, observation.labels, 1e-3)(x, []) for step in (GeneralStep, StructuredStep))
+    (d1, o1), (d2, o2) = (
+        step(observation, observation.labels, Objective(total_variation=1e-3), Slots(range(5), 5, reloaded=False))(x, [])
+        for step in (GeneralStep, StructuredStep))
     torch.testing.assert_close(o1, o2, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(d1, d2, rtol=1e-4, atol=1e-4 * d1.abs().max().item())

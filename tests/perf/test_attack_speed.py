@@ -15,7 +15,11 @@ from torch.nn import functional as F
 
 import defenses
 from attacks import Observation
-from attacks.matching import GradientMatcher, chunks, memory_budget
+from attacks.objectives import Objective
+from attacks.optimization import Problem, Start
+from attacks.schedule import Schedule
+from attacks.signed_adam import SignedAdam
+from attacks.width import choose_width
 from benchmark import models
 
 CASES = {
@@ -64,17 +68,20 @@ def plain_iteration(observation: Observation):
 
 
 def engine_iteration(observation: Observation):
-    """One iteration of every chunk of victims, as the attack splits them."""
-    parts = [observation.select(part) for part in chunks(observation, memory_budget(observation.device))]
-    matchers = [GradientMatcher(part, part.labels, total_variation=1e-6, seed=0) for part in parts]
-    images = [torch.randn(len(part), 1, 3, 32, 32) for part in parts]
-    optimizers = [torch.optim.Adam([x], lr=0.1) for x in images]
+    """One iteration of every victim, in parts of the width that an attack chooses."""
+    problem = Problem(observation, observation.labels, Objective(total_variation=1e-6), Schedule(3000, 0.1, 1200, 0), 0)
+    starts = [Start(victim, 0) for victim in range(len(observation))]
+    width = choose_width(lambda count: problem.matcher(starts[:count], reloaded=count < len(starts)), problem.first_images(starts[:1]),
+                         waiting=len(starts), iterations=3000)
+    parts = [starts[i : i + width] for i in range(0, len(starts), width)]
+    matchers = [problem.matcher(part, reloaded=len(parts) > 1) for part in parts]
+    bound = torch.full((3, 1, 1), 2.0)
+    optimizers = [SignedAdam(problem.first_images(part), -bound, bound) for part in parts]
+    sizes = torch.full((width,), 0.1, dtype=torch.float64)
 
     def iteration() -> None:
-        for matcher, x, optimizer in zip(matchers, images, optimizers, strict=True):
-            x.grad = matcher.step(x)[0].nan_to_num_(nan=0.0).sign_()
-            optimizer.step()
-            torch.clamp(x, -2, 2, out=x)
+        for matcher, optimizer in zip(matchers, optimizers, strict=True):
+            optimizer.step(matcher.step(optimizer.images)[0], sizes[: len(optimizer.images)])
 
     return iteration
 

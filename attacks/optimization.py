@@ -1,0 +1,216 @@
+"""Gradient matching over many victims at once, in slots that the next one takes when a victim is done."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.base import Observation, Progress
+from attacks.matching import GradientMatcher
+from attacks.memory import is_out_of_memory
+from attacks.objectives import Objective
+from attacks.schedule import Schedule
+from attacks.seeds import VictimNoise, derive
+from attacks.signed_adam import SignedAdam
+from attacks.width import choose_width
+
+log = logging.getLogger("leakboard")
+
+#: Iterations of a victim between two looks at whether it is done: each look waits for the device.
+_LOOK_EVERY = 50
+#: Relative decrease of the objective that counts as progress.
+_PROGRESS = 1e-3
+
+
+class Start(NamedTuple):
+    """One start of the optimisation of one victim."""
+
+    victim: int  #: position in the observation
+    restart: int
+
+
+class Problem(NamedTuple):
+    """What is to be minimised for each victim, and from which seeds."""
+
+    observation: Observation
+    labels: Tensor  #: [N, B]
+    objective: Objective
+    schedule: Schedule
+    seed: int  #: of the starts and of the model's sampling, together with the number of each victim
+
+    def matcher(self, starts: Sequence[Start], *, reloaded: bool) -> GradientMatcher:
+        """The matching of some starts, one in each slot."""
+        return GradientMatcher(self.observation, self.labels, self.objective, seeds=[self.sampling_seed(start) for start in starts],
+                               positions=[start.victim for start in starts], reloaded=reloaded)
+
+    def sampling_seed(self, start: Start) -> int:
+        return derive(self.seed, "sampling", self.observation.victims[start.victim], start.restart)
+
+    def first_images(self, starts: Sequence[Start]) -> Tensor:
+        """Standard normal noise in normalised space [S, B, C, H, W]."""
+        seeds = [derive(self.seed, self.observation.victims[start.victim], "start", start.restart) for start in starts]
+        shape = (self.observation.batch_size, *self.observation.image_shape)
+        return VictimNoise(seeds, shape, self.observation.mean).draw()
+
+
+def minimise(problem: Problem, *, restarts: int = 1, progress: Progress | None = None, width: int | None = None
+             ) -> tuple[Tensor, Tensor]:
+    """Optimise the images of every victim, several starts each.
+
+    What becomes of a victim does not depend on which others are worked on beside it, nor on when it starts, but for rounding.
+
+    Args:
+        problem: the victims and what is minimised.
+        restarts: starts of each victim, of which that with the lowest final objective is kept, >= 1.
+        progress: told of the iterations done, on the average over all starts, and of those that were planned.
+        width: victims worked on at once; by default chosen by :func:`attacks.width.choose_width`. Out of memory, it is halved.
+
+    Returns:
+        The final normalised images [N, B, C, H, W] of the best start of each victim, and their objectives [N].
+    """
+    waiting = deque(Start(victim, restart) for restart in range(restarts) for victim in range(len(problem.observation)))
+    results = _Results(problem, restarts, progress)
+    while waiting:
+        if width is None:
+            first = list(waiting)
+            width = choose_width(
+                lambda count: problem.matcher(first[:count], reloaded=count < len(first)), problem.first_images(first[:1]),
+                waiting=len(first), iterations=problem.schedule.iterations)
+        starts = [waiting.popleft() for _ in range(min(width, len(waiting)))]
+        slots = None
+        try:
+            slots = _Slots(problem, starts, waiting, results)
+            while slots.starts:
+                slots.iterate()
+            continue
+        except Exception as error:
+            if width == 1 or not is_out_of_memory(error):
+                raise
+        # What was under way begins again, with the same random numbers.
+        waiting.extendleft(reversed(starts if slots is None else slots.starts))
+        results.forget(waiting)
+        width = max(1, width // 2)
+        log.warning("out of memory: the attack goes on with %d victims at once", width)
+        if problem.observation.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return results.best()
+
+
+class _Slots:
+    """The starts that are worked on at present, one in each slot."""
+
+    def __init__(self, problem: Problem, starts: list[Start], waiting: deque[Start], results: _Results) -> None:
+        self.starts = starts
+        self._problem, self._waiting, self._results = problem, waiting, results
+        self._matcher = problem.matcher(starts, reloaded=bool(waiting))
+        mean, std = (t.view(-1, 1, 1) for t in (problem.observation.mean, problem.observation.std))
+        self._adam = SignedAdam(problem.first_images(starts), -mean / std, (1 - mean) / std)
+        self._at = [0] * len(starts)  # iterations done, those that were skipped included
+        self._evaluations = [0] * len(starts)
+        self._best = mean.new_full((len(starts),), torch.inf)
+        self._since = torch.zeros(len(starts), dtype=torch.long, device=mean.device)
+        self._sizes: tuple[list[float], Tensor] | None = None
+
+    def iterate(self) -> None:
+        """One iteration of every slot; slots whose victim is done go to the next one."""
+        schedule = self._problem.schedule
+        derivative, objective = self._matcher.step(self._adam.images)
+        progressed = objective < self._best - _PROGRESS * self._best.abs()
+        progressed |= self._best.isinf()
+        self._best = torch.where(progressed, objective, self._best)
+        self._since = torch.where(progressed, 0, self._since + 1)
+        done = self._done(objective)
+        for slot in done:
+            self._results.add(self.starts[slot], self._adam.images[slot], objective[slot])
+        self._adam.step(derivative, self._step_sizes())
+        self._at = [at + 1 for at in self._at]
+        self._evaluations = [evaluations + 1 for evaluations in self._evaluations]
+        if done:
+            self._refill(done)
+        self._results.note({start: min(at, schedule.iterations) for start, at in zip(self.starts, self._at, strict=True)})
+        self._results.tell()
+
+    def _done(self, objective: Tensor) -> list[int]:
+        """The slots whose victim needs no further iteration; those without progress go on to the next step size."""
+        schedule = self._problem.schedule
+        looked_at = [slot for slot, count in enumerate(self._evaluations) if count and count % _LOOK_EVERY == 0]
+        if looked_at:
+            converged = (objective <= schedule.converged).tolist()
+            stalled = (self._since >= schedule.patience).tolist()
+            for slot in looked_at:
+                if converged[slot]:
+                    self._at[slot] = schedule.iterations
+                elif stalled[slot] and self._at[slot] < schedule.iterations:
+                    self._at[slot] = schedule.next_size(self._at[slot])
+                    self._since[slot] = 0
+        return [slot for slot, at in enumerate(self._at) if at >= schedule.iterations]
+
+    def _step_sizes(self) -> Tensor:
+        sizes = [self._problem.schedule.size_at(at) for at in self._at]
+        if self._sizes is None or self._sizes[0] != sizes:  # uploaded when they change only
+            self._sizes = sizes, torch.tensor(sizes, dtype=torch.float64, device=self._since.device)
+        return self._sizes[1]
+
+    def _refill(self, done: list[int]) -> None:
+        """Give slots to the victims that wait; where none does, close them."""
+        closed = []
+        for slot in done:
+            if not self._waiting:
+                closed.append(slot)
+                continue
+            start = self._waiting.popleft()
+            self.starts[slot] = start
+            self._matcher.load(slot, start.victim, self._problem.sampling_seed(start))
+            self._adam.restart(slot, self._problem.first_images([start])[0])
+            self._best[slot], self._since[slot] = torch.inf, 0
+            self._at[slot] = self._evaluations[slot] = 0
+        if closed:
+            self._keep([slot for slot in range(len(self.starts)) if slot not in closed])
+
+    def _keep(self, slots: list[int]) -> None:
+        self.starts = [self.starts[slot] for slot in slots]
+        self._at, self._evaluations = ([counts[slot] for slot in slots] for counts in (self._at, self._evaluations))
+        if slots:
+            index = torch.tensor(slots, device=self._since.device)
+            self._best, self._since = self._best[index], self._since[index]
+            self._adam.keep(index)
+            self._matcher.keep(slots)
+
+
+class _Results:
+    """The final images of all starts, and the progress that is told."""
+
+    def __init__(self, problem: Problem, restarts: int, progress: Progress | None) -> None:
+        observation = problem.observation
+        self._images = observation.mean.new_zeros(len(observation), restarts, observation.batch_size, *observation.image_shape)
+        self._costs = observation.mean.new_full((len(observation), restarts), torch.nan)
+        self._iterations, self._progress = problem.schedule.iterations, progress
+        self._done = {Start(victim, restart): 0 for victim in range(len(observation)) for restart in range(restarts)}
+        self._told = 0
+
+    def add(self, start: Start, images: Tensor, cost: Tensor) -> None:
+        self._images[start], self._costs[start] = images, cost
+        self.note({start: self._iterations})
+
+    def forget(self, starts: Sequence[Start] | deque[Start]) -> None:
+        self._done.update(dict.fromkeys(starts, 0))
+
+    def note(self, done: dict[Start, int]) -> None:
+        """Of some starts, the iterations done."""
+        self._done.update(done)
+
+    def tell(self) -> None:
+        average = sum(self._done.values()) // len(self._done)
+        if self._progress is not None and average > self._told:
+            self._told = average
+            self._progress(average, self._iterations)
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        best = self._costs.nan_to_num(nan=torch.inf).argmin(1)
+        victims = torch.arange(len(best), device=best.device)
+        return self._images[victims, best], self._costs[victims, best]

@@ -1,0 +1,52 @@
+"""Comparing gradients that are sums of outer products of errors and inputs, formed and unformed.
+
+For one victim with inputs a [P, I] and errors delta [P, O] over P images and positions, the gradient of the weight is delta^T a.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from attacks.objectives import Comparison, explicit
+from attacks.observed import Matrices
+
+
+def unformed(a: Tensor, delta: Tensor, observed: Matrices) -> Comparison:
+    """Inputs [S, P, I] and errors [S, P, O] against one matrix [O, I] a slot, without forming a gradient."""
+    return Comparison(*_Unformed.apply(a, delta, observed))
+
+
+def formed(a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None) -> Comparison:
+    """Inputs [S, P, I] and errors [S, P, O] against matrices [S, O, I]: better where P is large, and needed for a mask."""
+    return explicit(delta.mT @ a, observed, mask)
+
+
+def cheaper_unformed(positions: int, rows: int, columns: int) -> bool:
+    """Whether the products of P x P Gram matrices take fewer operations than one further product with a formed gradient."""
+    return 2 * positions * (rows + columns) <= rows * columns
+
+
+class _Unformed(torch.autograd.Function):
+    """<delta^T a, G> = sum of (delta G) * a, and |delta^T a|^2 = sum of (delta delta^T) * (a a^T).
+
+    Both derivatives are in closed form: delta G is the inner product's by a, and a G^T that by delta. So both are made in the
+    forward pass, in which G need be read only once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, delta: Tensor, observed: Matrices) -> tuple[Tensor, Tensor]:
+        by_a, by_delta = observed.products(delta, a)
+        gram_a, gram_delta = a @ a.mT, delta @ delta.mT
+        ctx.save_for_backward(a, delta, by_a, by_delta, gram_a, gram_delta)
+        return (by_a * a).sum((1, 2)), (gram_a * gram_delta).sum((1, 2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_product: Tensor, by_squared: Tensor) -> tuple[Tensor, Tensor, None]:
+        a, delta, by_a, by_delta, gram_a, gram_delta = ctx.saved_tensors
+        p, s = by_product[:, None, None], 2 * by_squared[:, None, None]
+        return p * by_a + (s * gram_delta) @ a, p * by_delta + (s * gram_a) @ delta, None

@@ -1,0 +1,67 @@
+"""How many victims to attack at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from attacks import memory
+from attacks.matching import GradientMatcher
+
+#: The width is measured where that takes less than some percent of the attack: each width takes three steps.
+_ITERATIONS_WORTH_MEASURING = 150
+_SMALLEST = 8
+#: A smaller width has to be faster by this factor per victim, so that timing noise does not decide.
+_CLEARLY_FASTER = 0.9
+
+
+def choose_width(matcher: Callable[[int], GradientMatcher], image: Tensor, *, waiting: int, iterations: int) -> int:
+    """Victims to attack at once: as many as fit the memory, unless fewer are clearly faster by a short measurement.
+
+    Args:
+        matcher: makes that of the first so many victims.
+        image: [1, B, C, H, W], any candidate.
+        waiting: victims in all.
+        iterations: of each.
+    """
+    fitting = min(waiting, max(1, memory.budget(image.device) // matcher(1).bytes_per_victim(image)))
+    # Equal parts: a last part of a few victims would waste what a large one shares.
+    fitting = -(-waiting // -(-waiting // fitting))
+    if fitting <= _SMALLEST or iterations < _ITERATIONS_WORTH_MEASURING:
+        return fitting
+    seconds: dict[int, float] = {}
+    width = _SMALLEST
+    while True:
+        try:
+            seconds[width] = _seconds_per_victim(matcher(width), image, width)
+        except Exception as error:
+            if not memory.is_out_of_memory(error) or width == _SMALLEST:
+                raise
+            break
+        if width == fitting or seconds[width] > min(seconds.values()) / _CLEARLY_FASTER**2:
+            break
+        width = min(2 * width, fitting)
+    largest = max(seconds)
+    best = min(seconds, key=lambda tried: seconds[tried])
+    return best if seconds[best] < _CLEARLY_FASTER * seconds[largest] else largest
+
+
+def _seconds_per_victim(matcher: GradientMatcher, image: Tensor, width: int) -> float:
+    images = image.expand(width, *image.shape[1:]).clone()
+    noise = matcher.noise_like(images)
+    times = []
+    for _ in range(3):
+        _wait(image.device)
+        started = time.perf_counter()
+        matcher.step_of_slots(images, noise)
+        _wait(image.device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:]) / width
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
