@@ -28,7 +28,7 @@ class Geometry:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": victims * self.groups}
 
 
-def formed(a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, geometry: Geometry) -> Comparison:
+def formed(a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, geometry: Geometry, *, distance: bool) -> Comparison:
     """Input [S * B, C, H, W] and error [S * B, O, H', W'] against observed gradients [S, O, C / groups, kH, kW].
 
     Args:
@@ -36,8 +36,9 @@ def formed(a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, geom
         observed: zero where masked.
         mask: of the observed gradients' shape or broadcast to it, or None.
         geometry: of the convolution.
+        distance: whether the squared distance is wanted beside the inner product and the squared norm.
     """
-    return Comparison(*_Formed.apply(a, delta, observed, mask, geometry))
+    return Comparison(*_Formed.apply(a, delta, observed, mask, geometry, distance))
 
 
 class _Formed(torch.autograd.Function):
@@ -49,42 +50,43 @@ class _Formed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, geometry: Geometry) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, geometry: Geometry,
+                distance: bool) -> tuple[Tensor | None, ...]:
         victims = len(observed)
         inputs, errors = _victims_to_groups(a, victims), _victims_to_groups(delta, victims)
         settings = geometry.settings(victims)
         gradient = conv2d_weight(inputs, observed.flatten(0, 1).shape, errors, **settings).view_as(observed)
         if mask is not None:
-            gradient = gradient * mask
+            gradient *= mask
         ctx.save_for_backward(inputs, errors, observed, gradient)
         ctx.settings, ctx.victims = settings, victims
         ctx.set_materialize_grads(False)
         g, other = gradient.flatten(1), observed.flatten(1)
-        return (g * other).sum(1), g.square().sum(1), (g - other).square().sum(1)
+        return (g * other).sum(1), g.square().sum(1), (g - other).square().sum(1) if distance else None
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_product: Tensor | None, by_squared: Tensor | None, by_distance: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, by_product: Tensor | None, by_squared: Tensor | None, by_distance: Tensor | None
+                 ) -> tuple[Tensor | None, ...]:
         inputs, errors, observed, gradient = ctx.saved_tensors
-        of_observed = _sum(by_product, None if by_distance is None else -2 * by_distance)
-        of_gradient = _sum(None if by_squared is None else 2 * by_squared, None if by_distance is None else 2 * by_distance)
-        terms = [
-            factor.view(-1, 1, 1, 1, 1) * values
-            for factor, values in ((of_observed, observed), (of_gradient, gradient)) if factor is not None
-        ]
-        weight = sum(terms[1:], terms[0]).flatten(0, 1)
+        twice = None if by_distance is None else 2 * by_distance
+        of_observed = _factor(by_product, None if twice is None else -twice, gradient)
+        of_gradient = _factor(None if by_squared is None else 2 * by_squared, twice, gradient)
+        # In place, where new tensors of this size would cost more in fresh pages than the arithmetic.
+        weight = gradient.mul_(of_gradient).addcmul_(of_observed, observed).flatten(0, 1)
         by_input = by_error = None
         if ctx.needs_input_grad[0]:
             by_input = _groups_to_victims(conv2d_input(inputs.shape, weight, errors, **ctx.settings), ctx.victims)
         if ctx.needs_input_grad[1]:
             by_error = _groups_to_victims(F.conv2d(inputs, weight, **ctx.settings), ctx.victims)
-        return by_input, by_error, None, None, None
+        return by_input, by_error, None, None, None, None
 
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
+def _factor(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:
+    """The sum of what there is of two derivatives [S], to be multiplied with weights [S, O, C, kH, kW]."""
+    given = [t for t in (a, b) if t is not None]
+    total = sum(given[1:], given[0]) if given else like.new_zeros(len(like))
+    return total.view(-1, 1, 1, 1, 1)
 
 
 def _victims_to_groups(values: Tensor, victims: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from attacks import convolution_comparison, outer_products
 from attacks.blocked_convolution import BlockedConvolution
 from attacks.convolution_comparison import Geometry
-from attacks.objectives import Comparison, explicit
+from attacks.objectives import Comparison, Objective, explicit
 from attacks.observed import Dense, Factored, Matrices, factors
 from attacks.slots import Held, Slots
 
@@ -25,8 +25,9 @@ from attacks.slots import Held, Slots
 class Observed:
     """What is known of one layer: its gradients [N, ...] and masks by name ("weight", "bias"), and where to keep them."""
 
-    def __init__(self, gradients: dict[str, Tensor], masks: dict[str, Tensor], slots: Slots, storage: str) -> None:
-        self.gradients, self.masks, self.slots, self.storage = gradients, masks, slots, storage
+    def __init__(self, gradients: dict[str, Tensor], masks: dict[str, Tensor], slots: Slots, objective: Objective) -> None:
+        self.gradients, self.masks, self.slots = gradients, masks, slots
+        self._storage, self.distance = objective.storage, objective.cost == "euclidean"
 
     def explicit(self, name: str, arrange: Callable[[Tensor], Tensor] | None = None) -> tuple[Held, Held | None]:
         """The gradients of a parameter, zero where masked, and the masks, held for the slots."""
@@ -36,11 +37,11 @@ class Observed:
 
     def matrices(self, gradients: Tensor, positions: int) -> Matrices:
         """Gradients [N, O, I] of a weight that sees P positions, stored for products."""
-        if self.storage == "factored":
+        if self._storage == "factored":
             found = factors(gradients, positions)
             if found is not None:
                 return Factored(found, self.slots)
-        return Dense(gradients, self.slots, bfloat16=self.storage == "bfloat16")
+        return Dense(gradients, self.slots, bfloat16=self._storage == "bfloat16")
 
 
 class Rule:
@@ -109,7 +110,7 @@ class ConvolutionRule(Rule):
 
     def __init__(self, layer: nn.Module, observed: Observed, a: Size, delta: Size) -> None:
         assert isinstance(layer, nn.Conv2d)
-        self._slots, self._layer = observed.slots, layer
+        self._slots, self._layer, self._distance = observed.slots, layer, observed.distance
         self._bias = _explicit(observed, "bias")
         self._geometry = Geometry(layer.stride, tuple(int(p) for p in layer.padding), layer.dilation, layer.groups)
         self._blocked: BlockedConvolution | None = None
@@ -143,7 +144,8 @@ class ConvolutionRule(Rule):
                 assert self._blocked.blocks is not None
                 a, self._blocked.blocks = self._blocked.blocks, None
                 where = self._blocked.real if where is None else where
-            compared["weight"] = convolution_comparison.formed(a, delta, gradient.value, where, self._geometry)
+            compared["weight"] = convolution_comparison.formed(
+                a, delta, gradient.value, where, self._geometry, distance=self._distance)
         return compared
 
     def _patches(self, a: Tensor, slots: int) -> Tensor:

@@ -35,7 +35,7 @@ class Objective:
         masks: parameter name to [N, *parameter.shape], true where the gradients are compared; parameters not named are compared
             everywhere. A masked gradient has to be formed for each victim, which costs linear layers the engine's advantage.
         storage: how observed gradients of large layers are kept: ``factored``, without loss, as a product of thin matrices where
-            their rank allows it; ``dense``, as they are; ``bfloat16``, rounded to eight bits, half the memory (sums stay in float32).
+            their rank allows it; ``dense``, as they are; ``bfloat16``, rounded to eight bits, half the memory (sums in float32).
 
     Raises:
         ValueError: an unknown cost, storage, or a weight that is no number >= 0.

@@ -5,17 +5,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from attacks.base import Observation, Progress
-from attacks.matching import GradientMatcher
+from attacks.base import Progress
 from attacks.memory import is_out_of_memory
-from attacks.objectives import Objective
-from attacks.schedule import Schedule
-from attacks.seeds import VictimNoise, derive
+from attacks.problem import Problem, Start
 from attacks.signed_adam import SignedAdam
 from attacks.width import choose_width
 
@@ -25,37 +21,6 @@ log = logging.getLogger("leakboard")
 _LOOK_EVERY = 50
 #: Relative decrease of the objective that counts as progress.
 _PROGRESS = 1e-3
-
-
-class Start(NamedTuple):
-    """One start of the optimisation of one victim."""
-
-    victim: int  #: position in the observation
-    restart: int
-
-
-class Problem(NamedTuple):
-    """What is to be minimised for each victim, and from which seeds."""
-
-    observation: Observation
-    labels: Tensor  #: [N, B]
-    objective: Objective
-    schedule: Schedule
-    seed: int  #: of the starts and of the model's sampling, together with the number of each victim
-
-    def matcher(self, starts: Sequence[Start], *, reloaded: bool) -> GradientMatcher:
-        """The matching of some starts, one in each slot."""
-        return GradientMatcher(self.observation, self.labels, self.objective, seeds=[self.sampling_seed(start) for start in starts],
-                               positions=[start.victim for start in starts], reloaded=reloaded)
-
-    def sampling_seed(self, start: Start) -> int:
-        return derive(self.seed, "sampling", self.observation.victims[start.victim], start.restart)
-
-    def first_images(self, starts: Sequence[Start]) -> Tensor:
-        """Standard normal noise in normalised space [S, B, C, H, W]."""
-        seeds = [derive(self.seed, self.observation.victims[start.victim], "start", start.restart) for start in starts]
-        shape = (self.observation.batch_size, *self.observation.image_shape)
-        return VictimNoise(seeds, shape, self.observation.mean).draw()
 
 
 def minimise(problem: Problem, *, restarts: int = 1, progress: Progress | None = None, width: int | None = None
@@ -77,10 +42,7 @@ def minimise(problem: Problem, *, restarts: int = 1, progress: Progress | None =
     results = _Results(problem, restarts, progress)
     while waiting:
         if width is None:
-            first = list(waiting)
-            width = choose_width(
-                lambda count: problem.matcher(first[:count], reloaded=count < len(first)), problem.first_images(first[:1]),
-                waiting=len(first), iterations=problem.schedule.iterations)
+            width = choose_width(problem, list(waiting))
         starts = [waiting.popleft() for _ in range(min(width, len(waiting)))]
         slots = None
         try:

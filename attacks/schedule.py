@@ -11,7 +11,8 @@ class Schedule:
 
     Args:
         iterations: of Adam, >= 1.
-        step_size: of Adam, in normalised space, > 0; it decays by 0.1 after 3/8, 5/8 and 7/8 of the iterations (Geiping et al., 2020).
+        step_size: of Adam, in normalised space, > 0; it decays by 0.1 after 3/8, 5/8 and 7/8 of the iterations (Geiping et al.,
+            2020).
         patience: iterations without progress (the objective falls by a thousandth), >= 1, after which a victim goes on to the
             next smaller step size; after the smallest it is done.
         converged: a victim is also done when its objective is at most this.

@@ -56,7 +56,7 @@ class StructuredStep:
                 masks = {child: objective.masks[prefix + child] for child in own if prefix + child in objective.masks}
                 found = rule(module)
                 assert found is not None
-                observed = Observed(own, masks, slots, objective.storage)
+                observed = Observed(own, masks, slots, objective)
                 self._layers.append((prefix, module, found(module, observed, *shapes[module])))
 
     def __call__(self, images: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:

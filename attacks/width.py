@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from attacks import memory
 from attacks.matching import GradientMatcher
+from attacks.problem import Problem, Start
 
 #: The width is measured where that takes less than some percent of the attack: each width takes three steps.
 _ITERATIONS_WORTH_MEASURING = 150
@@ -18,18 +19,17 @@ _SMALLEST = 8
 _CLEARLY_FASTER = 0.9
 
 
-def choose_width(matcher: Callable[[int], GradientMatcher], image: Tensor, *, waiting: int, iterations: int) -> int:
-    """Victims to attack at once: as many as fit the memory, unless fewer are clearly faster by a short measurement.
+def choose_width(problem: Problem, waiting: Sequence[Start]) -> int:
+    """Of the starts that wait, how many to work on at once: as many as fit the memory, unless fewer are clearly faster by a short
+    measurement."""
+    image, iterations = problem.first_images(waiting[:1]), problem.schedule.iterations
 
-    Args:
-        matcher: makes that of the first so many victims.
-        image: [1, B, C, H, W], any candidate.
-        waiting: victims in all.
-        iterations: of each.
-    """
-    fitting = min(waiting, max(1, memory.budget(image.device) // matcher(1).bytes_per_victim(image)))
+    def matcher(count: int) -> GradientMatcher:
+        return problem.matcher(waiting[:count], reloaded=count < len(waiting))
+
+    fitting = min(len(waiting), max(1, memory.budget(image.device) // matcher(1).bytes_per_victim(image)))
     # Equal parts: a last part of a few victims would waste what a large one shares.
-    fitting = -(-waiting // -(-waiting // fitting))
+    fitting = -(-len(waiting) // -(-len(waiting) // fitting))
     if fitting <= _SMALLEST or iterations < _ITERATIONS_WORTH_MEASURING:
         return fitting
     seconds: dict[int, float] = {}

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import defenses
 from attacks import Observation
 from attacks.objectives import Objective
-from attacks.optimization import Problem, Start
+from attacks.problem import Problem, Start
 from attacks.schedule import Schedule
 from attacks.signed_adam import SignedAdam
 from attacks.width import choose_width
@@ -71,8 +71,7 @@ def engine_iteration(observation: Observation):
     """One iteration of every victim, in parts of the width that an attack chooses."""
     problem = Problem(observation, observation.labels, Objective(total_variation=1e-6), Schedule(3000, 0.1, 1200, 0), 0)
     starts = [Start(victim, 0) for victim in range(len(observation))]
-    width = choose_width(lambda count: problem.matcher(starts[:count], reloaded=count < len(starts)), problem.first_images(starts[:1]),
-                         waiting=len(starts), iterations=3000)
+    width = choose_width(problem, starts)
     parts = [starts[i : i + width] for i in range(0, len(starts), width)]
     matchers = [problem.matcher(part, reloaded=len(parts) > 1) for part in parts]
     bound = torch.full((3, 1, 1), 2.0)
