@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
+from attacks.compiled import Step, compiled_if_faster
 from attacks.general import GeneralStep
 from attacks.memory import saved_bytes
 from attacks.objectives import Objective
@@ -56,6 +57,7 @@ class GradientMatcher:
             for i, layer in enumerate(bottlenecks(observation.module))
         ]
         self.step_of_slots: StructuredStep | GeneralStep
+        self._compiled: Step | None = None
         try:
             self.step_of_slots = StructuredStep(*self._arguments, self._slots())
             self._checked = False
@@ -76,7 +78,11 @@ class GradientMatcher:
             if reason is not None:
                 del self.step_of_slots  # before the other takes its memory
                 self.step_of_slots = self._general(reason)
-        return self.step_of_slots(images, noise)
+        return (self.step_of_slots if self._compiled is None else self._compiled)(images, noise)
+
+    def compile(self, images: Tensor) -> None:
+        """Compile the step for as many slots as there are, if that is faster; :meth:`keep` ends it."""
+        self._compiled = compiled_if_faster(self.step_of_slots, images, self.noise_like(images))
 
     def load(self, slot: int, position: int, seed: int) -> None:
         """Give a slot to another victim, whose sampling begins; no other slot changes."""
@@ -86,6 +92,7 @@ class GradientMatcher:
 
     def keep(self, slots: Sequence[int]) -> None:
         """Go on with some of the slots only."""
+        self._compiled = None
         self.step_of_slots.slots.keep(slots)
         for stream in self._noise:
             stream.keep(slots)

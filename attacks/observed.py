@@ -62,7 +62,11 @@ def factors(gradients: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     u, v = gradients.new_empty(victims, rows, rank), gradients.new_empty(victims, rank, columns)
     for start in range(0, victims, _AT_ONCE):
         some = gradients[start : start + _AT_ONCE]
-        basis = torch.linalg.qr(some @ probes).Q if bool(torch.isfinite(some).all()) else torch.full_like(u[: len(some)], torch.nan)
+        if not bool(torch.isfinite(some).all()):
+            return None
+        basis = torch.linalg.qr(some @ probes).Q
+        # Once to and fro: random vectors may nearly miss a direction, those of the row space do not.
+        basis = torch.linalg.qr(some @ torch.linalg.qr(some.mT @ basis).Q).Q
         right = basis.mT @ some
         lost = (some - basis @ right).square().sum((1, 2))
         if not bool((lost <= (16 * torch.finfo(some.dtype).eps) ** 2 * some.square().sum((1, 2))).all()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Progress
+from attacks.compiled import worth_compiling
 from attacks.memory import is_out_of_memory
 from attacks.problem import Problem, Start
 from attacks.signed_adam import SignedAdam
@@ -21,6 +23,8 @@ log = logging.getLogger("leakboard")
 _LOOK_EVERY = 50
 #: Relative decrease of the objective that counts as progress.
 _PROGRESS = 1e-3
+#: Steps before the first that is timed, and those that are, to see whether compiling is worth it.
+_WARM, _TIMED = 5, 10
 
 
 def minimise(problem: Problem, *, restarts: int = 1, progress: Progress | None = None, width: int | None = None
@@ -77,10 +81,12 @@ class _Slots:
         self._best = mean.new_full((len(starts),), torch.inf)
         self._since = torch.zeros(len(starts), dtype=torch.long, device=mean.device)
         self._sizes: tuple[list[float], Tensor] | None = None
+        self._steps, self._started = 0, 0.0
 
     def iterate(self) -> None:
         """One iteration of every slot; slots whose victim is done go to the next one."""
         schedule = self._problem.schedule
+        self._compile_if_worth_it()
         derivative, objective = self._matcher.step(self._adam.images)
         progressed = objective < self._best - _PROGRESS * self._best.abs()
         progressed |= self._best.isinf()
@@ -96,6 +102,19 @@ class _Slots:
             self._refill(done)
         self._results.note({start: min(at, schedule.iterations) for start, at in zip(self.starts, self._at, strict=True)})
         self._results.tell()
+
+    def _compile_if_worth_it(self) -> None:
+        """After some steps that show how long the attack will take."""
+        self._steps += 1
+        if self._steps in (_WARM, _WARM + _TIMED) and self._adam.images.is_cuda:
+            torch.cuda.synchronize(self._adam.images.device)
+        if self._steps == _WARM:
+            self._started = time.perf_counter()
+        elif self._steps == _WARM + _TIMED:
+            seconds = (time.perf_counter() - self._started) / _TIMED
+            waves = 1 + len(self._waiting) // len(self.starts)
+            if worth_compiling(seconds, waves * self._problem.schedule.iterations):
+                self._matcher.compile(self._adam.images)
 
     def _done(self, objective: Tensor) -> list[int]:
         """The slots whose victim needs no further iteration; those without progress go on to the next step size."""

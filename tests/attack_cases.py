@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import defenses
 from attacks import Observation
+from attacks.objectives import Objective
 from defenses.precode import bottlenecks
 
 
@@ -59,19 +60,36 @@ def observation_through(module: nn.Module, image_shape: tuple[int, int, int], *,
         image_shape=image_shape, mean=torch.zeros(c).double(), std=torch.ones(c).double(), labels=y, defense=defenses.NoDefense())
 
 
-def reference(observation, x, weight, victim, epsilon=None):
-    """Objective and image derivative of one victim by torch.autograd.grad with create_graph."""
+def reference(observation, x, objective, victim, epsilon=None):
+    """Cost and image derivative of one victim by torch.autograd.grad with create_graph; ``objective`` may be the weight of total
+    variation alone."""
+    if not isinstance(objective, Objective):
+        objective = Objective(total_variation=objective)
     module = observation.module
     for layer, noise in zip(bottlenecks(module), epsilon or [], strict=False):
         layer.epsilon = noise[victim]
     x = x[victim].clone().requires_grad_()
     loss = (F.cross_entropy(module(x), observation.labels[victim], reduction="none") + observation.defense.regularizer(module)).mean()
     gradient = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
-    observed = [observation.gradients[name][victim] for name, _ in module.named_parameters()]
-    a, b = torch.cat([g.flatten() for g in gradient]), torch.cat([g.flatten() for g in observed])
-    variation = sum(x.diff(dim=d).abs().mean() for d in (-1, -2))
-    objective = 1 - torch.dot(a, b) / (a.norm() * b.norm()) + weight * variation
-    derivative = torch.autograd.grad(objective, x)[0]
+    layers: dict[str, tuple[list, list]] = {}
+    for (name, _), g in zip(module.named_parameters(), gradient, strict=True):
+        layer = name.rpartition(".")[0]
+        if objective.layers is None or layer in objective.layers:
+            mask = objective.masks[name][victim].to(g.dtype) if name in objective.masks else 1
+            ours, theirs = layers.setdefault(layer, ([], []))
+            ours.append((g * mask).flatten())
+            theirs.append((observation.gradients[name][victim] * mask).flatten())
+    weights = [objective.weights.get(layer, 1.0) for layer in layers]
+    pairs = [(torch.cat(ours), torch.cat(theirs)) for ours, theirs in layers.values()]
+    if objective.cost == "euclidean":
+        cost = sum(w * (a - b).square().sum() for w, (a, b) in zip(weights, pairs, strict=True))
+    elif objective.per_layer:
+        cost = sum(w * (1 - torch.dot(a, b) / (a.norm() * b.norm())) for w, (a, b) in zip(weights, pairs, strict=True)) / sum(weights)
+    else:
+        a, b = (torch.cat([w**0.5 * pair[i] for w, pair in zip(weights, pairs, strict=True)]) for i in (0, 1))
+        cost = 1 - torch.dot(a, b) / (a.norm() * b.norm())
+    cost = cost + objective.total_variation * sum(x.diff(dim=d).abs().mean() for d in (-1, -2))
+    derivative = torch.autograd.grad(cost, x)[0]
     for layer in bottlenecks(module):
         layer.epsilon = None
-    return objective.detach(), derivative
+    return cost.detach(), derivative

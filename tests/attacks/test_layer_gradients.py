@@ -12,58 +12,179 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attacks import matching
+from attacks.blocked_convolution import BlockedConvolution
 from attacks.general import GeneralStep
 from attacks.matching import GradientMatcher
 from attacks.objectives import Objective
+from attacks.observed import factors
 from attacks.slots import Slots
 from attacks.structured import StructuredStep
 
 BATCHES = st.integers(1, 4)
 
 
-def check(module: nn.Module, image_shape: tuple[int, int, int], *, structured: bool = True, **arguments) -> None:
-    """Objective and image derivative of every victim agree with double backward to 1e-9."""
+COSTS = st.sampled_from(["cosine", "euclidean"])
+
+
+def check(module: nn.Module, image_shape: tuple[int, int, int], *, structured: bool = True, cost: str = "cosine",
+          objective=None, **arguments) -> None:
+    """Objective and image derivative of every victim agree with double backward to 1e-9. ``objective`` maps the observation to
+    one other than that of a plain cost."""
     torch.manual_seed(0)
     for parameter in module.parameters():  # norms start at one and zero, which would hide a wrong factor
         nn.init.normal_(parameter, std=0.5)
     observation = observation_through(module, image_shape, **arguments)
     n, b = observation.labels.shape
     x = torch.randn(n, b, *image_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    matcher = GradientMatcher(observation, observation.labels, Objective(total_variation=0.1), seeds=range(n))
-    derivative, objective = matcher.step(x)
+    objective = Objective(cost, total_variation=0.1) if objective is None else objective(observation)
+    matcher = GradientMatcher(observation, observation.labels, objective, seeds=range(n))
+    derivative, value = matcher.step(x)
     assert isinstance(matcher.step_of_slots, StructuredStep) is structured
     for victim in range(n):
-        expected_objective, expected = reference(observation, x, 0.1, victim)
-        torch.testing.assert_close(objective[victim], expected_objective, rtol=1e-9, atol=1e-12)
+        expected_objective, expected = reference(observation, x, objective, victim)
+        torch.testing.assert_close(value[victim], expected_objective, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(derivative[victim], expected, rtol=1e-9, atol=1e-12 + 1e-9 * expected.abs().max().item())
 
 
 @settings(max_examples=60)
 @given(batch=BATCHES, kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)), stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
        padding=st.tuples(st.integers(0, 2), st.integers(0, 2)), dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-       groups=st.sampled_from([1, 2]), bias=st.booleans(), size=st.tuples(st.integers(8, 11), st.integers(8, 11)))
-def test_convolutions(batch, kernel, stride, padding, dilation, groups, bias, size):
+       groups=st.sampled_from([1, 2]), bias=st.booleans(), size=st.tuples(st.integers(8, 11), st.integers(8, 11)), cost=COSTS)
+def test_convolutions(batch, kernel, stride, padding, dilation, groups, bias, size, cost):
     first = nn.Conv2d(2, 4, kernel, stride, padding, dilation, groups, bias)
     second = nn.Conv2d(4, 2 * groups, 2, 1, 1, groups=groups, bias=bias)
     module = nn.Sequential(first, nn.Sigmoid(), second, nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8 * groups, 3))
-    check(module, (2, *size), batch_size=batch)
+    check(module, (2, *size), batch_size=batch, cost=cost)
 
 
-@given(batch=BATCHES, bias=st.booleans(), tokens=st.booleans())
-def test_linear_layers_also_over_positions(batch, bias, tokens):
+@settings(max_examples=60)
+@given(batch=BATCHES, channels=st.integers(2, 24), kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+       size=st.tuples(st.integers(2, 8), st.integers(2, 8)), stride=st.integers(1, 2), dilation=st.integers(1, 2), cost=COSTS,
+       storage=st.sampled_from(["factored", "dense"]))
+def test_convolutions_over_few_positions(batch, channels, kernel, size, stride, dilation, cost, storage):
+    """Whose gradients are not formed, with taps that only ever meet the padding, factored where their rank is small."""
+    first = nn.Conv2d(3, channels, 2, 2)
+    padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2))
+    second = nn.Conv2d(channels, 20, kernel, stride, padding, dilation)
+    module = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 3))
+    check(module, (3, *size), batch_size=batch, objective=lambda o: Objective(cost, 0.1, storage=storage))
+
+
+@settings(max_examples=60)
+@given(batch=BATCHES, channels=st.integers(1, 4), kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)), stride=st.integers(2, 3),
+       padding=st.tuples(st.integers(0, 3), st.integers(0, 3)), size=st.tuples(st.integers(7, 12), st.integers(7, 12)), cost=COSTS)
+def test_strided_convolutions_of_few_channels(batch, channels, kernel, stride, padding, size, cost):
+    """Which are computed on blocks of pixels."""
+    first = nn.Conv2d(channels, 3, kernel, stride, padding)
+    assert BlockedConvolution.helps(first) is (channels * stride**2 <= 16)
+    module = nn.Sequential(first, nn.Sigmoid(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3))
+    check(module, (channels, *size), batch_size=batch, cost=cost)
+
+
+@given(batch=BATCHES, bias=st.booleans(), tokens=st.booleans(), cost=COSTS)
+def test_linear_layers_also_over_positions(batch, bias, tokens, cost):
     """Applied to rows of pixels, a linear layer sees several positions of each image."""
     first = [nn.Linear(5, 4, bias), nn.Tanh(), nn.Flatten()] if tokens else [nn.Flatten(), nn.Linear(2 * 4 * 5, 12, bias), nn.Tanh()]
-    check(nn.Sequential(*first, nn.Linear(2 * 4 * 4 if tokens else 12, 3, bias)), (2, 4, 5), batch_size=batch)
+    check(nn.Sequential(*first, nn.Linear(2 * 4 * 4 if tokens else 12, 3, bias)), (2, 4, 5), batch_size=batch, cost=cost)
 
 
-@given(batch=BATCHES, affine=st.booleans())
-def test_norms(batch, affine):
+@given(batch=BATCHES, affine=st.booleans(), cost=COSTS)
+def test_norms(batch, affine, cost):
     norm = nn.BatchNorm2d(4, affine=affine)
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 2)
     for layer in (norm, nn.GroupNorm(2, 4, affine=affine), nn.LayerNorm([4, 3, 3], elementwise_affine=affine)):
         module = nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1), layer, nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(36, 3))
-        check(module, (2, 6, 6), batch_size=batch)
+        check(module, (2, 6, 6), batch_size=batch, cost=cost)
+
+
+def objectives(observation):
+    """Every option of an objective, alone and together."""
+    generator = torch.Generator().manual_seed(0)
+    masks = {name: torch.rand(g.shape, generator=generator) < 0.5 for name, g in observation.gradients.items()}
+    weights = {"0": 2.5, "3": 0.25}
+    return [
+        Objective(weights=weights), Objective("euclidean", weights=weights, total_variation=0.2), Objective(layers=("0",)),
+        Objective(per_layer=True, weights=weights), Objective(layers=("0", "5"), per_layer=True), Objective(masks=masks),
+        Objective("euclidean", masks={"5.weight": masks["5.weight"], "0.weight": masks["0.weight"]}),
+        Objective("cosine", 0.1, True, {"5": 0.0}, ("0", "3", "5"), masks, "dense"),
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("general", [False, True], ids=["structured", "general"])
+def test_every_option_of_an_objective(number, batch, general):
+    first = nn.Conv2d(2, 4, 3, 2, 1, padding_mode="circular" if general else "zeros")
+    module = nn.Sequential(first, nn.GroupNorm(2, 4), nn.Tanh(), nn.Conv2d(4, 6, 2), nn.Flatten(), nn.Linear(24, 3))
+    # The only layer without a rule: it is not in the way where it is not compared, which none of these does.
+    check(module, (2, 6, 6), batch_size=batch, structured=not general, objective=lambda o: objectives(o)[number])
+
+
+@given(batch=BATCHES, padded=st.booleans())
+def test_embeddings(batch, padded):
+    """Of the signs of pixels, as far as an image model may use one; the image counts through a second way."""
+    class Signs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.last = nn.Embedding(2, 3, padding_idx=0 if padded else None), nn.Linear(12, 3)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return self.last((self.embedding((x > 0).long()) * torch.tanh(x)[..., None]).flatten(1))
+
+    check(Signs(), (1, 2, 2), batch_size=batch)
+
+
+def test_storage_in_bfloat16_is_close_and_halves_the_memory():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 10))
+    observation = observation_through(module, (3, 8, 8), victims=4, classes=10)
+    module.float()
+    for name, value in (("gradients", {n: g.float() for n, g in observation.gradients.items()}), ("mean", observation.mean.float())):
+        object.__setattr__(observation, name, value)
+    x = torch.randn(4, 1, 3, 8, 8)
+    matchers = [GradientMatcher(observation, observation.labels, Objective(storage=s), seeds=range(4)) for s in ("dense", "bfloat16", "factored")]
+    (d1, o1), (d2, o2), (d3, o3) = (matcher.step(x) for matcher in matchers)
+    torch.testing.assert_close(o2, o1, rtol=0, atol=2e-3)
+    assert torch.nn.functional.cosine_similarity(d1.flatten(1), d2.flatten(1)).min() > 0.999
+    torch.testing.assert_close(o3, o1, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(d3, d1, rtol=1e-3, atol=1e-4 * d1.abs().max().item())
+    dense, halved, factored = (matcher.step_of_slots.slots.bytes_per_slot() for matcher in matchers)
+    assert halved < 0.55 * dense and factored < 0.1 * dense
+
+
+@given(rank=st.integers(1, 4), seed=st.integers(0, 20))
+def test_factors_are_found_where_the_rank_is_small_only(rank, seed):
+    generator = torch.Generator().manual_seed(seed)
+    u, v = torch.randn(3, 60, rank, generator=generator), torch.randn(3, rank, 90, generator=generator)
+    low = u @ v
+    found = factors(low, rank)
+    assert found is not None
+    torch.testing.assert_close(found[0] @ found[1], low, rtol=1e-4, atol=1e-5 * low.abs().max().item())
+    if rank > 1:
+        assert factors(low, rank - 1) is None
+    low[1] += 1e-4 * torch.randn(60, 90, generator=generator)
+    assert factors(low, rank) is None
+    low[1] = torch.nan
+    assert factors(low, rank) is None
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"cost": "manhattan"}, "cost must be one of cosine, euclidean, got 'manhattan'"),
+    ({"storage": "int8"}, "storage must be one of"),
+    ({"weights": {"0": -1.0}}, "weight of 0 must be a number >= 0, got -1.0"),
+    ({"total_variation": float("nan")}, "weight of total_variation"),
+    ({"cost": "euclidean", "per_layer": True}, "per_layer is for the cosine"),
+    ({"layers": ("7",)}, "no gradient was observed of the layers ['7']; there are ['1', '3']"),
+    ({"weights": {"7": 1.0}}, "no gradient was observed"),
+    ({"weights": {"1": 0.0, "3": 0.0}}, "nothing is compared"),
+    ({"masks": {"1.weight": torch.ones(2, 3)}}, "the mask of 1.weight is [2, 3], expected [2, 4, 8]"),
+])
+def test_what_an_objective_cannot_mean_is_refused(arguments, message):
+    observation = observation_through(nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3)), (2, 2, 2))
+    with pytest.raises(ValueError) as error:
+        GradientMatcher(observation, observation.labels, Objective(**arguments), seeds=[0, 1])
+    assert message in str(error.value)
 
 
 class Twice(nn.Module):
