@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from attacks.objectives import Comparison
+from attacks.objectives import Comparison, dot
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class _Formed(torch.autograd.Function):
         ctx.settings, ctx.victims = settings, victims
         ctx.set_materialize_grads(False)
         g, other = gradient.flatten(1), observed.flatten(1)
-        return (g * other).sum(1), g.square().sum(1), (g - other).square().sum(1) if distance else None
+        difference = g - other if distance else None
+        return dot(g, other), dot(g, g), None if difference is None else dot(difference, difference)
 
     @staticmethod
     @once_differentiable

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 
 from attacks.base import Observation
-from attacks.objectives import Objective, explicit, squared_norms, total_variation
+from attacks.objectives import Objective, explicit, squared_norms
 from attacks.slots import Slots
 from attacks.structured import sampling
+from attacks.total_variation import total_variation
 from defenses import Defense, client_loss
 from defenses.precode import bottlenecks
 
@@ -51,7 +52,8 @@ class GeneralStep:
         with sampling(self._bottlenecks, noise):
             candidate = grad(lambda parameters: functional_call(self._loss, parameters, (x, y)))(self._parameters)
         compared = {
-            name: explicit(candidate["module." + name][None], g[None], masks[name][None] if name in masks else None)
+            name: explicit(candidate["module." + name][None], g[None], masks[name][None] if name in masks else None,
+                           distance=self._objective.cost == "euclidean")
             for name, g in observed.items()
         }
         cost = self._objective(compared, {name: value[None] for name, value in squared.items()})

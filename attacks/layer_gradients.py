@@ -20,6 +20,7 @@ from attacks.convolution_comparison import Geometry
 from attacks.objectives import Comparison, Objective, explicit
 from attacks.observed import Dense, Factored, Matrices, factors
 from attacks.slots import Held, Slots
+from attacks.turned_convolution import TurnedConvolution
 
 
 class Observed:
@@ -68,10 +69,11 @@ class _Explicit:
     """Compares a gradient that was formed."""
 
     def __init__(self, observed: Observed, name: str) -> None:
-        self._gradient, self._mask = observed.explicit(name)
+        (self._gradient, self._mask), self._distance = observed.explicit(name), observed.distance
 
     def __call__(self, gradient: Tensor) -> Comparison:
-        return explicit(gradient, self._gradient.value, None if self._mask is None else self._mask.value)
+        mask = None if self._mask is None else self._mask.value
+        return explicit(gradient, self._gradient.value, mask, distance=self._distance)
 
 
 def _explicit(observed: Observed, *names: str) -> dict[str, _Explicit]:
@@ -82,7 +84,7 @@ class LinearRule(Rule):
     """Input [S * B, ..., d] and error [S * B, ..., k]; positions beside the batch count like further images."""
 
     def __init__(self, layer: nn.Module, observed: Observed, a: Size, delta: Size) -> None:
-        self._slots = observed.slots
+        self._slots, self._distance = observed.slots, observed.distance
         self._bias = _explicit(observed, "bias")
         self._matrices: Matrices | None = None
         self._formed: tuple[Held, Held | None] | None = None
@@ -101,7 +103,8 @@ class LinearRule(Rule):
             compared["weight"] = outer_products.unformed(a, delta, self._matrices)
         elif self._formed is not None:
             gradient, mask = self._formed
-            compared["weight"] = outer_products.formed(a, delta, gradient.value, None if mask is None else mask.value)
+            compared["weight"] = outer_products.formed(
+                a, delta, gradient.value, None if mask is None else mask.value, distance=self._distance)
         return compared
 
 
@@ -114,6 +117,8 @@ class ConvolutionRule(Rule):
         self._bias = _explicit(observed, "bias")
         self._geometry = Geometry(layer.stride, tuple(int(p) for p in layer.padding), layer.dilation, layer.groups)
         self._blocked: BlockedConvolution | None = None
+        if TurnedConvolution.helps(layer):
+            self.forward = TurnedConvolution(layer.weight, layer.bias, self._geometry.padding)
         self._matrices: Matrices | None = None
         self._formed: tuple[Held, Held | None] | None = None
         if "weight" not in observed.gradients:

@@ -99,14 +99,15 @@ class GradientMatcher:
 
     def bytes_per_victim(self, image: Tensor) -> int:
         """What a step takes for each victim: the gradients held for it, and what autograd keeps for a candidate [1, B, C, H, W]."""
-        held = self.step_of_slots.slots.bytes_per_slot()
+        held, weights = self.step_of_slots.slots.bytes_per_slot(), list(self._arguments[0].module.parameters())
         if isinstance(self.step_of_slots, GeneralStep):  # whose passes through torch.func cannot be looked into
             observation, labels, _ = self._arguments
             x, noise = image.detach().clone().requires_grad_(), self.noise_like(image)
             with sampling(bottlenecks(observation.module), [epsilon.flatten(0, 1) for epsilon in noise]):
-                kept = saved_bytes(lambda: client_loss(observation.defense, observation.module, x.flatten(0, 1), labels[0]))
+                kept = saved_bytes(lambda: client_loss(observation.defense, observation.module, x.flatten(0, 1), labels[0]),
+                                   shared=weights)
             return _COPIES_WHERE_FORMED * (held + kept)
-        return held + 2 * saved_bytes(lambda: self.step_of_slots(image, self.noise_like(image)))
+        return held + 2 * saved_bytes(lambda: self.step_of_slots(image, self.noise_like(image)), shared=weights)
 
     def noise_like(self, images: Tensor) -> list[Tensor]:
         """Noise of the bottlenecks for images [S, B, C, H, W] that is drawn from no victim's stream: zeros."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,13 +17,15 @@ def budget(device: torch.device) -> int:
     return 2**30
 
 
-def saved_bytes(compute: Callable[[], Any]) -> int:
-    """Bytes of the tensors that autograd keeps between the forward and backward passes of a computation."""
+def saved_bytes(compute: Callable[[], Any], *, shared: Iterable[Tensor] = ()) -> int:
+    """Bytes of the tensors that autograd keeps between the forward and backward passes of a computation, ``shared`` ones aside."""
     storages: dict[int, int] = {}
+    known = {tensor.untyped_storage().data_ptr() for tensor in shared}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in known:
+            storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attacks.objectives import Comparison, explicit
+from attacks.objectives import Comparison, dot, explicit
 from attacks.observed import Matrices
 
 
@@ -20,9 +20,9 @@ def unformed(a: Tensor, delta: Tensor, observed: Matrices) -> Comparison:
     return Comparison(*_Unformed.apply(a, delta, observed))
 
 
-def formed(a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None) -> Comparison:
+def formed(a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, *, distance: bool) -> Comparison:
     """Inputs [S, P, I] and errors [S, P, O] against matrices [S, O, I]: better where P is large, and needed for a mask."""
-    return explicit(delta.mT @ a, observed, mask)
+    return explicit(delta.mT @ a, observed, mask, distance=distance)
 
 
 def cheaper_unformed(positions: int, rows: int, columns: int) -> bool:
@@ -42,7 +42,7 @@ class _Unformed(torch.autograd.Function):
         by_a, by_delta = observed.products(delta, a)
         gram_a, gram_delta = a @ a.mT, delta @ delta.mT
         ctx.save_for_backward(a, delta, by_a, by_delta, gram_a, gram_delta)
-        return (by_a * a).sum((1, 2)), (gram_a * gram_delta).sum((1, 2))
+        return dot(by_a.flatten(1), a.flatten(1)), dot(gram_a.flatten(1), gram_delta.flatten(1))
 
     @staticmethod
     @once_differentiable

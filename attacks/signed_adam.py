@@ -21,7 +21,7 @@ class SignedAdam:
 
     def __init__(self, images: Tensor, lowest: Tensor, highest: Tensor) -> None:
         self.images = images
-        self._bounds = lowest, highest
+        self._bounds = [bound.expand(images.shape[1:]).contiguous() for bound in (lowest, highest)]
         self._first, self._second = torch.zeros_like(images), torch.zeros_like(images)
         # float64 as in torch.optim.Adam, which computes the corrections of the bias on the host.
         self._steps = torch.zeros(len(images), 1, 1, 1, 1, dtype=torch.float64, device=images.device)
@@ -34,9 +34,10 @@ class SignedAdam:
         self._first.lerp_(sign, 1 - _BETAS[0])
         self._second.mul_(_BETAS[1]).addcmul_(sign, sign, value=1 - _BETAS[1])
         corrections = [1 - beta**self._steps for beta in _BETAS]
-        step = (sizes.view(-1, 1, 1, 1, 1) / corrections[0]).to(self.images.dtype)
-        root = corrections[1].sqrt().to(self.images.dtype)
-        self.images -= step * self._first / (self._second.sqrt() / root + _EPSILON)
+        # step * first / (sqrt(second) / root + epsilon), with numerator and denominator multiplied by the root.
+        root = corrections[1].sqrt()
+        step = (sizes.view(-1, 1, 1, 1, 1) * root / corrections[0]).to(self.images.dtype)
+        self.images.addcdiv_(self._first * step, self._second.sqrt().add_((_EPSILON * root).to(self.images.dtype)), value=-1)
         torch.clamp(self.images, *self._bounds, out=self.images)
 
     def restart(self, place: int, image: Tensor) -> None:

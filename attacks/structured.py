@@ -11,8 +11,9 @@ from torch import Size, Tensor, nn
 
 from attacks.base import Observation
 from attacks.layer_gradients import Observed, Rule, rule
-from attacks.objectives import Comparison, Objective, squared_norms, total_variation
+from attacks.objectives import Comparison, Objective, squared_norms
 from attacks.slots import Slots
+from attacks.total_variation import with_derivative
 from defenses import PRECODE, Composition, Defense, client_loss
 from defenses.precode import VariationalBottleneck, bottlenecks
 
@@ -45,7 +46,7 @@ class StructuredStep:
         self._layers: list[tuple[str, nn.Module, Rule]] = []
         self._idle = []
         _check(observation, objective)
-        shapes = _shapes(observation)
+        shapes, self._written_into = _uses(observation)
         for name, module in _parametrised(observation.module):
             prefix = f"{name}." if name else ""
             own = {child: observation.gradients[prefix + child] for child, _ in module.named_parameters(recurse=False)
@@ -67,7 +68,7 @@ class StructuredStep:
 
         def capture(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
             inputs[module], outputs[module] = arguments[0], output
-            return output.clone()  # what follows may write into it in place, as torchvision's activations do
+            return output.clone() if module in self._written_into else output
 
         with ExitStack() as restored:
             for _, layer, layer_rule in self._layers:
@@ -87,10 +88,13 @@ class StructuredStep:
             nothing = torch.zeros_like(observed[name])
             compared[name] = Comparison(nothing, nothing)
         objective = self._objective(compared, observed)
-        if self._objective.total_variation:
-            objective = objective + self._objective.total_variation * total_variation(x)
         (derivative,) = torch.autograd.grad(objective.sum(), x)
-        return derivative, objective.detach()
+        objective = objective.detach()
+        weight = self._objective.total_variation
+        if weight:
+            value, by_image = with_derivative(images)
+            objective, derivative = objective.add(value, alpha=weight), derivative.add(by_image, alpha=weight)
+        return derivative, objective
 
 
 @contextmanager
@@ -126,9 +130,11 @@ def _check(observation: Observation, objective: Objective) -> None:
         raise Unsuitable(f"the regularizer of {observation.defense.label} may read parameters")
 
 
-def _shapes(observation: Observation) -> dict[nn.Module, tuple[Size, Size]]:
-    """Of the input and output of each layer that runs, for the B images of one victim."""
+def _uses(observation: Observation) -> tuple[dict[nn.Module, tuple[Size, Size]], set[nn.Module]]:
+    """The shapes of the input and output of each layer that runs, for the B images of one victim; and the layers whose output is
+    written into by what follows, as torchvision's activations do."""
     shapes: dict[nn.Module, tuple[Size, Size]] = {}
+    outputs: dict[nn.Module, Tensor] = {}
     batch = observation.batch_size
 
     def note(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
@@ -136,7 +142,7 @@ def _shapes(observation: Observation) -> dict[nn.Module, tuple[Size, Size]]:
             raise Unsuitable("a layer runs more than once in a forward pass")
         if not arguments or arguments[0].shape[:1] != output.shape[:1] or len(output) != batch:
             raise Unsuitable(f"a layer ({type(module).__name__}) does not see the images in its first dimension")
-        shapes[module] = arguments[0].shape, output.shape
+        shapes[module], outputs[module] = (arguments[0].shape, output.shape), output
 
     images = observation.mean.new_zeros(batch, *observation.image_shape)
     stochastic = bottlenecks(observation.module)
@@ -148,7 +154,7 @@ def _shapes(observation: Observation) -> dict[nn.Module, tuple[Size, Size]]:
         observation.module(images)
     for layer in stochastic:
         layer.take_divergence()
-    return shapes
+    return shapes, {layer for layer, output in outputs.items() if output._version > 0}
 
 
 def _parametrised(module: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -16,7 +16,7 @@ from attacks.problem import Problem, Start
 _ITERATIONS_WORTH_MEASURING = 150
 _SMALLEST = 8
 #: A smaller width has to be faster by this factor per victim, so that timing noise does not decide.
-_CLEARLY_FASTER = 0.9
+_CLEARLY_FASTER = 0.95
 
 
 def choose_width(problem: Problem, waiting: Sequence[Start]) -> int:

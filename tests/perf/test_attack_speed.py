@@ -10,17 +10,7 @@ import statistics
 import time
 
 import pytest
-import torch
-from torch.nn import functional as F
-
-import defenses
-from attacks import Observation
-from attacks.objectives import Objective
-from attacks.problem import Problem, Start
-from attacks.schedule import Schedule
-from attacks.signed_adam import SignedAdam
-from attacks.width import choose_width
-from benchmark import models
+from speed_cases import engine_iteration, observe, plain_iteration
 
 CASES = {
     "lenet, 128 victims": ("none", "lenet", 128),
@@ -28,61 +18,6 @@ CASES = {
     "precode on lenet, 64 victims": ("precode", "lenet", 64),
     "resnet18 in evaluation mode, 16 victims": ("none", "torchvision:resnet18", 16),
 }
-
-
-def observe(defense: str, model: str, victims: int) -> Observation:
-    torch.manual_seed(0)
-    module = models.build(model, (3, 32, 32), 10)
-    private = defenses.create(defense).make_private(
-        module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=None)
-    private.module.eval()
-    x, y = torch.randn(victims, 1, 3, 32, 32), torch.randint(10, (victims, 1))
-    gradients: dict[str, torch.Tensor] = {}
-    for i in range(victims):
-        for name, g in private.shared_gradient(x[i], y[i], seed=i).items():
-            gradients.setdefault(name, g.new_empty(victims, *g.shape))[i] = g
-    return Observation(module=private.module, gradients=gradients, batch_size=1, image_shape=(3, 32, 32), mean=torch.zeros(3),
-                       std=torch.ones(3), labels=y, defense=private.defense)
-
-
-def plain_iteration(observation: Observation):
-    """What published attacks do for one victim."""
-    parameters = list(observation.module.parameters())
-    observed = [g[0] for g in observation.gradients.values()]
-    x = torch.randn(1, 3, 32, 32, requires_grad=True)
-    optimizer = torch.optim.Adam([x], lr=0.1)
-
-    def iteration() -> None:
-        loss = F.cross_entropy(observation.module(x), observation.labels[0]) + observation.defense.regularizer(observation.module)
-        gradient = torch.autograd.grad(loss.mean(), parameters, create_graph=True)
-        product = sum((a * b).sum() for a, b in zip(gradient, observed, strict=True))
-        norms = sum(g.square().sum() for g in gradient).sqrt() * sum(g.square().sum() for g in observed).sqrt()
-        variation = x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean()
-        (derivative,) = torch.autograd.grad(1 - product / norms + 1e-6 * variation, x)
-        x.grad = derivative.sign()
-        optimizer.step()
-        with torch.no_grad():
-            x.clamp_(-2, 2)
-
-    return iteration
-
-
-def engine_iteration(observation: Observation):
-    """One iteration of every victim, in parts of the width that an attack chooses."""
-    problem = Problem(observation, observation.labels, Objective(total_variation=1e-6), Schedule(3000, 0.1, 1200, 0), 0)
-    starts = [Start(victim, 0) for victim in range(len(observation))]
-    width = choose_width(problem, starts)
-    parts = [starts[i : i + width] for i in range(0, len(starts), width)]
-    matchers = [problem.matcher(part, reloaded=len(parts) > 1) for part in parts]
-    bound = torch.full((3, 1, 1), 2.0)
-    optimizers = [SignedAdam(problem.first_images(part), -bound, bound) for part in parts]
-    sizes = torch.full((width,), 0.1, dtype=torch.float64)
-
-    def iteration() -> None:
-        for matcher, optimizer in zip(matchers, optimizers, strict=True):
-            optimizer.step(matcher.step(optimizer.images)[0], sizes[: len(optimizer.images)])
-
-    return iteration
 
 
 @pytest.mark.parametrize("case", CASES)
