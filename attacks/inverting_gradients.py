@@ -12,9 +12,6 @@ from attacks.optimization import Problem, minimise
 from attacks.schedule import Schedule
 from defenses import checks
 
-#: A cosine cost of this size is rounding in float32: nothing is left to gain.
-_CONVERGED = 1e-6
-
 
 @dataclass(frozen=True)
 class InvertingGradients(Attack):
@@ -59,7 +56,7 @@ class InvertingGradients(Attack):
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         labels = known_or_inferred_labels(observation)
         objective = Objective(total_variation=self.total_variation)
-        schedule = Schedule(self.iterations, self.step_size, self.patience, converged=_CONVERGED)
+        schedule = Schedule(self.iterations, self.step_size, self.patience)
         problem = Problem(observation, labels, objective, schedule, seed)
         images, cost = minimise(problem, restarts=self.restarts, progress=progress)
         return Reconstruction(observation.to_pixels(images), labels, cost)

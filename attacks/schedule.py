@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -15,13 +16,14 @@ class Schedule:
             2020).
         patience: iterations without progress (the objective falls by a thousandth), >= 1, after which a victim goes on to the
             next smaller step size; after the smallest it is done.
-        converged: a victim is also done when its objective is at most this.
+        converged: a victim is also done when its objective is at most this; by default never. One minus a cosine cannot tell: on an
+            untrained LeNet it is below 1e-6 after a hundred iterations, at a mean SSIM of 0.77, and images go on to 0.91.
     """
 
     iterations: int
     step_size: float
     patience: int
-    converged: float
+    converged: float = -math.inf
 
     def ends(self) -> list[int]:
         """The iterations at which a step size ends."""

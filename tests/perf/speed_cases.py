@@ -54,7 +54,7 @@ def plain_iteration(observation: Observation):
 
 def engine_iteration(observation: Observation):
     """One iteration of every victim, in parts of the width that an attack chooses."""
-    problem = Problem(observation, observation.labels, Objective(total_variation=1e-6), Schedule(3000, 0.1, 1200, 0), 0)
+    problem = Problem(observation, observation.labels, Objective(total_variation=1e-6), Schedule(3000, 0.1, 1200), 0)
     starts = [Start(victim, 0) for victim in range(len(observation))]
     width = choose_width(problem, starts)
     parts = [starts[i : i + width] for i in range(0, len(starts), width)]
