@@ -1,11 +1,26 @@
 """Gradient-inversion attacks: what an honest-but-curious server can do with a shared gradient."""
 
+from attacks.adaptive.mask_aware import MaskAware
+from attacks.adaptive.noise_aware import NoiseAware
+from attacks.adaptive.omit_stochastic import OmitStochastic
+from attacks.adaptive.replay_bottleneck import ReplayBottleneck
+from attacks.analytic import Analytic
 from attacks.base import Attack, Observation, Progress, Reconstruction
+from attacks.dlg import DLG, IDLG
 from attacks.inverting_gradients import InvertingGradients
+from attacks.see_through_gradients import SeeThroughGradients
 from defenses.registry import Registry
 
 registry: Registry[Attack] = Registry("attack", Attack)
 registry.register(InvertingGradients)
+registry.register(DLG)
+registry.register(IDLG)
+registry.register(SeeThroughGradients)
+registry.register(Analytic)
+registry.register(OmitStochastic)
+registry.register(ReplayBottleneck)
+registry.register(MaskAware)
+registry.register(NoiseAware)
 
 
 def create(specification: str) -> Attack:
@@ -17,4 +32,7 @@ def create(specification: str) -> Attack:
     return registry.create(specification)
 
 
-__all__ = ["Attack", "InvertingGradients", "Observation", "Progress", "Reconstruction", "create", "registry"]
+__all__ = [
+    "DLG", "IDLG", "Analytic", "Attack", "InvertingGradients", "MaskAware", "NoiseAware", "Observation", "OmitStochastic",
+    "Progress", "Reconstruction", "ReplayBottleneck", "SeeThroughGradients", "create", "registry",
+]

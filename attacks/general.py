@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 
 from attacks.base import Observation
 from attacks.objectives import Objective, explicit, squared_norms
+from attacks.penalties import batch_norms, feature_distance, statistics_distance, watching
 from attacks.slots import Slots
 from attacks.structured import sampling
 from attacks.total_variation import total_variation
@@ -39,25 +41,57 @@ class GeneralStep:
         self._loss = _ClientLoss(observation.module, observation.defense)
         self._parameters = {name: p.detach() for name, p in self._loss.named_parameters() if p.requires_grad}
         self._bottlenecks = bottlenecks(observation.module)
-        self._step: Callable[..., tuple[Tensor, Tensor]] = vmap(grad_and_value(self._evaluate))
+        self._codes = [slots.hold(code) for code in objective.codes]
+        self._features = {name: slots.hold(known) for name, known in objective.features.items()}
+        self._anchors = None if objective.anchors is None else slots.hold(objective.anchors)
+        self._normalised = batch_norms(observation.module) if objective.statistics else {}
+        self._watched = {**{name: observation.module.get_submodule(name) for name in objective.features}, **self._normalised}
 
     def __call__(self, images: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Images [S, B, C, H, W] and the bottlenecks' noise [S, B, K]; the derivative and the objective [S]."""
-        gradients, masks, squared = (
-            {name: held.value for name, held in group.items()} for group in (self._gradients, self._masks, self._squared))
-        return self._step(images, self._labels.value, gradients, masks, squared, noise)
+        step: Callable[..., tuple[Tensor, Tensor]] = vmap(grad_and_value(self._evaluate))
+        return step(images, self._labels.value, *self._held(), noise)
+
+    def with_labels(self, images: Tensor, logits: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for labels that are probabilities, the softmax of ``logits`` [S, B, classes]: the derivatives by the images and
+        by the logits, and the objective."""
+
+        def evaluate(x: Tensor, given: Tensor, *others: Any) -> Tensor:
+            return self._evaluate(x, given.softmax(-1), *others)
+
+        (derivative, by_logits), objective = vmap(grad_and_value(evaluate, argnums=(0, 1)))(images, logits, *self._held(), noise)
+        return derivative, by_logits, objective
+
+    def _held(self) -> tuple[Any, ...]:
+        named = ({name: held.value for name, held in group.items()}
+                 for group in (self._gradients, self._masks, self._squared, self._features))
+        return (*named, [code.value for code in self._codes], [] if self._anchors is None else [self._anchors.value])
 
     def _evaluate(self, x: Tensor, y: Tensor, observed: dict[str, Tensor], masks: dict[str, Tensor], squared: dict[str, Tensor],
+                  features: dict[str, Tensor], codes: list[Tensor], anchors: list[Tensor],
                   noise: list[Tensor]) -> Tensor:
-        with sampling(self._bottlenecks, noise):
+        objective = self._objective
+        with sampling(self._bottlenecks, noise, codes):
             candidate = grad(lambda parameters: functional_call(self._loss, parameters, (x, y)))(self._parameters)
+            if self._watched:
+                with watching(self._watched) as entered:
+                    self._loss(x, y)
         compared = {
             name: explicit(candidate["module." + name][None], g[None], masks[name][None] if name in masks else None,
-                           distance=self._objective.cost == "euclidean")
+                           distance=objective.cost == "euclidean")
             for name, g in observed.items()
         }
-        cost = self._objective(compared, {name: value[None] for name, value in squared.items()})
-        return (cost + self._objective.total_variation * total_variation(x[None]))[0]
+        cost = objective(compared, {name: value[None] for name, value in squared.items()})
+        for name, known in features.items():
+            cost = cost + objective.feature_weight * feature_distance(entered[name], known[None])
+        if self._normalised:
+            layers, values = list(self._normalised.values()), [entered[name] for name in self._normalised]
+            cost = cost + objective.statistics * statistics_distance(layers, values, 1)
+        if objective.total_variation:
+            cost = cost + objective.total_variation * total_variation(x[None])
+        for anchor in anchors:
+            cost = cost + objective.anchor_weight * (x - anchor).square().mean()
+        return (cost + objective.energy * x.square().mean())[0]
 
 
 class _ClientLoss(nn.Module):

@@ -54,7 +54,7 @@ class GradientMatcher:
         self._noise = [
             VictimNoise([derive(seed, "bottleneck", i) for seed in seeds], (observation.batch_size, layer.size), observation.mean,
                         block=_NOISE_BLOCK)
-            for i, layer in enumerate(bottlenecks(observation.module))
+            for i, layer in enumerate(bottlenecks(observation.module) if not objective.codes else [])
         ]
         self.step_of_slots: StructuredStep | GeneralStep
         self._compiled: Step | None = None
@@ -71,6 +71,19 @@ class GradientMatcher:
         Returns:
             The derivative of each victim's objective, of the images' shape, and the objective [S].
         """
+        noise = self._draw(images)
+        return (self.step_of_slots if self._compiled is None else self._compiled)(images, noise)
+
+    def step_with_labels(self, images: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate normalised images under labels that are probabilities, the softmax of ``logits`` [S, B, classes].
+
+        Returns:
+            The derivatives of each victim's objective by the images and by the logits, and the objective [S].
+        """
+        return self.step_of_slots.with_labels(images, logits, self._draw(images))
+
+    def _draw(self, images: Tensor) -> list[Tensor]:
+        """The model's noise for the next evaluation; before the first, both steps are compared."""
         noise = [stream.draw() for stream in self._noise]
         if not self._checked:
             self._checked = True
@@ -78,7 +91,7 @@ class GradientMatcher:
             if reason is not None:
                 del self.step_of_slots  # before the other takes its memory
                 self.step_of_slots = self._general(reason)
-        return (self.step_of_slots if self._compiled is None else self._compiled)(images, noise)
+        return noise
 
     def compile(self, images: Tensor) -> None:
         """Compile the step for as many slots as there are, if that is faster; :meth:`keep` ends it."""
@@ -102,15 +115,20 @@ class GradientMatcher:
         held, weights = self.step_of_slots.slots.bytes_per_slot(), list(self._arguments[0].module.parameters())
         if isinstance(self.step_of_slots, GeneralStep):  # whose passes through torch.func cannot be looked into
             observation, labels, _ = self._arguments
-            x, noise = image.detach().clone().requires_grad_(), self.noise_like(image)
-            with sampling(bottlenecks(observation.module), [epsilon.flatten(0, 1) for epsilon in noise]):
+            x = image.detach().clone().requires_grad_()
+            zeros = [epsilon.flatten(0, 1) for epsilon in self._zeros(image)]
+            with sampling(bottlenecks(observation.module), zeros):
                 kept = saved_bytes(lambda: client_loss(observation.defense, observation.module, x.flatten(0, 1), labels[0]),
                                    shared=weights)
             return _COPIES_WHERE_FORMED * (held + kept)
         return held + 2 * saved_bytes(lambda: self.step_of_slots(image, self.noise_like(image)), shared=weights)
 
     def noise_like(self, images: Tensor) -> list[Tensor]:
-        """Noise of the bottlenecks for images [S, B, C, H, W] that is drawn from no victim's stream: zeros."""
+        """Noise of the bottlenecks for images [S, B, C, H, W] that is drawn from no victim's stream: zeros; none where codes are
+        replayed."""
+        return [] if self._arguments[2].codes else self._zeros(images)
+
+    def _zeros(self, images: Tensor) -> list[Tensor]:
         return [images.new_zeros(*images.shape[:2], layer.size) for layer in bottlenecks(self._arguments[0].module)]
 
     def _slots(self) -> Slots:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 COSTS = ("cosine", "euclidean")
 STORAGES = ("factored", "dense", "bfloat16")
+_WEIGHTS = ("total_variation", "feature_weight", "statistics", "energy", "anchor_weight")
 
 
 class Comparison(NamedTuple):
@@ -36,6 +37,13 @@ class Objective:
             everywhere. A masked gradient has to be formed for each victim, which costs linear layers the engine's advantage.
         storage: how observed gradients of large layers are kept: ``factored``, without loss, as a product of thin matrices where
             their rank allows it; ``dense``, as they are; ``bfloat16``, rounded to eight bits, half the memory (sums in float32).
+        codes: [N, B, K] for each variational bottleneck: what it sampled, which is used in place of samples of the attacker's own.
+        features: module name to what entered the module at the client, [N, B, d]; the mean squared difference of what the candidate
+            lets enter, relative to the variance of the features, is added with ``feature_weight``.
+        statistics: weight of the distance to the running statistics of batch norm (Yin et al., CVPR 2021, eq. 10), >= 0.
+        energy: weight of the squared Euclidean norm of the normalised images, as a mean over their entries, >= 0.
+        anchors: images [N, B, C, H, W] that the candidates are drawn to, or None.
+        anchor_weight: of the squared distance to them, as a mean over the entries, >= 0.
 
     Raises:
         ValueError: an unknown cost, storage, or a weight that is no number >= 0.
@@ -48,12 +56,20 @@ class Objective:
     layers: tuple[str, ...] | None = None
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     storage: str = "factored"
+    codes: tuple[Tensor, ...] = ()
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    feature_weight: float = 1.0
+    statistics: float = 0.0
+    energy: float = 0.0
+    anchors: Tensor | None = None
+    anchor_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("cost", COSTS), ("storage", STORAGES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for name, weight in {"total_variation": self.total_variation, **self.weights}.items():
+        own = {name: getattr(self, name) for name in _WEIGHTS}
+        for name, weight in {**own, **self.weights}.items():
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"the weight of {name} must be a number >= 0, got {weight}")
         if self.per_layer and self.cost != "cosine":
@@ -73,8 +89,12 @@ class Objective:
 
     def select(self, positions: Sequence[int]) -> Objective:
         """The objective for some of the victims only."""
-        masks = {name: mask[torch.tensor(list(positions), device=mask.device)] for name, mask in self.masks.items()}
-        return replace(self, masks=masks)
+        def some(tensor: Tensor) -> Tensor:
+            return tensor[torch.tensor(list(positions), device=tensor.device)]
+
+        return replace(self, masks={name: some(mask) for name, mask in self.masks.items()}, codes=tuple(map(some, self.codes)),
+                       features={name: some(known) for name, known in self.features.items()},
+                       anchors=None if self.anchors is None else some(self.anchors))
 
     def weight(self, parameter: str) -> float:
         """Of the layer of a parameter; 0 where it is not compared."""

@@ -29,18 +29,31 @@ _WARM, _TIMED = 5, 10
 
 def minimise(problem: Problem, *, restarts: int = 1, progress: Progress | None = None, width: int | None = None
              ) -> tuple[Tensor, Tensor]:
+    """As :func:`minimise_all`, but of each victim the start of the lowest final objective alone: [N, B, C, H, W] and [N]."""
+    return best_of(*minimise_all(problem, restarts=restarts, progress=progress, width=width))
+
+
+def best_of(images: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
+    """Of several starts [N, restarts, ...], that of the lowest objective [N, restarts]."""
+    best = costs.nan_to_num(nan=torch.inf).argmin(1)
+    victims = torch.arange(len(best), device=best.device)
+    return images[victims, best], costs[victims, best]
+
+
+def minimise_all(problem: Problem, *, restarts: int = 1, progress: Progress | None = None, width: int | None = None
+                 ) -> tuple[Tensor, Tensor]:
     """Optimise the images of every victim, several starts each.
 
     What becomes of a victim does not depend on which others are worked on beside it, nor on when it starts, but for rounding.
 
     Args:
         problem: the victims and what is minimised.
-        restarts: starts of each victim, of which that with the lowest final objective is kept, >= 1.
+        restarts: starts of each victim, >= 1.
         progress: told of the iterations done, on the average over all starts, and of those that were planned.
         width: victims worked on at once; by default chosen by :func:`attacks.width.choose_width`. Out of memory, it is halved.
 
     Returns:
-        The final normalised images [N, B, C, H, W] of the best start of each victim, and their objectives [N].
+        The final normalised images [N, restarts, B, C, H, W] of each start, and their objectives [N, restarts].
     """
     waiting = deque(Start(victim, restart) for restart in range(restarts) for victim in range(len(problem.observation)))
     results = _Results(problem, restarts, progress)
@@ -64,7 +77,7 @@ def minimise(problem: Problem, *, restarts: int = 1, progress: Progress | None =
         log.warning("out of memory: the attack goes on with %d victims at once", width)
         if problem.observation.device.type == "cuda":
             torch.cuda.empty_cache()
-    return results.best()
+    return results.images, results.costs
 
 
 class _Slots:
@@ -168,14 +181,14 @@ class _Results:
 
     def __init__(self, problem: Problem, restarts: int, progress: Progress | None) -> None:
         observation = problem.observation
-        self._images = observation.mean.new_zeros(len(observation), restarts, observation.batch_size, *observation.image_shape)
-        self._costs = observation.mean.new_full((len(observation), restarts), torch.nan)
+        self.images = observation.mean.new_zeros(len(observation), restarts, observation.batch_size, *observation.image_shape)
+        self.costs = observation.mean.new_full((len(observation), restarts), torch.nan)
         self._iterations, self._progress = problem.schedule.iterations, progress
         self._done = {Start(victim, restart): 0 for victim in range(len(observation)) for restart in range(restarts)}
         self._told = 0
 
     def add(self, start: Start, images: Tensor, cost: Tensor) -> None:
-        self._images[start], self._costs[start] = images, cost
+        self.images[start], self.costs[start] = images, cost
         self.note({start: self._iterations})
 
     def forget(self, starts: Sequence[Start] | deque[Start]) -> None:
@@ -190,8 +203,3 @@ class _Results:
         if self._progress is not None and average > self._told:
             self._told = average
             self._progress(average, self._iterations)
-
-    def best(self) -> tuple[Tensor, Tensor]:
-        best = self._costs.nan_to_num(nan=torch.inf).argmin(1)
-        victims = torch.arange(len(best), device=best.device)
-        return self._images[victims, best], self._costs[victims, best]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from attacks.base import Observation
@@ -29,6 +30,7 @@ class Problem(NamedTuple):
     objective: Objective
     schedule: Schedule
     seed: int  #: of the starts and of the model's sampling, together with the number of each victim
+    begin: Tensor | None = None  #: images [N, restarts, B, C, H, W] to start from instead of noise
 
     def matcher(self, starts: Sequence[Start], *, reloaded: bool) -> GradientMatcher:
         """The matching of some starts, one in each slot."""
@@ -39,7 +41,9 @@ class Problem(NamedTuple):
         return derive(self.seed, "sampling", self.observation.victims[start.victim], start.restart)
 
     def first_images(self, starts: Sequence[Start]) -> Tensor:
-        """Standard normal noise in normalised space [S, B, C, H, W]."""
+        """Standard normal noise in normalised space [S, B, C, H, W], or where the problem begins."""
+        if self.begin is not None:
+            return torch.stack([self.begin[start] for start in starts])
         seeds = [derive(self.seed, self.observation.victims[start.victim], "start", start.restart) for start in starts]
         shape = (self.observation.batch_size, *self.observation.image_shape)
         return VictimNoise(seeds, shape, self.observation.mean).draw()

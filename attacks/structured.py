@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Size, Tensor, nn
 from attacks.base import Observation
 from attacks.layer_gradients import Observed, Rule, rule
 from attacks.objectives import Comparison, Objective, squared_norms
+from attacks.penalties import batch_norms, feature_distance, statistics_distance, watching
 from attacks.slots import Slots
 from attacks.total_variation import with_derivative
 from defenses import PRECODE, Composition, Defense, client_loss
@@ -42,6 +43,11 @@ class StructuredStep:
         self._objective = objective
         self._labels = slots.hold(labels)
         self._bottlenecks = bottlenecks(observation.module)
+        self._codes = [slots.hold(code) for code in objective.codes]
+        self._features = {name: slots.hold(known) for name, known in objective.features.items()}
+        self._anchors = None if objective.anchors is None else slots.hold(objective.anchors)
+        self._normalised = batch_norms(observation.module) if objective.statistics else {}
+        self._watched = {**{name: observation.module.get_submodule(name) for name in objective.features}, **self._normalised}
         self._squared = {name: slots.hold(squares) for name, squares in squared_norms(observation.gradients, objective).items()}
         self._layers: list[tuple[str, nn.Module, Rule]] = []
         self._idle = []
@@ -63,6 +69,20 @@ class StructuredStep:
     def __call__(self, images: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Images [S, B, C, H, W] and the bottlenecks' noise [S, B, K]; the derivative and the objective [S]."""
         x = images.detach().requires_grad_()
+        objective = self._evaluate(x, self._labels.value.flatten(), noise)
+        (derivative,) = torch.autograd.grad(objective.sum(), x)
+        return self._with_priors(images, derivative, objective.detach())
+
+    def with_labels(self, images: Tensor, logits: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for labels that are probabilities, the softmax of ``logits`` [S, B, classes]: the derivatives by the images and
+        by the logits, and the objective."""
+        x, given = images.detach().requires_grad_(), logits.detach().requires_grad_()
+        objective = self._evaluate(x, given.flatten(0, 1).softmax(-1), noise)
+        derivative, by_logits = torch.autograd.grad(objective.sum(), (x, given))
+        derivative, objective = self._with_priors(images, derivative, objective.detach())
+        return derivative, by_logits, objective
+
+    def _evaluate(self, x: Tensor, labels: Tensor, noise: list[Tensor]) -> Tensor:
         inputs: dict[nn.Module, Tensor] = {}
         outputs: dict[nn.Module, Tensor] = {}
 
@@ -70,14 +90,16 @@ class StructuredStep:
             inputs[module], outputs[module] = arguments[0], output
             return output.clone() if module in self._written_into else output
 
+        codes = [code.value.flatten(0, 1) for code in self._codes]
         with ExitStack() as restored:
             for _, layer, layer_rule in self._layers:
                 restored.callback(layer.register_forward_hook(capture).remove)
                 if layer_rule.forward is not None:
                     restored.enter_context(_forward(layer, layer_rule.forward))
-            restored.enter_context(sampling(self._bottlenecks, [epsilon.flatten(0, 1) for epsilon in noise]))
-            losses = client_loss(self._defense, self._module, x.flatten(0, 1), self._labels.value.flatten())
-        loss = losses.sum() / images.shape[1]  # of each victim the mean over its images
+            restored.enter_context(sampling(self._bottlenecks, [epsilon.flatten(0, 1) for epsilon in noise], codes))
+            entered = restored.enter_context(watching(self._watched))
+            losses = client_loss(self._defense, self._module, x.flatten(0, 1), labels)
+        loss = losses.sum() / x.shape[1]  # of each victim the mean over its images
         errors = torch.autograd.grad(loss, [outputs[layer] for _, layer, _ in self._layers], create_graph=True)
         compared = {}
         for (prefix, layer, layer_rule), error in zip(self._layers, errors, strict=True):
@@ -88,25 +110,42 @@ class StructuredStep:
             nothing = torch.zeros_like(observed[name])
             compared[name] = Comparison(nothing, nothing)
         objective = self._objective(compared, observed)
-        (derivative,) = torch.autograd.grad(objective.sum(), x)
-        objective = objective.detach()
-        weight = self._objective.total_variation
-        if weight:
+        for name, known in self._features.items():
+            objective = objective + self._objective.feature_weight * feature_distance(entered[name], known.value)
+        if self._normalised:
+            layers, values = list(self._normalised.values()), [entered[name] for name in self._normalised]
+            objective = objective + self._objective.statistics * statistics_distance(layers, values, len(x))
+        return objective
+
+    def _with_priors(self, images: Tensor, derivative: Tensor, objective: Tensor) -> tuple[Tensor, Tensor]:
+        """Add what the objective says of the images alone."""
+        variation, energy = self._objective.total_variation, self._objective.energy
+        if variation:
             value, by_image = with_derivative(images)
-            objective, derivative = objective.add(value, alpha=weight), derivative.add(by_image, alpha=weight)
+            objective, derivative = objective.add(value, alpha=variation), derivative.add(by_image, alpha=variation)
+        if energy:
+            objective = objective + energy * images.square().flatten(1).mean(1)
+            derivative = derivative.add(images, alpha=2 * energy / images[0].numel())
+        if self._anchors is not None:
+            away, weight = images - self._anchors.value, self._objective.anchor_weight
+            objective = objective + weight * away.square().flatten(1).mean(1)
+            derivative = derivative.add(away, alpha=2 * weight / images[0].numel())
         return derivative, objective
 
 
 @contextmanager
-def sampling(layers: list[VariationalBottleneck], noise: list[Tensor]) -> Iterator[None]:
-    """Bottlenecks use the given noise within the context."""
-    for layer, epsilon in zip(layers, noise, strict=True):
-        layer.epsilon = epsilon
+def sampling(layers: list[VariationalBottleneck], noise: Sequence[Tensor], codes: Sequence[Tensor] = ()) -> Iterator[None]:
+    """Bottlenecks use the given codes within the context, or, where there are none, the given noise."""
+    for i, layer in enumerate(layers):
+        if codes:
+            layer.code = codes[i]
+        else:
+            layer.epsilon = noise[i]
     try:
         yield
     finally:
         for layer in layers:
-            layer.epsilon = None
+            layer.epsilon = layer.code = None
 
 
 @contextmanager

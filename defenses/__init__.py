@@ -8,6 +8,7 @@ from defenses.composition import Composition
 from defenses.dp_sgd import DPSGD
 from defenses.noise import NoisyGradients
 from defenses.none import NoDefense
+from defenses.ppp import PPP
 from defenses.precode import PRECODE, VariationalBottleneck
 from defenses.pruning import GradientPruning
 from defenses.registry import Registry, SpecificationError, split_composition
@@ -15,6 +16,7 @@ from defenses.registry import Registry, SpecificationError, split_composition
 registry: Registry[Defense] = Registry("defense", Defense)
 registry.register(NoDefense)
 registry.register(PRECODE)
+registry.register(PPP)
 registry.register(DPSGD)
 registry.register(GradientPruning)
 registry.register(NoisyGradients)
@@ -36,6 +38,6 @@ def create(specification: str) -> Defense:
 
 
 __all__ = [
-    "DPSGD", "PRECODE", "Composition", "Defense", "GradientPruning", "Gradients", "NoDefense", "NoisyGradients", "Private",
+    "DPSGD", "PPP", "PRECODE", "Composition", "Defense", "GradientPruning", "Gradients", "NoDefense", "NoisyGradients", "Private",
     "SpecificationError", "VariationalBottleneck", "client_loss", "create", "registry",
 ]

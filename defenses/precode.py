@@ -28,6 +28,8 @@ class VariationalBottleneck(nn.Module):
 
     Attributes:
         epsilon: None, or the noise [B, K] to use in the next forward passes instead of a fresh sample.
+        code: None, or the codes z [B, K] to use in the next forward passes, as samples of whatever Gaussian is encoded: the noise
+            is then the constant (z - mu) / sigma.
         divergence: the KL divergence to a standard normal in bits [B] of the last forward pass, None after it was read.
     """
 
@@ -37,13 +39,17 @@ class VariationalBottleneck(nn.Module):
         self.decoder = nn.Linear(size, features, device=device, dtype=dtype)
         self.size = size
         self.epsilon: Tensor | None = None
+        self.code: Tensor | None = None
         self.divergence: Tensor | None = None
 
     def forward(self, h: Tensor) -> Tensor:
         """Features [B, ..., d] to features of the same shape."""
         mu, s = self.encoder(h).chunk(2, dim=-1)
         sigma = F.softplus(s)
-        epsilon = torch.randn_like(mu) if self.epsilon is None else self.epsilon
+        if self.code is not None:
+            epsilon = ((self.code - mu) / sigma).detach()
+        else:
+            epsilon = torch.randn_like(mu) if self.epsilon is None else self.epsilon
         nats = 0.5 * (mu.square() + sigma.square() - 1) - sigma.log()
         self.divergence = nats.flatten(1).sum(1) / math.log(2)
         return self.decoder(mu + sigma * epsilon)

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from attack_cases import observation_of
+from conftest import MODELS
 from torch import nn
 
 from attacks import InvertingGradients, Observation
-from attacks.labels import idlg_labels
+from attacks.labels import idlg_labels, known_or_inferred_labels
 from defenses import NoDefense
 
 
@@ -30,9 +31,27 @@ def test_without_a_bias_the_rows_of_the_weight_tell():
     assert idlg_labels(observation).flatten().tolist() == y.tolist()
 
 
-def test_batches_need_their_labels():
-    observation, _ = observation_of("none", "lenet", batch_size=2, labels_known=False)
-    assert "give the labels" in InvertingGradients().obstacle(observation)
+@pytest.mark.parametrize("batch_size", [2, 4])
+@pytest.mark.parametrize("defense", ["none", "precode"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_labels_of_batches_are_inferred_with_their_counts(defense, batch_size, bias, monkeypatch):
+    def lenet() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Sigmoid(), nn.Flatten(), nn.Linear(48, 5, bias=bias))
+
+    monkeypatch.setitem(MODELS, "lenet", lenet)
+    known, _ = observation_of(defense, "lenet", victims=20, batch_size=batch_size)
+    unknown, _ = observation_of(defense, "lenet", victims=20, batch_size=batch_size, labels_known=False)
+    if defense == "precode" and not bias:
+        return  # the features behind a bottleneck are not of one sign, and their sums tell little
+    assert known_or_inferred_labels(unknown).tolist() == known.labels.sort(1).values.tolist()
+
+
+def test_a_model_that_ends_otherwise_has_no_labels_to_infer():
+    observation, _ = observation_of("none", "lenet", labels_known=False)
+    object.__setattr__(observation, "module", nn.Sequential(nn.Flatten(), nn.Linear(128, 3), nn.LayerNorm(3)))
+    assert "labels cannot be inferred: the model must end in a linear layer" in InvertingGradients().obstacle(observation)
+    with pytest.raises(ValueError, match="cannot be inferred"):
+        known_or_inferred_labels(observation)
 
 
 def test_observation_checks_its_shapes():

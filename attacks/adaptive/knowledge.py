@@ -1,0 +1,103 @@
+"""What an attacker who knows the defense reads from an observation before any optimisation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from attacks.base import Observation
+from attacks.linear_inputs import linear_inputs
+from attacks.objectives import Objective, layer_of
+from defenses import DPSGD, PPP, Composition, Defense, GradientPruning, NoisyGradients
+from defenses.precode import VariationalBottleneck
+
+
+def members(defense: Defense) -> list[Defense]:
+    """The defenses that a composition is made of, or the one that it is."""
+    return list(defense.members) if isinstance(defense, Composition) else [defense]
+
+
+def is_randomised(defense: Defense) -> bool:
+    """Whether the client's gradient of the same image differs from round to round."""
+    return any(not isinstance(member, GradientPruning) and type(member) is not Defense and member.name != "none"
+               for member in members(defense))
+
+
+def masks(observation: Observation) -> dict[str, Tensor]:
+    """Of the parameters whose gradients are pruned: where entries survived, by name. What was pruned is below the smallest that
+    survived, and says no more (a hinge on it added little in trials)."""
+    pruned: set[str] = set()
+    for member in members(observation.defense):
+        if isinstance(member, GradientPruning) and member.p > 0:
+            pruned |= observation.gradients.keys()
+        elif isinstance(member, PPP) and member.perturbation == "pruning":
+            pruned |= member.perturbed(observation.gradients)
+    return {name: observation.gradients[name] != 0 for name in pruned}
+
+
+def noise_std(observation: Observation) -> dict[str, float]:
+    """The standard deviation of the noise on each parameter's gradient, by name; parameters without noise are left out."""
+    variance = dict.fromkeys(observation.gradients, 0.0)
+    for member in members(observation.defense):
+        noisy: set[str] = set()
+        std = 0.0
+        if isinstance(member, NoisyGradients):
+            noisy, std = set(observation.gradients), member.std
+        elif isinstance(member, PPP) and member.perturbation == "noise":
+            noisy, std = member.perturbed(observation.gradients), member.strength
+        elif isinstance(member, DPSGD) and member.noise_multiplier is not None:
+            noisy, std = set(observation.gradients), member.noise_multiplier * member.max_grad_norm / observation.batch_size
+        for name in noisy:
+            variance[name] += std**2
+    return {name: value**0.5 for name, value in variance.items() if value > 0}
+
+
+def is_clipped(defense: Defense) -> bool:
+    """Whether the gradient is known up to its scale only."""
+    return any(isinstance(member, DPSGD) for member in members(defense))
+
+
+def bottleneck_names(observation: Observation) -> list[str]:
+    """The variational bottlenecks of the shared model."""
+    return [name for name, module in observation.module.named_modules() if isinstance(module, VariationalBottleneck)]
+
+
+def replay_obstacle(observation: Observation) -> str | None:
+    """Why the codes of the bottlenecks cannot be read from the gradient, or None when they can."""
+    if not bottleneck_names(observation):
+        return "the model has no variational bottleneck"
+    if observation.batch_size > 1:
+        return f"codes are read from the gradient of one image, not of {observation.batch_size}: the decoder's is a sum over images"
+    return None
+
+
+def codes(observation: Observation) -> tuple[Tensor, ...]:
+    """What each bottleneck sampled at the client, [N, 1, K]: the input of its decoder, a linear layer with bias."""
+    return tuple(_input(observation, f"{name}.decoder") for name in bottleneck_names(observation))
+
+
+def features(observation: Observation) -> dict[str, Tensor]:
+    """What entered each bottleneck at the client, [N, 1, d], by the name of its encoder."""
+    return {f"{name}.encoder": _input(observation, f"{name}.encoder") for name in bottleneck_names(observation)}
+
+
+def layers_before_bottlenecks(observation: Observation) -> tuple[str, ...]:
+    """The layers whose gradients are taken through the first bottleneck but whose forward pass is before it: all but those that the
+    defense put with the last layer."""
+    behind = tuple(f"{name.rpartition('.')[0]}." if "." in name else "" for name in bottleneck_names(observation))
+    return tuple(dict.fromkeys(layer_of(name) for name in observation.gradients if not name.startswith(behind)))
+
+
+def with_knowledge(objective: Objective, observation: Observation) -> Objective:
+    """The objective over what pruning left, under the codes that bottlenecks sampled, as far as the defense is one of these."""
+    known = replace(objective, masks=masks(observation))
+    if replay_obstacle(observation) is None:
+        known = replace(known, codes=codes(observation))
+    return known
+
+
+def _input(observation: Observation, layer: str) -> Tensor:
+    std = noise_std(observation).get(f"{layer}.weight", 0.0)
+    weight, bias = observation.gradients[f"{layer}.weight"], observation.gradients[f"{layer}.bias"]
+    return linear_inputs(weight, bias, std=std)[:, None]

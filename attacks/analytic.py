@@ -1,0 +1,94 @@
+"""Images read from the gradient of a first linear layer, without optimisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attacks.adaptive.knowledge import noise_std
+from attacks.base import Attack, Observation, Progress, Reconstruction
+from attacks.labels import known_or_inferred_labels, label_obstacle
+from attacks.linear_inputs import linear_inputs
+from attacks.separation import separated_inputs
+from attacks.structured import sampling
+from defenses.precode import bottlenecks
+
+
+@dataclass(frozen=True)
+class Analytic(Attack):
+    """Read the input of a first linear layer with bias from its gradient (Phong et al., 2018; Geiping et al., 2020, prop. 3.1).
+
+    For one image every row i gives x = (dL/dW_i) / (dL/db_i), and all rows together a least-squares estimate, which also averages
+    noise. For more images, rows whose unit is active for one image alone give that image (:mod:`attacks.separation`). What comes
+    behind the layer, such as PRECODE, does not matter. There is nothing to choose.
+    """
+
+    name: ClassVar[str] = "analytic"
+    summary: ClassVar[str] = "images are read from the gradient of a first linear layer"
+    paper: ClassVar[str] = "Phong et al., 2018"
+    tier: ClassVar[str] = "static"
+    threat_model: ClassVar[str] = "B"
+
+    def obstacle(self, observation: Observation) -> str | None:
+        return _first_layer(observation)[1] or label_obstacle(observation)
+
+    def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
+        obstacle = self.obstacle(observation)
+        if obstacle is not None:
+            raise ValueError(obstacle)
+        name, _ = _first_layer(observation)
+        weight, bias = (observation.gradients[f"{name}.{child}".lstrip(".")] for child in ("weight", "bias"))
+        if observation.batch_size == 1:
+            std = noise_std(observation).get(f"{name}.weight".lstrip("."), 0.0)
+            found = linear_inputs(weight, bias, std=std)[:, None]
+        else:
+            found = separated_inputs(weight, bias, observation.batch_size, _bounds(observation))
+        images = found.unflatten(-1, observation.image_shape)
+        if progress is not None:
+            progress(1, 1)
+        labels = known_or_inferred_labels(observation)
+        return Reconstruction(observation.to_pixels(images), labels, images.new_zeros(len(observation)))
+
+
+def _bounds(observation: Observation) -> tuple[Tensor, Tensor]:
+    """The least and largest value of each entry of a normalised image, [C * H * W]."""
+    low = (-observation.mean / observation.std).view(-1, 1, 1).expand(observation.image_shape)
+    high = ((1 - observation.mean) / observation.std).view(-1, 1, 1).expand(observation.image_shape)
+    return low.flatten(), high.flatten()
+
+
+def _first_layer(observation: Observation) -> tuple[str, str | None]:
+    """The first layer that runs, and why the attack does not apply to it; found by a forward pass on a random image."""
+    ran: list[tuple[str, nn.Module, Tensor]] = []
+
+    def watcher(name: str) -> Any:
+        return lambda module, arguments: ran.append((name, module, arguments[0]))
+
+    generator = torch.Generator("cpu").manual_seed(0)
+    shape = (1, *observation.image_shape)
+    image = torch.randn(shape, generator=generator, device="cpu").to(observation.mean)
+    stochastic = bottlenecks(observation.module)
+    handles = [m.register_forward_pre_hook(watcher(name)) for name, m in observation.module.named_modules()
+               if next(m.parameters(recurse=False), None) is not None]
+    try:
+        with torch.no_grad(), sampling(stochastic, [image.new_zeros(1, layer.size) for layer in stochastic]):
+            observation.module(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer in stochastic:
+            layer.divergence = None
+    name, module, entered = ran[0]
+    if not isinstance(module, nn.Linear):
+        return name, f"the first layer is a {_KINDS.get(type(module), type(module).__name__)}, not a linear one"
+    if module.bias is None:
+        return name, "the first layer has no bias"
+    if entered.shape != (1, image.numel()) or (entered.device.type != "meta" and not torch.equal(entered, image.flatten(1))):
+        return name, "the first layer does not see the pixels as they are"
+    return name, None
+
+
+_KINDS: dict[type, str] = {nn.Conv2d: "convolution", nn.Conv1d: "convolution", nn.Embedding: "embedding"}
