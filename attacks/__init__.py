@@ -1,14 +1,17 @@
 """Gradient-inversion attacks: what an honest-but-curious server can do with a shared gradient."""
 
+from attacks.adaptive.averaging import Averaging
 from attacks.adaptive.mask_aware import MaskAware
 from attacks.adaptive.noise_aware import NoiseAware
 from attacks.adaptive.omit_stochastic import OmitStochastic
 from attacks.adaptive.replay_bottleneck import ReplayBottleneck
 from attacks.analytic import Analytic
-from attacks.base import Attack, Observation, Progress, Reconstruction
+from attacks.base import Attack, Candidates, Observation, Progress, Reconstruction
 from attacks.dlg import DLG, IDLG
+from attacks.feature_matching import FeatureMatching
 from attacks.inverting_gradients import InvertingGradients
 from attacks.see_through_gradients import SeeThroughGradients
+from attacks.worst_case import WorstCase
 from defenses.registry import Registry
 
 registry: Registry[Attack] = Registry("attack", Attack)
@@ -16,11 +19,14 @@ registry.register(InvertingGradients)
 registry.register(DLG)
 registry.register(IDLG)
 registry.register(SeeThroughGradients)
+registry.register(FeatureMatching)
 registry.register(Analytic)
 registry.register(OmitStochastic)
 registry.register(ReplayBottleneck)
 registry.register(MaskAware)
 registry.register(NoiseAware)
+registry.register(Averaging)
+registry.register(WorstCase)
 
 
 def create(specification: str) -> Attack:
@@ -33,6 +39,7 @@ def create(specification: str) -> Attack:
 
 
 __all__ = [
-    "DLG", "IDLG", "Analytic", "Attack", "InvertingGradients", "MaskAware", "NoiseAware", "Observation", "OmitStochastic",
-    "Progress", "Reconstruction", "ReplayBottleneck", "SeeThroughGradients", "create", "registry",
+    "DLG", "IDLG", "Analytic", "Attack", "Averaging", "Candidates", "FeatureMatching", "InvertingGradients", "MaskAware",
+    "NoiseAware", "Observation", "OmitStochastic", "Progress", "Reconstruction", "ReplayBottleneck", "SeeThroughGradients",
+    "WorstCase", "create", "registry",
 ]

@@ -30,6 +30,10 @@ class Observation:
         defense: which defense runs and its parameters, not its randomness (Kerckhoffs' principle).
         victims: N numbers that name the victims; an attack's randomness for a victim follows from its number, so that the
             result does not depend on which other victims are attacked beside it; 0 to N - 1 by default.
+        rounds: how often each victim shared a gradient of the same images in this state of the model; ``gradients`` are of the
+            first.
+        averaged: the means over all rounds, of the shapes of ``gradients``, or None where there was one round.
+        averaged_rounds: over how many rounds ``gradients`` themselves are means, where an attack has put the means in their place.
     """
 
     module: nn.Module
@@ -41,6 +45,9 @@ class Observation:
     labels: Tensor | None
     defense: Defense
     victims: tuple[int, ...] = ()
+    rounds: int = 1
+    averaged: dict[str, Tensor] | None = None
+    averaged_rounds: int = 1
 
     def __post_init__(self) -> None:
         if not self.victims:
@@ -64,9 +71,13 @@ class Observation:
     def select(self, positions: Sequence[int]) -> Observation:
         """The observation of some of the victims only."""
         index = torch.tensor(positions, dtype=torch.long, device=self.device)
+        def some(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: g.index_select(0, index) for name, g in gradients.items()}
+
         return replace(
             self,
-            gradients={name: g.index_select(0, index) for name, g in self.gradients.items()},
+            gradients=some(self.gradients),
+            averaged=None if self.averaged is None else some(self.averaged),
             labels=None if self.labels is None else self.labels.index_select(0, index),
             victims=tuple(self.victims[i] for i in positions),
         )
@@ -77,6 +88,21 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """What each of A attacks rebuilt, where an attack chooses among others.
+
+    Attributes:
+        attacks: the specification of each.
+        images: [A, N, B, C, H, W], pixels in [0, 1].
+        scores: [A, N], by which the attacker chooses, the lowest; comparable between attacks.
+    """
+
+    attacks: tuple[str, ...]
+    images: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """What an attack returns.
 
@@ -84,11 +110,13 @@ class Reconstruction:
         images: [N, B, C, H, W], pixels in [0, 1]; the order within a batch means nothing.
         labels: [N, B] class of each reconstructed image, as known or inferred.
         cost: [N], what the attacker itself minimised; comparable between restarts of one attack only.
+        candidates: of an attack that chooses among others, what it chose from.
     """
 
     images: Tensor
     labels: Tensor
     cost: Tensor
+    candidates: Candidates | None = None
 
 
 @dataclass(frozen=True)

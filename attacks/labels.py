@@ -55,9 +55,9 @@ def batch_labels(observation: Observation) -> Tensor:
     its gradient instead of the sums of rows).
 
     The gradient of the last bias is the mean of softmax - onehot over the images, so class c comes up B (p_c - b_c) times, where
-    p_c is the mean probability of c. It is estimated on images of noise, which is close while a model is untrained. Without a bias the
-    sums of the weight's rows take its place, divided by the mean sum of the features, from the same images. Counts are rounded to
-    sum to B: class by class, the one with the largest rest.
+    p_c is the mean probability of c. It is estimated on images of noise, which is close while a model is untrained. Without a bias
+    the sums of the weight's rows take its place, divided by the mean sum of the features, from the same images. Counts are rounded
+    to sum to B: class by class, the one with the largest rest.
     """
     batch = observation.batch_size
     probabilities, features = _on_noise(observation)

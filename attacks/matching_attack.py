@@ -47,6 +47,10 @@ class MatchingAttack(Attack):
         """What is minimised."""
         raise NotImplementedError
 
+    def prepared(self, observation: Observation) -> Observation:
+        """The observation that is matched."""
+        return observation
+
     def obstacle(self, observation: Observation) -> str | None:
         return label_obstacle(observation)
 
@@ -54,6 +58,7 @@ class MatchingAttack(Attack):
         obstacle = self.obstacle(observation)
         if obstacle is not None:
             raise ValueError(obstacle)
+        observation = self.prepared(observation)
         labels = known_or_inferred_labels(observation)
         schedule = Schedule(self.iterations, self.step_size, self.patience)
         problem = Problem(observation, labels, self.objective(observation), schedule, seed)

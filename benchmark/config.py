@@ -33,13 +33,15 @@ class Evaluation(_Section):
     """Which gradients are observed and attacked.
 
     ``checkpoints`` are numbers of epochs trained before the observation (0: untrained, -1: the last epoch); ``victims`` the
-    number of observed gradients, each of ``batch_size`` training images; ``labels`` whether the attacker is given them.
+    number of observed gradients, each of ``batch_size`` training images; ``labels`` whether the attacker is given them; ``rounds``
+    how often each victim shares a gradient of the same images, which attacks may average.
     """
 
     checkpoints: Annotated[tuple[int, ...], Field(strict=False)] = (0,)
     victims: PositiveInt = 16
     batch_size: PositiveInt = 1
     labels: Literal["known", "inferred"] = "known"
+    rounds: PositiveInt = 1
 
 
 class Grid(_Section):

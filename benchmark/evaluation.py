@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,47 +51,89 @@ def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Ev
     statistics of its own (Geiping et al., 2020, observe in evaluation mode likewise).
     """
     private.module.train()
+    rounds = evaluation.rounds
     with running_statistics(private.module):
         shared = [
             private.shared_gradient(x, y, seed=derive(seed, victim, "client"))
             for victim, (x, y) in enumerate(zip(victims.images, victims.labels, strict=True))
         ]
+        gradients = {name: torch.stack([g[name] for g in shared]) for name in shared[0]}
+        averaged = {name: g / rounds for name, g in gradients.items()} if rounds > 1 else None
+        for again in range(1, rounds):
+            for victim, (x, y) in enumerate(zip(victims.images, victims.labels, strict=True)):
+                for name, g in private.shared_gradient(x, y, seed=derive(seed, victim, "client", again)).items():
+                    averaged[name][victim] += g / rounds  # type: ignore[index]
     return Observation(
         module=copy.deepcopy(private.module).eval(),
-        gradients={name: torch.stack([g[name] for g in shared]) for name in shared[0]},
+        gradients=gradients,
         batch_size=evaluation.batch_size,
         image_shape=dataset.train.image_shape,
         mean=dataset.train.mean,
         std=dataset.train.std,
         labels=victims.labels if evaluation.labels == "known" else None,
         defense=private.defense,
+        rounds=rounds,
+        averaged=averaged,
     )
 
 
+#: The tier of what only the owner of the data can choose: of each victim, the best of all candidates.
+ORACLE = "oracle bound"
+
+
 def attack_rows(attack: Attack, observation: Observation, victims: Victims, seed: int, progress: Progress | None = None
-                ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Run an attack and compare what it rebuilds with the originals.
+                ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Run an attack and compare what it rebuilds with the originals. An attack that chooses among others is followed by its oracle
+    bound: of each victim the candidate with the highest mean SSIM, which no attacker can know.
 
     Returns:
-        One row per original image with the columns of ``results.RECONSTRUCTIONS`` from ``attack`` on, and the reconstructions
-        [N, B, C, H, W] in the order of the originals they are assigned to, in [0, 1].
+        One row per original image with the columns of ``results.RECONSTRUCTIONS`` from ``attack`` on, and by the name in that
+        column the reconstructions [N, B, C, H, W] in the order of the originals they are assigned to, in [0, 1].
     """
     started = time.perf_counter()
     found = attack.reconstruct(observation, seed=seed, progress=progress)
-    images, labels, costs = found.images.cpu().numpy(), found.labels.cpu(), found.cost.cpu()
+    images, costs = found.images.cpu().numpy(), found.cost.cpu().tolist()
     seconds = (time.perf_counter() - started) / len(observation)
-    truth = victims.labels.cpu()
-    rows, ordered = [], np.empty_like(images)
-    for victim in range(len(observation)):
-        for i, match in enumerate(compare(victims.pixels[victim], images[victim])):
-            ordered[victim, i] = images[victim, match.position]
-            correct = None if observation.labels is not None else bool(labels[victim, match.position] == truth[victim, i])
+    rights = [_labels_right(labels, truth) for labels, truth in zip(found.labels.tolist(), victims.labels.tolist(), strict=True)]
+    common = {"attack_params": json.dumps(attack.parameters()), "seconds": seconds}
+    winners: list[str | None] = [None] * len(observation)
+    candidates = found.candidates
+    if candidates is not None:
+        winners = [candidates.attacks[place] for place in candidates.scores.argmin(0).tolist()]
+    rows, ordered = [], {attack.label: np.empty_like(images)}
+    for victim, matches in enumerate(map(compare, victims.pixels, images)):
+        for i, match in enumerate(matches):
+            ordered[attack.label][victim, i] = images[victim, match.position]
             rows.append({
-                "attack": attack.label, "attack_params": json.dumps(attack.parameters()), "tier": attack.tier,
-                "victim": victim, "image": i, "mse": match.mse, "psnr": match.psnr, "ssim": match.ssim,
-                "label_correct": correct, "cost": float(costs[victim]), "seconds": seconds,
+                **common, "attack": attack.label, "tier": attack.tier, "won_by": winners[victim], "victim": victim, "image": i,
+                "mse": match.mse, "psnr": match.psnr, "ssim": match.ssim, "cost": costs[victim],
+                "label_correct": None if observation.labels is not None else rights[victim][i],
             })
+    if candidates is not None:
+        name = f"oracle of {attack.label}"
+        ordered[name] = np.empty_like(images)
+        rebuilt = candidates.images.cpu().numpy()
+        for victim in range(len(observation)):
+            found_by = [compare(victims.pixels[victim], of_attack[victim]) for of_attack in rebuilt]
+            place = max(range(len(rebuilt)), key=lambda k: sum(match.ssim for match in found_by[k]))
+            for i, match in enumerate(found_by[place]):
+                ordered[name][victim, i] = rebuilt[place, victim, match.position]
+                rows.append({
+                    **common, "attack": name, "tier": ORACLE, "won_by": candidates.attacks[place], "victim": victim, "image": i,
+                    "mse": match.mse, "psnr": match.psnr, "ssim": match.ssim, "cost": float(candidates.scores[place, victim]),
+                    "label_correct": None,
+                })
     return rows, ordered
+
+
+def _labels_right(inferred: list[int], truth: list[int]) -> list[bool]:
+    """Of each label behind a gradient, whether it is among the inferred ones as often as it comes up; their order means nothing."""
+    left = Counter(inferred)
+    rights = []
+    for label in truth:
+        rights.append(left[label] > 0)
+        left[label] -= 1
+    return rights
 
 
 @contextmanager

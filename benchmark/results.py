@@ -29,7 +29,7 @@ from benchmark.errors import InputError
 SUCCESS_SSIM = 0.6
 
 #: Version of the folder's layout and the tables' columns.
-FORMAT = 1
+FORMAT = 2
 
 _CELL = [
     ("dataset", pa.string()),  # as it was asked for
@@ -56,7 +56,8 @@ RECONSTRUCTIONS = pa.schema([
     ("checkpoint_epoch", pa.int32()),  # epochs of training before the observation; 0 is the untrained model
     ("attack", pa.string()),
     ("attack_params", pa.string()),  # all parameters, as JSON
-    ("tier", pa.string()),  # static, adaptive or worst case
+    ("tier", pa.string()),  # static, adaptive, worst case, or oracle bound
+    ("won_by", pa.string()),  # of an attack that chooses among others, the one it chose for this victim; otherwise null
     ("victim", pa.int32()),  # number of the observed gradient
     ("image", pa.int32()),  # number of the original behind that gradient
     ("mse", pa.float64()),  # of pixels in [0, 1]

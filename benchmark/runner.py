@@ -167,7 +167,7 @@ def _measure(plan: Plan, spec: CellSpec, display: Display) -> dict[str, Any]:
                 seed = derive(spec.seed, spec.dataset, spec.model, "attack", epoch.epoch)
                 rows, ordered = attack_rows(attack, observation, victims, seed, share.reporter(attack.name))
                 rebuilt += [{**columns, "checkpoint_epoch": epoch.epoch, **row} for row in rows]
-                images[results.images_key(epoch.epoch, attack.label)] = _uint8(ordered)
+                images |= {results.images_key(epoch.epoch, name): _uint8(pixels) for name, pixels in ordered.items()}
             share.done += 1
     info = {**spec.__dict__, "epochs": epochs, "checkpoints": list(points), "inapplicable": inapplicable,
             "labels": grid.evaluation.labels, "classes": list(dataset.classes)}

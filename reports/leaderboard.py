@@ -12,6 +12,7 @@ from benchmark.results import SUCCESS_SSIM, Cell, Run
 from reports.statistics import Estimate, accuracy_area, bootstrap_mean, epochs_to_converge, share
 
 UNDEFENDED = "none"
+ORACLE = "oracle bound"
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class AttackResult:
 
     ``reason`` says why an attack does not apply; the estimates are then None. ``asr`` carries a Wilson interval over images,
     ``ssim`` and ``psnr`` a bootstrap interval over images. ``label_accuracy`` is None where the attacker was given the labels.
+    ``winners`` counts, for an attack that chooses among others, the images for which each was chosen.
     """
 
     attack: str
@@ -30,6 +32,7 @@ class AttackResult:
     psnr: Estimate | None = None
     label_accuracy: float | None = None
     seconds_per_victim: float | None = None
+    winners: dict[str, int] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -58,8 +61,14 @@ class Entry:
     @property
     def strongest(self) -> AttackResult | None:
         """The attack and checkpoint with the highest ASR, of equal ones that with the highest mean SSIM."""
-        measured = [a for a in self.attacks if a.asr is not None and a.ssim is not None]
-        return max(measured, key=lambda a: (a.asr.mean, a.ssim.mean), default=None)  # type: ignore[union-attr]
+        return strongest(self.attacks)
+
+
+def strongest(results: list[AttackResult]) -> AttackResult | None:
+    """The result with the highest ASR, of equal ones that with the highest mean SSIM. An oracle bound is no attack: it looks at the
+    originals."""
+    measured = [a for a in results if a.asr is not None and a.ssim is not None and a.tier != ORACLE]
+    return max(measured, key=lambda a: (a.asr.mean, a.ssim.mean), default=None)  # type: ignore[union-attr]
 
 
 @dataclass
@@ -81,7 +90,12 @@ class Section:
     @property
     def only_static(self) -> bool:
         """Whether no attacker who knows the defense was measured."""
-        return not any(result.tier != "static" for entry in self.entries for result in entry.attacks)
+        return not any(result.tier not in ("", "static") for entry in self.entries for result in entry.attacks)
+
+    @property
+    def has_oracle(self) -> bool:
+        """Whether a bound was measured that no attacker can reach by choice."""
+        return any(result.tier == ORACLE for entry in self.entries for result in entry.attacks)
 
 
 def build(runs: list[Run]) -> list[Section]:
@@ -139,7 +153,8 @@ def _attack_columns(result: AttackResult | None) -> dict[str, Any]:
     return {
         "attack": result.attack, "tier": result.tier, "checkpoint_epoch": result.checkpoint_epoch if result.attack else None,
         **_columns("asr", result.asr), **_columns("ssim", result.ssim), **_columns("psnr", result.psnr),
-        "label_accuracy": result.label_accuracy, "seconds_per_victim": result.seconds_per_victim, "does_not_apply": result.reason,
+        "label_accuracy": result.label_accuracy, "seconds_per_victim": result.seconds_per_victim,
+        "won_by": "; ".join(f"{name}: {count}" for name, count in result.winners.items()), "does_not_apply": result.reason,
     }
 
 
@@ -208,6 +223,7 @@ def _attacks(section: Section, defense: str) -> list[AttackResult]:
                 ssim=bootstrap_mean(frame["ssim"].tolist()), psnr=bootstrap_mean(frame["psnr"].tolist()),
                 label_accuracy=float(known.astype(float).mean()) if len(known) else None,
                 seconds_per_victim=float(frame["seconds"].mean()),
+                winners={str(name): int(count) for name, count in frame["won_by"].dropna().value_counts().items()},
             ))
     for cell in section.cells:
         for obstacle in cell.info.get("inapplicable", []) if cell.info["defense"] == defense else []:

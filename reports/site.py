@@ -61,7 +61,9 @@ def _reading(section: Section) -> str:
     return (
         f"{caution}Ranked by the highest ASR over attacks and checkpoints, then by test accuracy. ASR: share of images rebuilt "
         f"with SSIM ≥ {SUCCESS_SSIM}, with its 95 % Wilson interval. Test accuracy: after the last epoch, mean over seeds with a "
-        "95 % bootstrap interval; change: against none, by seed. Epochs to converge: to 95 % of the best accuracy of none.")
+        "95 % bootstrap interval; change: against none, by seed. Epochs to converge: to 95 % of the best accuracy of none."
+        + (" The oracle bound chooses, per victim, the best of all candidates by looking at the original; no attacker can, and it "
+           "does not count in the ranking." if section.has_oracle else ""))
 
 
 def _problems(section: Section) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from reports.leaderboard import AttackResult, Entry, Section
+from reports.leaderboard import AttackResult, Entry, Section, strongest
 from reports.statistics import Estimate
 
 ABSENT = "–"
@@ -52,8 +52,7 @@ def checkpoint(epoch: int) -> str:
 
 def strongest_at(entry: Entry, epoch: int) -> AttackResult | None:
     """The attack of the highest ASR at a checkpoint."""
-    measured = [a for a in entry.attacks if a.asr is not None and a.checkpoint_epoch == epoch]
-    return max(measured, key=lambda a: (a.asr.mean, a.ssim.mean), default=None)  # type: ignore[union-attr]
+    return strongest([a for a in entry.attacks if a.checkpoint_epoch == epoch])
 
 
 def checkpoints(section: Section) -> list[int]:
@@ -86,15 +85,17 @@ def leaderboard_rows(section: Section) -> tuple[list[str], list[list[str]]]:
 
 def attack_rows(section: Section) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table of every attack at every checkpoint."""
-    header = ["defense", "checkpoint", "attack", "tier", "ASR", "SSIM", "PSNR (dB)", "inferred labels right", "seconds per victim"]
+    header = ["defense", "checkpoint", "attack", "tier", "ASR", "SSIM", "PSNR (dB)", "inferred labels right", "seconds per victim",
+              "chosen from"]
     rows = []
     for entry in section.entries:
         for a in entry.attacks:
             if a.reason:
-                numbers = [f"does not apply: {a.reason}", ABSENT, ABSENT, ABSENT, ABSENT]
+                numbers = [f"does not apply: {a.reason}", *[ABSENT] * 5]
             else:
                 numbers = [estimate(a.asr), estimate(a.ssim), estimate(a.psnr, 1), number(a.label_accuracy),
-                           number(a.seconds_per_victim)]
+                           number(a.seconds_per_victim),
+                           ", ".join(f"{count} x {name}" for name, count in a.winners.items()) or ABSENT]
             rows.append([entry.defense, checkpoint(a.checkpoint_epoch), a.attack, a.tier or ABSENT, *numbers])
     return header, rows
 

@@ -10,6 +10,7 @@ from attacks.base import Observation
 from attacks.linear_inputs import linear_inputs
 from attacks.objectives import Objective, layer_of
 from defenses import DPSGD, PPP, Composition, Defense, GradientPruning, NoisyGradients
+from defenses.last_linear import last_linear
 from defenses.precode import VariationalBottleneck
 
 
@@ -50,7 +51,7 @@ def noise_std(observation: Observation) -> dict[str, float]:
             noisy, std = set(observation.gradients), member.noise_multiplier * member.max_grad_norm / observation.batch_size
         for name in noisy:
             variance[name] += std**2
-    return {name: value**0.5 for name, value in variance.items() if value > 0}
+    return {name: (value / observation.averaged_rounds) ** 0.5 for name, value in variance.items() if value > 0}
 
 
 def is_clipped(defense: Defense) -> bool:
@@ -69,6 +70,8 @@ def replay_obstacle(observation: Observation) -> str | None:
         return "the model has no variational bottleneck"
     if observation.batch_size > 1:
         return f"codes are read from the gradient of one image, not of {observation.batch_size}: the decoder's is a sum over images"
+    if observation.averaged_rounds > 1:
+        return "codes differ between the rounds that were averaged"
     return None
 
 
@@ -89,6 +92,21 @@ def layers_before_bottlenecks(observation: Observation) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layer_of(name) for name in observation.gradients if not name.startswith(behind)))
 
 
+def last_features(observation: Observation) -> dict[str, Tensor] | str:
+    """What entered the last layer at the client, [N, 1, d], by its name; or why that cannot be read."""
+    if bottleneck_names(observation):
+        return "what enters the last layer is a sample of the bottleneck; see replay-bottleneck"
+    if observation.batch_size > 1:
+        return f"features are read from the gradient of one image, not of {observation.batch_size}"
+    try:
+        name, linear = last_linear(observation.module)
+    except ValueError as error:
+        return str(error)
+    if linear.bias is None or linear.in_features < 2:
+        return "the last layer has no bias, so that its gradient does not tell the features"
+    return {name: _input(observation, name)}
+
+
 def with_knowledge(objective: Objective, observation: Observation) -> Objective:
     """The objective over what pruning left, under the codes that bottlenecks sampled, as far as the defense is one of these."""
     known = replace(objective, masks=masks(observation))
@@ -99,5 +117,5 @@ def with_knowledge(objective: Objective, observation: Observation) -> Objective:
 
 def _input(observation: Observation, layer: str) -> Tensor:
     std = noise_std(observation).get(f"{layer}.weight", 0.0)
-    weight, bias = observation.gradients[f"{layer}.weight"], observation.gradients[f"{layer}.bias"]
+    weight, bias = (observation.gradients[f"{layer}.{child}" if layer else child] for child in ("weight", "bias"))
     return linear_inputs(weight, bias, std=std)[:, None]

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from attacks.adaptive.knowledge import is_clipped, noise_std, with_knowledge
+from attacks.adaptive.knowledge import features, is_clipped, noise_std, replay_obstacle, with_knowledge
 from attacks.base import Observation
 from attacks.matching_attack import MatchingAttack
 from attacks.objectives import Objective, layer_of
 from defenses import checks
+
+#: Weight of features that are known without noise, relative to the likelihood per entry (LeNet under PPP with noise of 0.01, 32
+#: CIFAR-10 victims, 1,000 iterations: SSIM 0.11 without them, 0.37 with 10, 0.52 with 100, 0.63 with 1,000).
+_EXACT = 1000.0
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class NoiseAware(MatchingAttack):
     With ``cost=likelihood`` the objective is |g - G|^2 / (2 sigma^2 n) + total variation, over the n entries that carry noise.
     Where the gradient was clipped, and is so known up to its scale only, and with ``cost=cosine``, it is the cosine of all entries,
     whose minimum is that of the likelihood over all scales. Under PRECODE the bottleneck's code is replayed, under pruning the
-    entries that survived are compared.
+    entries that survived are compared. Where noise leaves the bottleneck's gradients alone (PPP), they tell the features that enter
+    it exactly, which are then matched with a large weight.
 
     Args:
         cost: ``likelihood`` or ``cosine``.
@@ -59,6 +64,9 @@ class NoiseAware(MatchingAttack):
         # Multiplied by 2 sigma^2 n of the least noise, so that weights of layers do not exceed 1.
         least = min(stds.values())
         weights = {layer_of(name): (least / std) ** 2 for name, std in stds.items()}
-        objective = Objective(cost="euclidean", total_variation=weight * 2 * least**2 * entries, weights=weights,
-                              layers=tuple(weights))
+        unit = 2 * least**2 * entries
+        objective = Objective(cost="euclidean", total_variation=weight * unit, weights=weights, layers=tuple(weights))
+        if replay_obstacle(observation) is None:
+            exact = {name: known for name, known in features(observation).items() if name not in weights}
+            objective = replace(objective, features=exact, feature_weight=_EXACT * unit)
         return with_knowledge(objective, observation)

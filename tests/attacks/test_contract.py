@@ -20,6 +20,11 @@ ATTACKS = list(attacks.registry)
 DEFENSES = [*defenses.registry.names(), "precode+noise(std=0.001)"]
 
 
+@pytest.fixture(autouse=True)
+def small_budgets(monkeypatch):
+    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (3, 1)})
+
+
 def short(cls: type[attacks.Attack]) -> attacks.Attack:
     known = {field.name for field in dataclasses.fields(cls)}
     return cls(**{name: value for name, value in SHORT.items() if name in known})

@@ -101,6 +101,38 @@ def test_metrics_by_hand():
     assert match.ssim == pytest.approx(np.mean(each))
 
 
+def test_an_attack_that_chooses_is_followed_by_its_oracle_bound(shapes, monkeypatch):
+    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (5, 1)})
+    _, victims, observation, _ = observed(shapes, "precode")
+    rows, ordered = attack_rows(attacks.WorstCase(), observation, victims, 0)
+    chosen, bound = ([row for row in rows if row["tier"] == tier] for tier in ("worst case", "oracle bound"))
+    assert len(chosen) == len(bound) == 3 and set(ordered) == {chosen[0]["attack"], bound[0]["attack"]}
+    assert all(b["ssim"] >= c["ssim"] for b, c in zip(bound, chosen, strict=True))
+    members = {member.label for member in attacks.WorstCase().members(observation)}
+    assert {row["won_by"] for row in rows} <= members
+    single, _ = attack_rows(attacks.create(bound[0]["won_by"]), observation, victims, 0)
+    assert single[0]["ssim"] == pytest.approx(bound[0]["ssim"], abs=1e-3) and single[0]["won_by"] is None
+
+
+def test_rounds_are_averaged(shapes):
+    private, victims, observation, _ = observed(shapes, "noise(std=0.1)", rounds=3)
+    _, _, once, _ = observed(shapes, "noise(std=0.1)")
+    from attacks.seeds import derive
+    assert once.averaged is None and observation.rounds == 3
+    assert all(torch.equal(g, once.gradients[name]) for name, g in observation.gradients.items())
+    for victim in range(3):
+        shared = [private.shared_gradient(victims.images[victim], victims.labels[victim], seed=derive(5, victim, "client", *again))
+                  for again in ((), (1,), (2,))]
+        for name, g in observation.averaged.items():
+            torch.testing.assert_close(g[victim], torch.stack([s[name] for s in shared]).mean(0))
+
+
+def test_labels_are_right_as_a_set_with_counts():
+    from benchmark.evaluation import _labels_right
+    assert _labels_right([1, 1, 2], [2, 1, 3]) == [True, True, False]
+    assert _labels_right([1, 2], [1, 1]) == [True, False]
+
+
 def test_assignment_is_the_best_of_all_permutations():
     from itertools import permutations
     generator = np.random.default_rng(0)

@@ -40,7 +40,8 @@ def write_run(folder: Path, accuracies: dict[tuple[str, int], list[float]], ssim
         training = [{**common, "epoch": epoch, "train_loss": None, "test_accuracy": accuracy, "epsilon": None, "delta": None,
                      "seconds": 1.0} for epoch, accuracy in enumerate(accuracies[cell])]
         scores = ssims.get(cell, [])
-        rebuilt = [{**common, "checkpoint_epoch": 0, "attack": attack, "attack_params": "{}", "tier": tier, "victim": v, "image": 0,
+        rebuilt = [{**common, "checkpoint_epoch": 0, "attack": attack, "attack_params": "{}", "tier": tier,
+                    "won_by": "a" if tier in ("worst case", "oracle bound") else None, "victim": v, "image": 0,
                     "mse": 0.1, "psnr": 10.0, "ssim": score, "label_correct": None, "cost": 0.5, "seconds": 2.0}
                    for v, score in enumerate(scores)]
         pictures = np.zeros((max(len(scores), 1), 1, 1, 8, 8), dtype=np.uint8)
@@ -108,6 +109,17 @@ def test_runs_of_one_protocol_are_joined_and_others_kept_apart(tmp_path):
 def test_an_adaptive_attack_lifts_the_caution(tmp_path):
     run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.9]}, tier="adaptive")
     assert not entries(run)[1].only_static
+
+
+def test_an_oracle_bound_is_shown_but_does_not_rank(tmp_path):
+    """It looks at the original, which no attacker can."""
+    run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.9, 0.7]}, tier="oracle bound")
+    (section,) = build([results.read_run(run)])
+    (entry,) = section.entries
+    assert entry.rank is None and entry.strongest is None and section.has_oracle
+    assert entry.attacks[0].asr.mean == 1 and entry.attacks[0].winners == {"a": 2}
+    assert text.attack_rows(section)[1][0][-1] == "2 x a"
+    assert table([section])["won_by"].tolist() == ["a: 2"]
 
 
 def test_flat_table(run):
