@@ -86,7 +86,8 @@ class Registry(Generic[T]):
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The text for a name that does not exist: the nearest known one, and all of them."""
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    begun = [other for other in known if len(name) > 2 and other.startswith(name)]
+    nearest = begun[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"; did you mean {nearest[0]!r}?" if nearest else ""
     shown = known if len(known) <= 12 else [*known[:12], "..."]
     listing = f" (known: {', '.join(shown)})" if known else " (it has none)"

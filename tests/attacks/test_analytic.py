@@ -12,7 +12,7 @@ from attacks.separation import separated_inputs
 from benchmark.metrics import compare
 
 
-@pytest.mark.parametrize("defense", ["none", "precode", "ppp", "dp-sgd(noise_multiplier=0)", "pruning(p=0.3)"])
+@pytest.mark.parametrize("defense", ["none", "precode", "dp-sgd(noise_multiplier=0)", "pruning(p=0.3)"])
 def test_one_image_is_read_exactly(defense):
     observation, x = observation_of(defense, "mlp", dtype=torch.float64 if "dp" not in defense else torch.float32)
     assert Analytic().obstacle(observation) is None

@@ -96,7 +96,8 @@ def test_stays_on_the_device(cls, defense, monkeypatch):
     """On fake tensors of another device: an operation that meets a tensor left on the CPU raises."""
     # Fake numbers cannot be compared, nor memory be measured.
     monkeypatch.setattr(GradientMatcher, "_disagreement", lambda *arguments: None)
-    monkeypatch.setattr("attacks.optimization.choose_width", lambda problem, waiting: len(waiting) - 1)
+    for module in ("optimization", "dlg"):
+        monkeypatch.setattr(f"attacks.{module}.choose_width", lambda problem, waiting: len(waiting) - 1)
     monkeypatch.setattr("attacks.layer_gradients.factors", lambda g, rank: None if defense == "noise" else (g[..., :rank], g[:, :rank]))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):
         observation, _ = observation_of(defense, "lenet", client_generator=torch.Generator("cpu"))

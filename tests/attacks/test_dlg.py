@@ -76,4 +76,4 @@ def test_an_undefended_client_of_a_small_network_is_inverted(cls):
     assert torch.equal(found.labels, known.labels)
     originals = (x * 0.25 + 0.5).numpy()
     similarity = [compare(originals[victim], found.images[victim].numpy())[0].ssim for victim in range(3)]
-    assert sorted(similarity)[1] > 0.9, similarity
+    assert sorted(similarity)[1] > 0.6, similarity

@@ -78,7 +78,7 @@ def test_rows_follow_the_originals_whatever_the_order_of_the_reconstructions(sha
             return Reconstruction(torch.from_numpy(victims.pixels).flip(1), victims.labels.flip(1), torch.tensor([1.0, 2.0, 3.0]))
 
     rows, ordered = attack_rows(Perfect(), observation, victims, 0)
-    assert np.array_equal(ordered, victims.pixels)
+    assert np.array_equal(ordered["perfect"], victims.pixels)
     assert [(r["victim"], r["image"]) for r in rows] == [(v, i) for v in range(3) for i in range(3)]
     assert all(r["ssim"] == pytest.approx(1) and r["mse"] == 0 and r["psnr"] == np.inf and r["label_correct"] for r in rows)
     assert [r["cost"] for r in rows] == [1, 1, 1, 2, 2, 2, 3, 3, 3]

@@ -185,13 +185,13 @@ def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(shapes, tmp_pat
 
 
 def test_an_attack_that_does_not_apply_is_noted_not_scored(shapes, tmp_path):
-    grid = grid_of(shapes, defenses=["none"], seeds=[0],
+    grid = grid_of(shapes, defenses=["none"], seeds=[0], attacks=["mask-aware"],
                    evaluation={"victims": 2, "batch_size": 2, "labels": "inferred", "checkpoints": [0]})
     run(grid, tmp_path / "run")
     read = results.read_run(tmp_path / "run")
     assert read.reconstructions.empty
     (note,) = read.cells[0].info["inapplicable"]
-    assert "give the labels" in note["reason"]
+    assert "the gradient is not pruned" in note["reason"]
 
 
 def test_folder_of_another_grid_or_of_something_else_is_refused(shapes, tmp_path):

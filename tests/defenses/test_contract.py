@@ -117,7 +117,7 @@ def test_observations_differ_from_call_to_call_only_by_the_clients_randomness(sp
     private = make(specification)
     x, y = batch(2)
     assert same(private.shared_gradient(x, y, seed=1), private.shared_gradient(x, y, seed=1))
-    random = any(name in specification for name in ("noise", "precode", "dp-sgd"))
+    random = any(name in specification for name in ("noise", "precode", "dp-sgd", "ppp"))
     assert same(private.shared_gradient(x, y), private.shared_gradient(x, y)) is not random
 
 

@@ -40,7 +40,7 @@ def test_noise_on_the_gradient_is_averaged_over_the_rows():
     assert (corrected - a).norm() < 0.2 * a.norm() < (plain - a).norm()  # noise on the bias halves the uncorrected estimate
 
 
-@pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm"])
+@pytest.mark.parametrize("model", ["lenet", "mlp"])  # the third has dropout, which the client draws for itself
 def test_codes_and_features_of_the_client_are_read_exactly(model):
     observation, x = observation_of("precode", model, dtype=torch.float64)
     (code,), features = knowledge.codes(observation), knowledge.features(observation)
@@ -76,7 +76,9 @@ def test_the_objective_of_a_knowing_attacker_vanishes_at_the_original(defense, s
     objective = replace(attack.objective(observation), total_variation=0.0)
     cost = GradientMatcher(observation, observation.labels, objective, seeds=range(3)).step(x)[1]
     static = GradientMatcher(observation, observation.labels, Objective(), seeds=range(3)).step(x)[1]
-    assert cost.abs().max() < 1e-9 < 1e-2 < static.min()
+    # Small entries of a code can be pruned in all rows; they are then taken to be zero.
+    bound = 5e-4 if defense == "precode+pruning(p=0.5)" else 1e-9
+    assert cost.abs().max() < bound and static.min() > 5e-4
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "laplacian"])
@@ -94,8 +96,8 @@ def test_noise_of_each_defense_and_of_compositions():
 
     assert stds("none") == {} and stds("noise(std=0)") == {} and stds("pruning") == {}
     assert set(stds("noise(std=0.1)").values()) == {0.1}
-    assert set(stds("dp-sgd(noise_multiplier=3.0, max_grad_norm=0.2)", batch_size=2).values()) == {pytest.approx(0.3)}
-    assert set(stds("noise(std=3.0)+dp-sgd(noise_multiplier=4.0)").values()) == {pytest.approx(5.0)}
+    assert list(stds("dp-sgd(noise_multiplier=3.0, max_grad_norm=0.2)", batch_size=2).values()) == pytest.approx([0.3] * 4)
+    assert set(stds("noise(std=3.0)+dp-sgd(noise_multiplier=4.0)").values()) == {5.0}
     assert set(stds("ppp(strength=0.1)")) == {"0.weight", "0.bias"}
 
 
