@@ -36,9 +36,7 @@ class Analytic(Attack):
         return _first_layer(observation)[1] or label_obstacle(observation)
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
-        obstacle = self.obstacle(observation)
-        if obstacle is not None:
-            raise ValueError(obstacle)
+        self.check(observation)
         name, _ = _first_layer(observation)
         weight, bias = (observation.gradients[f"{name}.{child}".lstrip(".")] for child in ("weight", "bias"))
         if observation.batch_size == 1:

@@ -148,6 +148,12 @@ class Attack:
         """Why the attack does not apply to the observation, or None when it does."""
         return None
 
+    def check(self, observation: Observation) -> None:
+        """Raise ValueError with the obstacle where there is one."""
+        obstacle = self.obstacle(observation)
+        if obstacle is not None:
+            raise ValueError(obstacle)
+
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         """Rebuild the images of all victims of the observation.
 

@@ -53,9 +53,7 @@ class DLG(Attack):
         return label_obstacle(observation)
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
-        obstacle = self.obstacle(observation)
-        if obstacle is not None:
-            raise ValueError(obstacle)
+        self.check(observation)
         labels = known_or_inferred_labels(observation)
         schedule = Schedule(self.iterations, self.step_size, self.iterations)
         problem = Problem(observation, labels, Objective(cost="euclidean"), schedule, seed)

@@ -55,9 +55,7 @@ class MatchingAttack(Attack):
         return label_obstacle(observation)
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
-        obstacle = self.obstacle(observation)
-        if obstacle is not None:
-            raise ValueError(obstacle)
+        self.check(observation)
         observation = self.prepared(observation)
         labels = known_or_inferred_labels(observation)
         schedule = Schedule(self.iterations, self.step_size, self.patience)

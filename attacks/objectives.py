@@ -40,7 +40,7 @@ class Objective:
         codes: [N, B, K] for each variational bottleneck: what it sampled, which is used in place of samples of the attacker's own.
         features: module name to what entered the module at the client, [N, B, d]; the mean squared difference of what the candidate
             lets enter, relative to the variance of the features, is added with ``feature_weight``.
-        statistics: weight of the distance to the running statistics of batch norm (Yin et al., CVPR 2021, eq. 10), >= 0.
+        statistics: weight of the distance to the running statistics of batch norm (Yin et al., CVPR 2021), >= 0.
         energy: weight of the squared Euclidean norm of the normalised images, as a mean over their entries, >= 0.
         anchors: images [N, B, C, H, W] that the candidates are drawn to, or None.
         anchor_weight: of the squared distance to them, as a mean over the entries, >= 0.

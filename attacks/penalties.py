@@ -38,7 +38,7 @@ def feature_distance(entered: Tensor, known: Tensor) -> Tensor:
 
 def statistics_distance(layers: Sequence[nn.Module], entered: Sequence[Tensor], slots: int) -> Tensor:
     """Distances of the mean and the variance of each victim's images, per channel, to a batch norm's running ones, added over
-    the layers: [S] (Yin et al., CVPR 2021, eq. 10)."""
+    the layers: [S] (Yin et al., CVPR 2021)."""
     total = entered[0].new_zeros(slots)
     for layer, values in zip(layers, entered, strict=True):
         own = values.unflatten(0, (slots, -1)).transpose(1, 2).flatten(2)  # [S, C, B * positions]

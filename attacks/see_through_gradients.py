@@ -55,9 +55,7 @@ class SeeThroughGradients(MatchingAttack):
                          statistics=self.statistics / self.gradient if known else 0.0)
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
-        obstacle = self.obstacle(observation)
-        if obstacle is not None:
-            raise ValueError(obstacle)
+        self.check(observation)
         labels = known_or_inferred_labels(observation)
         first = self.iterations // 2 if self.restarts > 1 and self.group and self.iterations > 1 else 0
 

@@ -14,8 +14,7 @@ from attacks.objectives import Objective
 
 @dataclass(frozen=True)
 class Averaging(MatchingAttack):
-    """Match the mean of the gradients that a victim shared in T rounds (ours, after the remark of Geiping et al., 2020, that noise
-    must not be averaged out).
+    """Match the mean of the gradients that a victim shared in T rounds (ours).
 
     Noise of known standard deviation is then sigma / sqrt(T), for which the attack is ``noise-aware``; other randomness is averaged
     as it is and matched by the cosine. The rounds are those of one state of the model. The arguments are those of

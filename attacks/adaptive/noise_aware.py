@@ -19,7 +19,7 @@ _EXACT = 1000.0
 @dataclass(frozen=True)
 class NoiseAware(MatchingAttack):
     """Maximise the posterior of the images given a gradient with Gaussian noise of known standard deviation (Balunovic et al., ICLR
-    2022, eq. 9; for Laplacian noise the Gaussian of the same variance).
+    2022; for Laplacian noise the Gaussian of the same variance).
 
     With ``cost=likelihood`` the objective is |g - G|^2 / (2 sigma^2 n) + total variation, over the n entries that carry noise.
     Where the gradient was clipped, and is so known up to its scale only, and with ``cost=cosine``, it is the cosine of all entries,
