@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from attacks.adaptive.knowledge import noise_std
+from attacks.adaptive.knowledge import layer_input
 from attacks.base import Attack, Observation, Progress, Reconstruction
 from attacks.labels import known_or_inferred_labels, label_obstacle
-from attacks.linear_inputs import linear_inputs
 from attacks.separation import separated_inputs
 from attacks.structured import sampling
 from defenses.precode import bottlenecks
@@ -38,11 +37,10 @@ class Analytic(Attack):
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         self.check(observation)
         name, _ = _first_layer(observation)
-        weight, bias = (observation.gradients[f"{name}.{child}".lstrip(".")] for child in ("weight", "bias"))
         if observation.batch_size == 1:
-            std = noise_std(observation).get(f"{name}.weight".lstrip("."), 0.0)
-            found = linear_inputs(weight, bias, std=std)[:, None]
+            found = layer_input(observation, name)
         else:
+            weight, bias = (observation.gradients[f"{name}.{child}" if name else child] for child in ("weight", "bias"))
             found = separated_inputs(weight, bias, observation.batch_size, _bounds(observation))
         images = found.unflatten(-1, observation.image_shape)
         if progress is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -74,8 +75,8 @@ class DLG(Attack):
         best, victims = costs.argmin(0), torch.arange(len(observation), device=costs.device)
         return Reconstruction(observation.to_pixels(images[best, victims]), labels[best, victims], costs[best, victims])
 
-    def _minimise(self, problem: Problem, starts: list[Start], tell: Progress) -> tuple[Tensor, Tensor, Tensor]:
-        matcher = problem.matcher(starts, reloaded=len(starts) < len(problem.observation) * self.restarts)
+    def _minimise(self, problem: Problem, starts: list[Start], tell: Callable[[int], None]) -> tuple[Tensor, Tensor, Tensor]:
+        matcher = problem.matcher(starts, reloaded=False)
         images = problem.first_images(starts)
         labels = problem.labels[torch.tensor([start.victim for start in starts], device=images.device)]
         logits = _first_logits(problem, starts) if self.joint else images.new_zeros(*labels.shape, 0)
@@ -93,7 +94,7 @@ class DLG(Attack):
             lower = objective < lowest  # false for what is not a number
             best, lowest = torch.where(lower[:, None], optimizer.points, best), torch.where(lower, objective, lowest)
             optimizer.step(derivative)
-            tell(iteration + 1)  # type: ignore[call-arg]
+            tell(iteration + 1)
         if self.joint:
             labels = best[:, entries:].view_as(logits).argmax(-1)
         return best[:, :entries].view_as(images), labels, lowest

@@ -33,7 +33,8 @@ def feature_distance(entered: Tensor, known: Tensor) -> Tensor:
     """Mean squared difference of features [S * B, ...] to the known ones [S, B, d], relative to the variance of the known: [S]."""
     found = entered.reshape(known.shape).flatten(1)
     target = known.flatten(1)
-    return (found - target).square().mean(1) / target.var(1).clamp_min(torch.finfo(target.dtype).tiny)
+    variance = target.var(1)
+    return (found - target).square().mean(1) / torch.where(variance > 0, variance, 1)  # all equal where nothing of them is known
 
 
 def statistics_distance(layers: Sequence[nn.Module], entered: Sequence[Tensor], slots: int) -> Tensor:

@@ -21,6 +21,7 @@ from attacks.seeds import derive
 from benchmark.config import Evaluation
 from benchmark.datasets import Dataset
 from benchmark.metrics import compare
+from benchmark.results import ORACLE
 from defenses import Private
 
 
@@ -75,10 +76,6 @@ def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Ev
         rounds=rounds,
         averaged=averaged,
     )
-
-
-#: The tier of what only the owner of the data can choose: of each victim, the best of all candidates.
-ORACLE = "oracle bound"
 
 
 def attack_rows(attack: Attack, observation: Observation, victims: Victims, seed: int, progress: Progress | None = None

@@ -28,6 +28,9 @@ from benchmark.errors import InputError
 #: A reconstruction of at least this SSIM counts as a success of the attack (Scheliga et al., WACV 2022).
 SUCCESS_SSIM = 0.6
 
+#: The tier of what only the owner of the data can choose: of each victim, the best of all candidates. It is no attack.
+ORACLE = "oracle bound"
+
 #: Version of the folder's layout and the tables' columns.
 FORMAT = 2
 

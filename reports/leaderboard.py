@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.results import SUCCESS_SSIM, Cell, Run
+from benchmark.results import ORACLE, SUCCESS_SSIM, Cell, Run
 from reports.statistics import Estimate, accuracy_area, bootstrap_mean, epochs_to_converge, share
 
 UNDEFENDED = "none"
-ORACLE = "oracle bound"
 
 
 @dataclass(frozen=True)

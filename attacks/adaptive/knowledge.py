@@ -9,7 +9,7 @@ from torch import Tensor
 from attacks.base import Observation
 from attacks.linear_inputs import linear_inputs
 from attacks.objectives import Objective, layer_of
-from defenses import DPSGD, PPP, Composition, Defense, GradientPruning, NoisyGradients
+from defenses import DPSGD, PPP, Composition, Defense, GradientPruning, NoDefense, NoisyGradients
 from defenses.last_linear import last_linear
 from defenses.precode import VariationalBottleneck
 
@@ -20,17 +20,18 @@ def members(defense: Defense) -> list[Defense]:
 
 
 def is_randomised(defense: Defense) -> bool:
-    """Whether the client's gradient of the same image differs from round to round."""
-    return any(not isinstance(member, GradientPruning) and type(member) is not Defense and member.name != "none"
-               for member in members(defense))
+    """Whether the client's gradient of the same image may differ from round to round; of a defense of the user's own it may."""
+    return any(not isinstance(member, (NoDefense, GradientPruning)) for member in members(defense))
 
 
 def masks(observation: Observation) -> dict[str, Tensor]:
     """Of the parameters whose gradients are pruned: where entries survived, by name. What was pruned is below the smallest that
-    survived, and says no more (a hinge on it added little in trials)."""
+    survived, and says no more. Noise that is added after pruning hides what was pruned."""
     pruned: set[str] = set()
     for member in members(observation.defense):
-        if isinstance(member, GradientPruning) and member.p > 0:
+        if isinstance(member, NoisyGradients) and member.std > 0:
+            pruned.clear()
+        elif isinstance(member, GradientPruning) and member.p > 0:
             pruned |= observation.gradients.keys()
         elif isinstance(member, PPP) and member.perturbation == "pruning":
             pruned |= member.perturbed(observation.gradients)
@@ -77,12 +78,12 @@ def replay_obstacle(observation: Observation) -> str | None:
 
 def codes(observation: Observation) -> tuple[Tensor, ...]:
     """What each bottleneck sampled at the client, [N, 1, K]: the input of its decoder, a linear layer with bias."""
-    return tuple(_input(observation, f"{name}.decoder") for name in bottleneck_names(observation))
+    return tuple(layer_input(observation, f"{name}.decoder") for name in bottleneck_names(observation))
 
 
 def features(observation: Observation) -> dict[str, Tensor]:
     """What entered each bottleneck at the client, [N, 1, d], by the name of its encoder."""
-    return {f"{name}.encoder": _input(observation, f"{name}.encoder") for name in bottleneck_names(observation)}
+    return {f"{name}.encoder": layer_input(observation, f"{name}.encoder") for name in bottleneck_names(observation)}
 
 
 def layers_before_bottlenecks(observation: Observation) -> tuple[str, ...]:
@@ -104,7 +105,7 @@ def last_features(observation: Observation) -> dict[str, Tensor] | str:
         return str(error)
     if linear.bias is None or linear.in_features < 2:
         return "the last layer has no bias, so that its gradient does not tell the features"
-    return {name: _input(observation, name)}
+    return {name: layer_input(observation, name)}
 
 
 def with_knowledge(objective: Objective, observation: Observation) -> Objective:
@@ -115,7 +116,8 @@ def with_knowledge(objective: Objective, observation: Observation) -> Objective:
     return known
 
 
-def _input(observation: Observation, layer: str) -> Tensor:
-    std = noise_std(observation).get(f"{layer}.weight", 0.0)
-    weight, bias = (observation.gradients[f"{layer}.{child}" if layer else child] for child in ("weight", "bias"))
-    return linear_inputs(weight, bias, std=std)[:, None]
+def layer_input(observation: Observation, layer: str) -> Tensor:
+    """What entered a linear layer with bias at the client, [N, 1, I], from the gradient of one image."""
+    weight, bias = (f"{layer}.{child}" if layer else child for child in ("weight", "bias"))
+    std = noise_std(observation).get(weight, 0.0)
+    return linear_inputs(observation.gradients[weight], observation.gradients[bias], std=std)[:, None]

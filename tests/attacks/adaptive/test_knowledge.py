@@ -16,6 +16,7 @@ from attacks.adaptive import knowledge
 from attacks.linear_inputs import linear_inputs
 from attacks.matching import GradientMatcher
 from attacks.objectives import Objective
+from attacks.penalties import feature_distance
 from attacks.score import score
 
 
@@ -99,6 +100,15 @@ def test_noise_of_each_defense_and_of_compositions():
     assert list(stds("dp-sgd(noise_multiplier=3.0, max_grad_norm=0.2)", batch_size=2).values()) == pytest.approx([0.3] * 4)
     assert set(stds("noise(std=3.0)+dp-sgd(noise_multiplier=4.0)").values()) == {5.0}
     assert set(stds("ppp(strength=0.1)")) == {"0.weight", "0.bias"}
+
+
+def test_noise_behind_pruning_hides_what_was_pruned():
+    assert knowledge.masks(observation_of("pruning+noise(std=0.1)", "lenet")[0]) == {}
+    assert set(knowledge.masks(observation_of("noise(std=0.1)+pruning", "lenet")[0])) == {"0.weight", "0.bias", "3.weight", "3.bias"}
+
+
+def test_features_of_which_nothing_is_known_leave_the_objective_finite():
+    assert feature_distance(torch.ones(2, 3), torch.zeros(2, 1, 3)).tolist() == [1, 1]
 
 
 def test_who_is_randomised():
