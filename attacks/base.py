@@ -92,14 +92,16 @@ class Candidates:
     """What each of A attacks rebuilt, where an attack chooses among others.
 
     Attributes:
-        attacks: the specification of each.
-        images: [A, N, B, C, H, W], pixels in [0, 1].
+        attacks: the attacks.
+        found: what each returned.
         scores: [A, N], by which the attacker chooses, the lowest; comparable between attacks.
+        seconds: that each took for all victims.
     """
 
-    attacks: tuple[str, ...]
-    images: Tensor
+    attacks: tuple[Attack, ...]
+    found: tuple[Reconstruction, ...]
     scores: Tensor
+    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True)

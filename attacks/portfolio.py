@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from attacks.base import Attack
 
+#: Raised with every change of an attack, a setting or the score by which the worst case chooses, since results of different
+#: portfolios are not comparable.
+VERSION = 1
+
 #: Iterations and restarts of each attack by budget.
 BUDGETS = {"fast": (300, 1), "standard": (1000, 1), "thorough": (3000, 2)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -57,7 +58,7 @@ class WorstCase(Attack):
                 told += 1
                 progress(told, _STEPS * len(members))
 
-        images, labels, scores = [], [], []
+        reconstructions, scores, seconds = [], [], []
         mean, std = observation.mean.view(-1, 1, 1), observation.std.view(-1, 1, 1)
         for place, attack in enumerate(members):
             before = _STEPS * place
@@ -65,12 +66,15 @@ class WorstCase(Attack):
             def part(done: int, total: int, before: int = before) -> None:
                 tell(before + _STEPS * done // total)
 
+            started = time.perf_counter()
             found = attack.reconstruct(observation, seed=seed, progress=part)
-            images.append(found.images)
-            labels.append(found.labels)
+            seconds.append(time.perf_counter() - started)
+            reconstructions.append(found)
             scores.append(score(observation, (found.images - mean) / std, found.labels, seed))
             tell(before + _STEPS)
-        all_images, all_labels, all_scores = torch.stack(images), torch.stack(labels), torch.stack(scores)
+        all_scores = torch.stack(scores)
         chosen, victims = all_scores.argmin(0), torch.arange(len(observation), device=all_scores.device)
-        candidates = Candidates(tuple(attack.label for attack in members), all_images, all_scores)
-        return Reconstruction(all_images[chosen, victims], all_labels[chosen, victims], all_scores[chosen, victims], candidates)
+        images, labels = (torch.stack(tensors)[chosen, victims] for tensors in (
+            [found.images for found in reconstructions], [found.labels for found in reconstructions]))
+        candidates = Candidates(tuple(members), tuple(reconstructions), all_scores, tuple(seconds))
+        return Reconstruction(images, labels, all_scores[chosen, victims], candidates)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attacks import Attack, Observation, Progress
+from attacks import Attack, Observation, Progress, Reconstruction
 from attacks.seeds import derive
 from benchmark.config import Evaluation
 from benchmark.datasets import Dataset
@@ -80,8 +80,8 @@ def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Ev
 
 def attack_rows(attack: Attack, observation: Observation, victims: Victims, seed: int, progress: Progress | None = None
                 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Run an attack and compare what it rebuilds with the originals. An attack that chooses among others is followed by its oracle
-    bound: of each victim the candidate with the highest mean SSIM, which no attacker can know.
+    """Run an attack and compare what it rebuilds with the originals. An attack that chooses among others is followed by each of
+    these, and by its oracle bound: of each victim the candidate with the highest mean SSIM, which no attacker can know.
 
     Returns:
         One row per original image with the columns of ``results.RECONSTRUCTIONS`` from ``attack`` on, and by the name in that
@@ -89,37 +89,47 @@ def attack_rows(attack: Attack, observation: Observation, victims: Victims, seed
     """
     started = time.perf_counter()
     found = attack.reconstruct(observation, seed=seed, progress=progress)
-    images, costs = found.images.cpu().numpy(), found.cost.cpu().tolist()
-    seconds = (time.perf_counter() - started) / len(observation)
-    rights = [_labels_right(labels, truth) for labels, truth in zip(found.labels.tolist(), victims.labels.tolist(), strict=True)]
-    common = {"attack_params": json.dumps(attack.parameters()), "seconds": seconds}
-    winners: list[str | None] = [None] * len(observation)
+    seconds = time.perf_counter() - started
+    rows, images = _compared(attack, found, observation, victims, seconds)
+    ordered = {attack.label: images}
     candidates = found.candidates
-    if candidates is not None:
-        winners = [candidates.attacks[place] for place in candidates.scores.argmin(0).tolist()]
-    rows, ordered = [], {attack.label: np.empty_like(images)}
+    if candidates is None:
+        return rows, ordered
+    labels = [member.label for member in candidates.attacks]
+    winners = candidates.scores.argmin(0).tolist()
+    rows = [{**row, "won_by": labels[winners[row["victim"]]]} for row in rows]
+    compared = [_compared(member, of_member, observation, victims, of_time)
+                for member, of_member, of_time in zip(candidates.attacks, candidates.found, candidates.seconds, strict=True)]
+    bound = f"oracle of {attack.label}"
+    best = []
+    for victim in range(len(observation)):
+        own = [[row for row in of_member if row["victim"] == victim] for of_member, _ in compared]
+        best.append(max(range(len(own)), key=lambda k, own=own: sum(row["ssim"] for row in own[k])))  # type: ignore[misc]
+        rows += [{**row, "attack": bound, "attack_params": json.dumps(attack.parameters()), "tier": ORACLE,
+                  "won_by": labels[best[-1]], "label_correct": None, "seconds": seconds / len(observation),
+                  "cost": float(candidates.scores[best[-1], victim])} for row in own[best[-1]]]
+    ordered[bound] = np.stack([compared[place][1][victim] for victim, place in enumerate(best)])
+    for label, (of_member, images) in zip(labels, compared, strict=True):
+        rows += of_member
+        ordered[label] = images
+    return rows, ordered
+
+
+def _compared(attack: Attack, found: Reconstruction, observation: Observation, victims: Victims, seconds: float
+              ) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """A row per original image, and the reconstructions in the order of the originals."""
+    images, costs = found.images.cpu().numpy(), found.cost.cpu().tolist()
+    rights = [_labels_right(labels, truth) for labels, truth in zip(found.labels.tolist(), victims.labels.tolist(), strict=True)]
+    common = {"attack": attack.label, "attack_params": json.dumps(attack.parameters()), "tier": attack.tier, "won_by": None,
+              "seconds": seconds / len(observation)}
+    rows, ordered = [], np.empty_like(images)
     for victim, matches in enumerate(map(compare, victims.pixels, images)):
         for i, match in enumerate(matches):
-            ordered[attack.label][victim, i] = images[victim, match.position]
+            ordered[victim, i] = images[victim, match.position]
             rows.append({
-                **common, "attack": attack.label, "tier": attack.tier, "won_by": winners[victim], "victim": victim, "image": i,
-                "mse": match.mse, "psnr": match.psnr, "ssim": match.ssim, "cost": costs[victim],
-                "label_correct": None if observation.labels is not None else rights[victim][i],
+                **common, "victim": victim, "image": i, "mse": match.mse, "psnr": match.psnr, "ssim": match.ssim,
+                "cost": costs[victim], "label_correct": None if observation.labels is not None else rights[victim][i],
             })
-    if candidates is not None:
-        name = f"oracle of {attack.label}"
-        ordered[name] = np.empty_like(images)
-        rebuilt = candidates.images.cpu().numpy()
-        for victim in range(len(observation)):
-            found_by = [compare(victims.pixels[victim], of_attack[victim]) for of_attack in rebuilt]
-            place = max(range(len(rebuilt)), key=lambda k: sum(match.ssim for match in found_by[k]))
-            for i, match in enumerate(found_by[place]):
-                ordered[name][victim, i] = rebuilt[place, victim, match.position]
-                rows.append({
-                    **common, "attack": name, "tier": ORACLE, "won_by": candidates.attacks[place], "victim": victim, "image": i,
-                    "mse": match.mse, "psnr": match.psnr, "ssim": match.ssim, "cost": float(candidates.scores[place, victim]),
-                    "label_correct": None,
-                })
     return rows, ordered
 
 

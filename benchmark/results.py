@@ -32,7 +32,7 @@ SUCCESS_SSIM = 0.6
 ORACLE = "oracle bound"
 
 #: Version of the folder's layout and the tables' columns.
-FORMAT = 2
+FORMAT = 3
 
 _CELL = [
     ("dataset", pa.string()),  # as it was asked for
@@ -51,6 +51,7 @@ TRAINING = pa.schema([
     ("epsilon", pa.float64()),  # spent so far; null without a guarantee
     ("delta", pa.float64()),  # that epsilon holds at; null without a guarantee
     ("seconds", pa.float64()),  # training of this epoch, without the test
+    ("step_memory", pa.int64()),  # most bytes that tensors held in a training step, null where it was not measured
 ])
 
 #: One row per original image behind an observed gradient, attack and checkpoint.

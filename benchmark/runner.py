@@ -22,7 +22,7 @@ from safetensors.torch import save
 
 import attacks
 import defenses
-from attacks import Progress
+from attacks import Progress, portfolio
 from attacks.seeds import derive
 from benchmark import models, results
 from benchmark.config import Grid
@@ -92,7 +92,7 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
     # What a result depends on beside its cell: another version or device type may round differently.
     determinants = {
         "leakboard": version("leakboard"), "torch": torch.__version__, "opacus": version("opacus"), "device": device.type,
-        "plugins": plugins or {}, "fingerprints": {name: dataset.fingerprint for name, dataset in datasets.items()},
+        "plugins": plugins or {}, "portfolio": _portfolio(), "fingerprints": {name: dataset.fingerprint for name, dataset in datasets.items()},
     }
     specs = [CellSpec(d, m, p, s) for d in grid.datasets for m in grid.models for p in grid.defenses for s in grid.seeds]
     cells = {_key(grid, determinants, spec): spec for spec in specs}
@@ -137,7 +137,8 @@ def _measure(plan: Plan, spec: CellSpec, display: Display) -> dict[str, Any]:
     """Train the cell's model, and attack it at the checkpoints; the content of :func:`results.write_cell`."""
     grid, dataset = plan.grid, plan.datasets[spec.dataset]
     defense = defenses.create(spec.defense)
-    chosen = [attacks.create(specification) for specification in grid.attacks]
+    # An attack that runs others comes first: what it measured is not run again.
+    chosen = sorted(map(attacks.create, grid.attacks), key=lambda attack: attack.tier != "worst case")
     epochs, points = grid.training.epochs, grid.checkpoints()
     victims = choose_victims(dataset, grid.evaluation, spec.seed)
     private = make_private(defense, dataset, spec.model, grid.training, spec.seed)
@@ -159,15 +160,19 @@ def _measure(plan: Plan, spec: CellSpec, display: Display) -> dict[str, Any]:
             continue
         checkpoints[epoch.epoch] = save({name: t.contiguous() for name, t in private.module.state_dict().items()})
         observation = observe(private, victims, dataset, grid.evaluation, derive(forward, "observe", epoch.epoch))
+        measured: set[str] = set()
         for attack in chosen:
             obstacle = attack.obstacle(observation)
-            if obstacle is not None:
+            if attack.label in measured:
+                pass
+            elif obstacle is not None:
                 inapplicable.append({"checkpoint_epoch": epoch.epoch, "attack": attack.label, "reason": obstacle})
             else:
                 seed = derive(spec.seed, spec.dataset, spec.model, "attack", epoch.epoch)
                 rows, ordered = attack_rows(attack, observation, victims, seed, share.reporter(attack.name))
-                rebuilt += [{**columns, "checkpoint_epoch": epoch.epoch, **row} for row in rows]
+                rebuilt += [{**columns, "checkpoint_epoch": epoch.epoch, **row} for row in rows if row["attack"] not in measured]
                 images |= {results.images_key(epoch.epoch, name): _uint8(pixels) for name, pixels in ordered.items()}
+                measured |= ordered.keys()
             share.done += 1
     info = {**spec.__dict__, "epochs": epochs, "checkpoints": list(points), "inapplicable": inapplicable,
             "labels": grid.evaluation.labels, "classes": list(dataset.classes)}
@@ -199,6 +204,12 @@ def _check_dataset(grid: Grid, name: str, dataset: Dataset) -> None:
         raise InputError(f"dataset {name} has images of {shape[2]}x{shape[1]}; SSIM needs at least {SSIM_WINDOW} pixels a side")
     for model in grid.models:
         models.check(model, shape, len(dataset.classes))
+
+
+def _portfolio() -> dict[str, Any]:
+    """Which attacks ``worst-case`` runs: the version of the portfolio, and attacks of plugins, which take part."""
+    own = [cls.name for cls in attacks.registry if not cls.__module__.startswith("attacks.")]
+    return {"version": portfolio.VERSION, "added": sorted(own)}
 
 
 def _key(grid: Grid, determinants: dict[str, Any], spec: CellSpec) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +15,12 @@ from benchmark import models
 from benchmark.config import Training
 from benchmark.datasets import Dataset
 from benchmark.loaders import BatchLoader, LabelledImages
+from benchmark.step_memory import StepMemory
 from defenses import Defense, Private
 
 _TEST_BATCH = 1024
+#: Steps whose memory is measured: the first has no optimizer state yet, and Poisson samples differ in size.
+_METERED = 5
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Epoch:
     """The state after an epoch; epoch 0 is the untrained model.
 
     ``train_loss`` is the mean over the batches (None for epoch 0), ``test_accuracy`` a share in [0, 1], ``epsilon`` what was
-    spent so far and ``delta`` where it holds (None without a guarantee), ``seconds`` the time of training without the test.
+    spent so far and ``delta`` where it holds (None without a guarantee), ``seconds`` the time of training without the test,
+    ``step_memory`` the most bytes that tensors held in one of the first steps of the first epoch (None in other epochs).
     """
 
     epoch: int
@@ -33,6 +38,7 @@ class Epoch:
     epsilon: float | None
     delta: float | None
     seconds: float
+    step_memory: int | None
 
 
 def make_private(defense: Defense, dataset: Dataset, model: str, training: Training, seed: int) -> Private:
@@ -69,25 +75,29 @@ def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, on_step
     """
     device = dataset.train.labels.device
     for epoch in range(epochs + 1):
-        loss, seconds = None, 0.0
+        loss, seconds, memory = None, 0.0, None
         if epoch > 0:
             with torch.random.fork_rng(devices=_cuda(device)):
                 torch.manual_seed(derive(seed, "forward", epoch))
                 started = time.perf_counter()
-                loss = _train_epoch(private, device, on_step)
+                meter = StepMemory(private.module, private.optimizer) if epoch == 1 else None
+                loss = _train_epoch(private, device, on_step, meter)
                 seconds = time.perf_counter() - started
+                memory = meter.peak if meter is not None else None
         accuracy = test_accuracy(private.module, dataset.test, derive(seed, "test", epoch))
-        yield Epoch(epoch, loss, accuracy, private.privacy_spent(), private.delta, seconds)
+        yield Epoch(epoch, loss, accuracy, private.privacy_spent(), private.delta, seconds, memory)
 
 
-def _train_epoch(private: Private, device: torch.device, on_step: Callable[[int, int], None] | None) -> float:
+def _train_epoch(private: Private, device: torch.device, on_step: Callable[[int, int], None] | None,
+                 meter: StepMemory | None) -> float:
     private.module.train()
     # Summed on the device: reading the loss in every step would make a GPU wait.
     total, count = torch.zeros((), device=device), len(private.data_loader)
     for step, (x, y) in enumerate(private.data_loader, start=1):
-        loss = private.backward(x, y)
+        with meter if meter is not None and step <= _METERED else nullcontext():
+            loss = private.backward(x, y)
+            private.optimizer.step()
         total += loss if len(x) else 0.0  # a Poisson sample can be empty and has no loss then
-        private.optimizer.step()
         if on_step is not None:
             on_step(step, count)
     return float(total) / count

@@ -172,6 +172,7 @@ def _protocol(run: Run, dataset: str) -> dict[str, Any]:
     return {
         "training": grid["training"], "evaluation": grid["evaluation"], "attacks": grid["attacks"],
         "image_size": grid["image_size"], "fingerprint": determinants["fingerprints"][dataset],
+        "portfolio": determinants["portfolio"],
     }
 
 

@@ -47,9 +47,9 @@ def test_of_each_victim_the_lowest_score_is_chosen(short):
     chosen = candidates.scores.argmin(0)
     assert torch.equal(found.cost, candidates.scores.min(0).values)
     for victim in range(3):
-        assert torch.equal(found.images[victim], candidates.images[chosen[victim], victim])
-    alone = attacks.create(candidates.attacks[0]).reconstruct(observation, seed=0)
-    assert torch.equal(alone.images, candidates.images[0])
+        assert torch.equal(found.images[victim], candidates.found[chosen[victim]].images[victim])
+    alone = candidates.attacks[0].reconstruct(observation, seed=0)
+    assert torch.equal(alone.images, candidates.found[0].images)
 
 
 def test_an_attack_of_the_users_own_takes_part(short, monkeypatch):
@@ -65,6 +65,6 @@ def test_an_attack_of_the_users_own_takes_part(short, monkeypatch):
 
     monkeypatch.setitem(attacks.registry._classes, "perfect", Perfect)
     found = WorstCase().reconstruct(observation, seed=0)
-    winners = [found.candidates.attacks[place] for place in found.candidates.scores.argmin(0).tolist()]
+    winners = [found.candidates.attacks[place].name for place in found.candidates.scores.argmin(0).tolist()]
     assert winners == ["perfect"] * 3
     torch.testing.assert_close(found.images, observation.to_pixels(x))

@@ -26,7 +26,7 @@ def write_run(folder: Path, accuracies: dict[tuple[str, int], list[float]], ssim
         "format": results.FORMAT, "name": "test",
         "grid": {"training": {"epochs": epochs, "batch_size": 64, "learning_rate": 1e-3},
                  "evaluation": {"victims": 2, "batch_size": 1, "labels": "known", "checkpoints": [0]}, "attacks": [attack], "image_size": None},
-        "determinants": {"torch": "2", "opacus": "1", "fingerprints": {dataset: "f" * 64}},
+        "determinants": {"torch": "2", "opacus": "1", "portfolio": {"version": 1, "added": []}, "fingerprints": {dataset: "f" * 64}},
         "provenance": {"started": "2026-01-01", "hardware": "cpu", "command": "leakboard run"},
         "cells": {key: {"dataset": dataset, "model": "lenet", "defense": cell[0], "seed": cell[1]} for key, cell in keys.items()},
     }
@@ -38,7 +38,7 @@ def write_run(folder: Path, accuracies: dict[tuple[str, int], list[float]], ssim
             continue
         common = {**spec, "defense_params": "{}"}
         training = [{**common, "epoch": epoch, "train_loss": None, "test_accuracy": accuracy, "epsilon": None, "delta": None,
-                     "seconds": 1.0} for epoch, accuracy in enumerate(accuracies[cell])]
+                     "seconds": 1.0, "step_memory": 1000} for epoch, accuracy in enumerate(accuracies[cell])]
         scores = ssims.get(cell, [])
         rebuilt = [{**common, "checkpoint_epoch": 0, "attack": attack, "attack_params": "{}", "tier": tier,
                     "won_by": "a" if tier in ("worst case", "oracle bound") else None, "victim": v, "image": 0,
