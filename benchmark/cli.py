@@ -94,8 +94,48 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[Optional[Path], typer.Option(help="Folder of the report.", show_default="FIRST RUN/report")] = None,
 ) -> int:
-    """Write leaderboard.md, leaderboard.csv and index.html from the tables of one or more runs."""
+    """Write a site, and the leaderboard as Markdown, CSV, LaTeX and JSON, from the tables of one or more runs."""
     _write_report(runs, out if out is not None else runs[0] / "report")
+    return OK
+
+
+@app.command()
+def submit(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    name: Annotated[str, typer.Option(help="Name of the entry, as leaderboards show it.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    paper: Annotated[str, typer.Option(help="An http or https address.", show_default="none")] = "",
+) -> int:
+    """Write a run as an entry for a leaderboard: aggregates, configuration, versions, and the hash of the tables."""
+    from reports import submission
+
+    submission.submit(run, name, paper, out)
+    print(f"entry: {out}")
+    return OK
+
+
+@app.command()
+def merge(
+    entries: Annotated[list[Path], typer.Argument(help="Files that submit wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder of the leaderboard.")],
+) -> int:
+    """Build the leaderboard of many entries; only what was measured by the same protocol shares a table."""
+    from reports import submission
+    from reports.site import write_leaderboard
+
+    print(f"leaderboard: {write_leaderboard(submission.merge(entries), out)}")
+    return OK
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="An entry or a leaderboard.json.")],
+    run: Annotated[Optional[Path], typer.Option(help="Also check that its numbers follow from the tables of this run.")] = None,
+) -> int:
+    """Check a file and say what is wrong with it."""
+    from reports import submission
+
+    print(submission.check(file, run))
     return OK
 
 

@@ -92,7 +92,8 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
     # What a result depends on beside its cell: another version or device type may round differently.
     determinants = {
         "leakboard": version("leakboard"), "torch": torch.__version__, "opacus": version("opacus"), "device": device.type,
-        "plugins": plugins or {}, "portfolio": _portfolio(), "fingerprints": {name: dataset.fingerprint for name, dataset in datasets.items()},
+        "plugins": plugins or {}, "portfolio": _portfolio(),
+        "fingerprints": {name: dataset.fingerprint for name, dataset in datasets.items()},
     }
     specs = [CellSpec(d, m, p, s) for d in grid.datasets for m in grid.models for p in grid.defenses for s in grid.seeds]
     cells = {_key(grid, determinants, spec): spec for spec in specs}

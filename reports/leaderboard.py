@@ -1,4 +1,4 @@
-"""From result tables to ranked entries: one section per data set, model and protocol."""
+"""From result tables to ranked entries: one board per data set, model and protocol."""
 
 from __future__ import annotations
 
@@ -6,95 +6,40 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
-from benchmark.results import ORACLE, SUCCESS_SSIM, Cell, Run
+from benchmark.errors import InputError
+from benchmark.results import SUCCESS_SSIM, Cell, Run
+from reports.documents import parse
+from reports.entries import AttackResult, Board, Entry, Protocol, ranked
 from reports.statistics import Estimate, accuracy_area, bootstrap_mean, epochs_to_converge, share
 
 UNDEFENDED = "none"
 
 
-@dataclass(frozen=True)
-class AttackResult:
-    """What one attack rebuilt at one checkpoint, over all seeds and victims of an entry.
+@dataclass
+class Section:
+    """A board with the tables and cells it was made from."""
 
-    ``reason`` says why an attack does not apply; the estimates are then None. ``asr`` carries a Wilson interval over images,
-    ``ssim`` and ``psnr`` a bootstrap interval over images. ``label_accuracy`` is None where the attacker was given the labels.
-    ``winners`` counts, for an attack that chooses among others, the images for which each was chosen.
-    """
-
-    attack: str
-    tier: str
-    checkpoint_epoch: int
-    asr: Estimate | None = None
-    ssim: Estimate | None = None
-    psnr: Estimate | None = None
-    label_accuracy: float | None = None
-    seconds_per_victim: float | None = None
-    winners: dict[str, int] = field(default_factory=dict)
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A defense in a section. Accuracy is that after the last epoch, mean over seeds with a bootstrap interval.
-
-    ``change`` is the accuracy minus the undefended one of the same seed; ``converged`` lists, per seed, the epochs to converge
-    (None: not reached); ``problems`` are the errors of cells that failed, and cells that were not run.
-    """
-
-    defense: str
-    parameters: str
-    seeds: int
-    images: int
-    accuracy: Estimate | None
-    change: Estimate | None
-    converged: list[int | None]
-    area: float | None
-    epsilon: float | None
-    delta: float | None
-    attacks: list[AttackResult]
-    problems: list[str]
-    rank: int | None = None
-
-    @property
-    def strongest(self) -> AttackResult | None:
-        """The attack and checkpoint with the highest ASR, of equal ones that with the highest mean SSIM."""
-        return strongest(self.attacks)
-
-
-def strongest(results: list[AttackResult]) -> AttackResult | None:
-    """The result with the highest ASR, of equal ones that with the highest mean SSIM. An oracle bound is no attack: it looks at the
-    originals."""
-    measured = [a for a in results if a.asr is not None and a.ssim is not None and a.tier != ORACLE]
-    return max(measured, key=lambda a: (a.asr.mean, a.ssim.mean), default=None)  # type: ignore[union-attr]
+    board: Board
+    training: pd.DataFrame
+    reconstructions: pd.DataFrame
+    cells: list[Cell]
 
 
 @dataclass
-class Section:
-    """All entries that were measured alike, best first."""
+class _Gathered:
+    """What the runs hold for one board."""
 
     dataset: str
     model: str
-    protocol: dict[str, Any]
-    entries: list[Entry] = field(default_factory=list)
-    training: pd.DataFrame = field(default_factory=pd.DataFrame)
-    reconstructions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    protocol: Protocol
     cells: list[Cell] = field(default_factory=list)
-
-    @property
-    def title(self) -> str:
-        return f"{self.dataset}, {self.model}"
-
-    @property
-    def only_static(self) -> bool:
-        """Whether no attacker who knows the defense was measured."""
-        return not any(result.tier not in ("", "static") for entry in self.entries for result in entry.attacks)
-
-    @property
-    def has_oracle(self) -> bool:
-        """Whether a bound was measured that no attacker can reach by choice."""
-        return any(result.tier == ORACLE for entry in self.entries for result in entry.attacks)
+    training: list[pd.DataFrame] = field(default_factory=list)
+    reconstructions: list[pd.DataFrame] = field(default_factory=list)
+    problems: dict[str, list[str]] = field(default_factory=dict)
 
 
 def build(runs: list[Run]) -> list[Section]:
@@ -102,45 +47,59 @@ def build(runs: list[Run]) -> list[Section]:
 
     A protocol is all that makes numbers comparable: the data's fingerprint, the training, the observation and the attacks. Cells
     that are in several runs count once.
+
+    Raises:
+        InputError: the description of a run lacks what a protocol needs.
     """
-    sections: dict[str, Section] = {}
-    defenses: dict[str, dict[str, list[str]]] = {}
+    gathered: dict[str, _Gathered] = {}
     seen: set[str] = set()
     for run in runs:
         cells = {cell.folder.name: cell for cell in run.cells}
         failures = {json.dumps(_identity(f)): f.get("error", "failed") for f in run.failures}
+        training, rebuilt = _by_cell(run.training), _by_cell(run.reconstructions)
         for key, spec in run.manifest["cells"].items():
             protocol = _protocol(run, spec["dataset"])
-            name = json.dumps([spec["dataset"], spec["model"], protocol])
-            section = sections.setdefault(name, Section(spec["dataset"], spec["model"], protocol))
-            problems = defenses.setdefault(name, {}).setdefault(spec["defense"], [])
+            name = json.dumps([spec["dataset"], spec["model"], TypeAdapter(Protocol).dump_python(protocol)])
+            group = gathered.setdefault(name, _Gathered(spec["dataset"], spec["model"], protocol))
+            problems = group.problems.setdefault(spec["defense"], [])
             if key in seen:
                 continue
             if key in cells:
                 seen.add(key)
-                section.cells.append(cells[key])
-                section.training = pd.concat([section.training, _rows(run.training, spec)])
-                section.reconstructions = pd.concat([section.reconstructions, _rows(run.reconstructions, spec)])
+                group.cells.append(cells[key])
+                for frames, of_run in ((group.training, training), (group.reconstructions, rebuilt)):
+                    if tuple(_identity(spec)) in of_run:
+                        frames.append(of_run[tuple(_identity(spec))])
             else:
                 problems.append(f"seed {spec['seed']}: " + failures.get(json.dumps(_identity(spec)), "not run"))
-    for name, section in sections.items():
-        section.entries = _rank([_entry(section, defense, problems) for defense, problems in defenses[name].items()])
-    return list(sections.values())
+    return [_section(group) for group in gathered.values()]
 
 
-def table(sections: list[Section]) -> pd.DataFrame:
-    """All sections as one flat table of numbers, a row per defense and attack at a checkpoint."""
+def _section(group: _Gathered) -> Section:
+    training, rebuilt = (pd.concat(frames) if frames else pd.DataFrame() for frames in (group.training, group.reconstructions))
+    curves = {} if training.empty else dict(list(training.groupby("defense")))
+    images = {} if rebuilt.empty else dict(list(rebuilt.groupby("defense")))
+    undefended = _Trained(curves[UNDEFENDED]) if UNDEFENDED in curves else None
+    entries = [_entry(defense, curves.get(defense), images.get(defense), undefended, group, problems)
+               for defense, problems in group.problems.items()]
+    return Section(Board(group.dataset, group.model, group.protocol, ranked(entries)), training, rebuilt, group.cells)
+
+
+def table(boards: list[Board]) -> pd.DataFrame:
+    """All boards as one flat table of numbers, a row per entry and attack at a checkpoint."""
     rows = []
-    for section in sections:
-        for entry in section.entries:
+    for board in boards:
+        for entry in board.entries:
             reached = [epoch for epoch in entry.converged if epoch is not None]
             common = {
-                "dataset": section.dataset, "model": section.model, "rank": entry.rank, "defense": entry.defense,
-                "defense_params": entry.parameters, "seeds": entry.seeds, "images": entry.images,
+                "dataset": board.dataset, "model": board.model, "rank": entry.rank, "defense": entry.defense,
+                "submission": entry.submission, "paper": entry.paper, "pareto": entry.pareto,
+                "defense_params": json.dumps(entry.parameters), "seeds": entry.seeds, "images": entry.images,
                 **_columns("test_accuracy", entry.accuracy), **_columns("accuracy_change", entry.change),
                 "epochs_to_converge": sum(reached) / len(reached) if reached and len(reached) == len(entry.converged) else None,
                 "seeds_converged": len(reached), "accuracy_area": entry.area, "epsilon": entry.epsilon, "delta": entry.delta,
-                "problems": "; ".join(entry.problems),
+                "seconds_per_epoch": entry.seconds_per_epoch, "time_ratio": entry.time_ratio,
+                "step_memory": entry.step_memory, "memory_ratio": entry.memory_ratio, "problems": "; ".join(entry.problems),
             }
             rows += [{**common, **_attack_columns(result)} for result in entry.attacks or [None]]  # type: ignore[list-item]
     return pd.DataFrame(rows)
@@ -167,55 +126,76 @@ def _identity(spec: dict[str, Any]) -> list[Any]:
     return [spec.get(key) for key in ("dataset", "model", "defense", "seed")]
 
 
-def _protocol(run: Run, dataset: str) -> dict[str, Any]:
-    grid, determinants = run.manifest["grid"], run.manifest["determinants"]
-    return {
-        "training": grid["training"], "evaluation": grid["evaluation"], "attacks": grid["attacks"],
-        "image_size": grid["image_size"], "fingerprint": determinants["fingerprints"][dataset],
-        "portfolio": determinants["portfolio"],
-    }
+def _by_cell(frame: pd.DataFrame) -> dict[tuple[Any, ...], pd.DataFrame]:
+    columns = ["dataset", "model", "defense", "seed"]
+    return {} if frame.empty else dict(list(frame.groupby(columns, sort=False)))
 
 
-def _rows(frame: pd.DataFrame, spec: dict[str, Any]) -> pd.DataFrame:
-    match = (frame["dataset"] == spec["dataset"]) & (frame["model"] == spec["model"])
-    return frame[match & (frame["defense"] == spec["defense"]) & (frame["seed"] == spec["seed"])]
+def _protocol(run: Run, dataset: str) -> Protocol:
+    grid, determinants = run.manifest.get("grid", {}), run.manifest.get("determinants", {})
+    path = run.folder / "run.json"
+    try:
+        content = {
+            "training": grid["training"], "evaluation": grid["evaluation"], "attacks": grid["attacks"],
+            "image_size": grid["image_size"], "fingerprint": determinants["fingerprints"][dataset],
+            "portfolio": determinants["portfolio"],
+        }
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} lacks {error}") from error
+    protocol: Protocol = parse(json.dumps(content), str(path), TypeAdapter(Protocol))
+    return protocol
 
 
-def _entry(section: Section, defense: str, problems: list[str]) -> Entry:
-    if section.training.empty or not (section.training["defense"] == defense).any():
-        return Entry(defense, "{}", 0, 0, None, None, [], None, None, None, [], problems)
-    training = section.training[section.training["defense"] == defense]
-    curves = {seed: frame.sort_values("epoch") for seed, frame in training.groupby("seed")}
-    undefended = {
-        seed: frame.sort_values("epoch")["test_accuracy"].tolist()
-        for seed, frame in section.training[section.training["defense"] == UNDEFENDED].groupby("seed")
-    }
-    last = {seed: curve["test_accuracy"].iloc[-1] for seed, curve in curves.items()}
-    paired = [last[seed] - undefended[seed][-1] for seed in last if seed in undefended]
-    final = training[training["epoch"] == training["epoch"].max()]
+class _Trained:
+    """The trainings of a defense, by seed."""
+
+    def __init__(self, training: pd.DataFrame) -> None:
+        frames = {int(seed): frame.sort_values("epoch") for seed, frame in training.groupby("seed")}
+        self.accuracies = {seed: frame["test_accuracy"].tolist() for seed, frame in frames.items()}
+        self.seconds = {seed: float(frame.loc[frame["epoch"] > 0, "seconds"].median())
+                        for seed, frame in frames.items() if len(frame) > 1}
+        memory = training["step_memory"].dropna()
+        self.memory = int(memory.max()) if len(memory) else None
+        final = training[training["epoch"] == training["epoch"].max()]
+        self.epsilon, self.delta = _number(final["epsilon"].max()), _number(final["delta"].max())
+
+
+def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | None, undefended: _Trained | None,
+           group: _Gathered, problems: list[str]) -> Entry:
+    if training is None:
+        return Entry(defense, {}, 0, 0, problems=problems)
+    own = _Trained(training)
+    plain = undefended.accuracies if undefended is not None else {}
+    times = undefended.seconds if undefended is not None else {}
+    last = {seed: curve[-1] for seed, curve in own.accuracies.items()}
+    changes = [last[seed] - plain[seed][-1] for seed in last if seed in plain]
+    ratios = [own.seconds[seed] / times[seed] for seed in own.seconds if times.get(seed)]
+    base = undefended.memory if undefended is not None else None
+    compared = defense != UNDEFENDED
     return Entry(
         defense=defense,
-        parameters=training["defense_params"].iloc[0],
-        seeds=len(curves),
-        images=int(section.reconstructions.loc[section.reconstructions["defense"] == defense, ["seed", "victim", "image"]]
-                   .drop_duplicates().shape[0]) if not section.reconstructions.empty else 0,
+        parameters=json.loads(training["defense_params"].iloc[0]),
+        seeds=len(last),
+        images=0 if rebuilt is None else len(rebuilt[["seed", "victim", "image"]].drop_duplicates()),
         accuracy=bootstrap_mean(list(last.values())),
-        change=bootstrap_mean(paired) if paired and defense != UNDEFENDED else None,
-        converged=[epochs_to_converge(curve["test_accuracy"].tolist(), max(undefended[seed]))
-                   for seed, curve in curves.items() if seed in undefended],
-        area=float(pd.Series([accuracy_area(curve["test_accuracy"].tolist()) for curve in curves.values()]).mean()),
-        epsilon=_number(final["epsilon"].max()),
-        delta=_number(final["delta"].max()),
-        attacks=_attacks(section, defense),
+        change=bootstrap_mean(changes) if changes and compared else None,
+        converged=[epochs_to_converge(curve, max(plain[seed])) for seed, curve in own.accuracies.items() if seed in plain],
+        area=float(np.mean([accuracy_area(curve) for curve in own.accuracies.values()])),
+        epsilon=own.epsilon,
+        delta=own.delta,
+        seconds_per_epoch=float(np.mean(list(own.seconds.values()))) if own.seconds else None,
+        time_ratio=float(np.mean(ratios)) if ratios and compared else None,
+        step_memory=own.memory,
+        memory_ratio=own.memory / base if own.memory is not None and base and compared else None,
+        attacks=_attacks(defense, rebuilt, group.cells),
         problems=problems,
     )
 
 
-def _attacks(section: Section, defense: str) -> list[AttackResult]:
+def _attacks(defense: str, rebuilt: pd.DataFrame | None, cells: list[Cell]) -> list[AttackResult]:
     results = []
-    rebuilt = section.reconstructions
-    if not rebuilt.empty:
-        for (epoch, attack), frame in rebuilt[rebuilt["defense"] == defense].groupby(["checkpoint_epoch", "attack"], sort=True):
+    if rebuilt is not None:
+        for (epoch, attack), frame in rebuilt.groupby(["checkpoint_epoch", "attack"], sort=True):
             known = frame["label_correct"].dropna()
             results.append(AttackResult(
                 attack=attack, tier=frame["tier"].iloc[0], checkpoint_epoch=int(epoch),
@@ -225,24 +205,12 @@ def _attacks(section: Section, defense: str) -> list[AttackResult]:
                 seconds_per_victim=float(frame["seconds"].mean()),
                 winners={str(name): int(count) for name, count in frame["won_by"].dropna().value_counts().items()},
             ))
-    for cell in section.cells:
+    for cell in cells:
         for obstacle in cell.info.get("inapplicable", []) if cell.info["defense"] == defense else []:
             result = AttackResult(obstacle["attack"], "", obstacle["checkpoint_epoch"], reason=obstacle["reason"])
             if result not in results:
                 results.append(result)
     return results
-
-
-def _rank(entries: list[Entry]) -> list[Entry]:
-    """By the strongest attack's ASR, lowest first, then by test accuracy, highest first; what was not measured comes last."""
-    def order(entry: Entry) -> tuple[bool, float, float]:
-        strongest = entry.strongest
-        asr = strongest.asr.mean if strongest is not None and strongest.asr is not None else 0.0
-        return strongest is None, asr, -(entry.accuracy.mean if entry.accuracy is not None else 0.0)
-
-    ranked = sorted(entries, key=order)
-    return [Entry(**{**entry.__dict__, "rank": place if entry.strongest is not None else None})
-            for place, entry in enumerate(ranked, start=1)]
 
 
 def _number(value: Any) -> float | None:

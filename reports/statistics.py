@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 #: Share of the undefended model's best test accuracy that counts as converged.
 CONVERGED = 0.95
@@ -15,13 +18,35 @@ _RESAMPLES = 10_000
 _Z95 = 1.959963984540054
 
 
+def _from_document(value: Any) -> Any:
+    return {"Infinity": math.inf, "-Infinity": -math.inf}.get(value, value) if isinstance(value, str) else value
+
+
+def _to_document(value: float) -> float | str:
+    return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _a_number(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("must be a number")
+    return value
+
+
+#: A float that may be infinite; JSON has no such number, so that it is a text there.
+Number = Annotated[float, AfterValidator(_a_number), BeforeValidator(_from_document),
+                   PlainSerializer(_to_document, when_used="json"),
+                   WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["Infinity", "-Infinity"]}]})]
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean with the bounds of its 95 % interval; no bounds where there is a single observation."""
 
-    mean: float
-    low: float | None
-    high: float | None
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    mean: Number
+    low: Number | None
+    high: Number | None
 
 
 def bootstrap_mean(values: Sequence[float]) -> Estimate:
@@ -32,9 +57,24 @@ def bootstrap_mean(values: Sequence[float]) -> Estimate:
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 2:
         return Estimate(float(array.mean()), None, None)
-    indices = np.random.default_rng(0).integers(len(array), size=(_RESAMPLES, len(array)))
-    low, high = np.percentile(array[indices].mean(1), [2.5, 97.5], method="nearest")
+    finite = np.isfinite(array)
+    counts = _resamples(len(array))
+    means = counts @ np.where(finite, array, 0.0) / len(array)
+    if not finite.all():
+        means[counts @ (~finite).astype(float) > 0] = array[~finite].sum()
+    low, high = np.percentile(means, [2.5, 97.5], method="nearest")
     return Estimate(float(array.mean()), float(low), float(high))
+
+
+@lru_cache(maxsize=3)
+def _resamples(count: int) -> np.ndarray:
+    """How often each value is in each resample, [resamples, count]; kept, since a report has thousands of intervals over
+    the same number of images."""
+    indices = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
+    offsets = np.arange(_RESAMPLES)[:, None] * count
+    drawn = np.bincount((indices + offsets).ravel(), minlength=_RESAMPLES * count)
+    # As floats, whose product with the values is fast.
+    return drawn.reshape(_RESAMPLES, count).astype(float)
 
 
 def share(successes: int, count: int) -> Estimate:

@@ -1,10 +1,11 @@
-"""Numbers and tables as text."""
+"""Numbers and descriptions as text."""
 
 from __future__ import annotations
 
+import json
 import math
 
-from reports.leaderboard import AttackResult, Entry, Section, strongest
+from reports.entries import AttackResult, Board, Entry
 from reports.statistics import Estimate
 
 ABSENT = "–"
@@ -50,81 +51,51 @@ def checkpoint(epoch: int) -> str:
     return "untrained" if epoch == 0 else f"after {epoch} epoch{'s' if epoch > 1 else ''}"
 
 
-def strongest_at(entry: Entry, epoch: int) -> AttackResult | None:
-    """The attack of the highest ASR at a checkpoint."""
-    return strongest([a for a in entry.attacks if a.checkpoint_epoch == epoch])
+def ratio(value: float | None) -> str:
+    """A multiple of the undefended model's."""
+    return ABSENT if value is None else f"{value:.2f}×"
 
 
-def checkpoints(section: Section) -> list[int]:
-    """All checkpoints with a result."""
-    return sorted({a.checkpoint_epoch for entry in section.entries for a in entry.attacks})
-
-
-def leaderboard_rows(section: Section) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the ranked table of a section."""
-    points = checkpoints(section)
-    epochs = section.protocol["training"]["epochs"]
-    header = ["rank", "defense", "test accuracy", "change", "epochs to converge", "epsilon"]
-    header += [f"{what} {checkpoint(point)}" for point in points for what in ("ASR", "SSIM", "PSNR (dB)")]
-    header += ["seeds, images"]
-    rows = []
-    for entry in section.entries:
-        row = [str(entry.rank or ABSENT), entry.defense, estimate(entry.accuracy, 3), estimate(entry.change, 3, signed=True),
-               convergence(entry, epochs), epsilon(entry)]
-        for point in points:
-            result = strongest_at(entry, point)
-            if result is None:
-                reasons = [a.reason for a in entry.attacks if a.checkpoint_epoch == point and a.reason]
-                row += ["does not apply" if reasons else "not run", ABSENT, ABSENT]
-            else:
-                row += [estimate(result.asr), number(result.ssim.mean if result.ssim else None),
-                        number(result.psnr.mean if result.psnr else None, 1)]
-        rows.append([*row, f"{entry.seeds}, {entry.images}"])
-    return header, rows
-
-
-def attack_rows(section: Section) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table of every attack at every checkpoint."""
-    header = ["defense", "checkpoint", "attack", "tier", "ASR", "SSIM", "PSNR (dB)", "inferred labels right", "seconds per victim",
-              "chosen from"]
-    rows = []
-    for entry in section.entries:
-        for a in entry.attacks:
-            if a.reason:
-                numbers = [f"does not apply: {a.reason}", *[ABSENT] * 5]
-            else:
-                numbers = [estimate(a.asr), estimate(a.ssim), estimate(a.psnr, 1), number(a.label_accuracy),
-                           number(a.seconds_per_victim),
-                           ", ".join(f"{count} x {name}" for name, count in a.winners.items()) or ABSENT]
-            rows.append([entry.defense, checkpoint(a.checkpoint_epoch), a.attack, a.tier or ABSENT, *numbers])
-    return header, rows
-
-
-def protocol(section: Section) -> str:
-    """How the section was measured, in a sentence."""
-    training, evaluation = section.protocol["training"], section.protocol["evaluation"]
-    images = "image" if evaluation["batch_size"] == 1 else "images"
+def protocol(board: Board) -> str:
+    """How a board was measured, in a sentence."""
+    training, evaluation = board.protocol.training, board.protocol.evaluation
+    images = "image" if evaluation.batch_size == 1 else "images"
+    rounds = f", {evaluation.rounds} rounds" if evaluation.rounds > 1 else ""
+    size = f", resized to {board.protocol.image_size} pixels" if board.protocol.image_size else ""
+    added = f" with {', '.join(board.protocol.portfolio.added)}" if board.protocol.portfolio.added else ""
     return (
-        f"Adam, step size {training['learning_rate']:g}, batches of {training['batch_size']}, {training['epochs']} epochs; "
-        f"{evaluation['victims']} victims per seed, gradients of {evaluation['batch_size']} {images} each, labels "
-        f"{evaluation['labels']}; attacks: {', '.join(section.protocol['attacks']) or 'none'}; "
-        f"data {section.protocol['fingerprint'][:8]}"
+        f"Adam, step size {training.learning_rate:g}, batches of {training.batch_size}, {training.epochs} epochs; "
+        f"{evaluation.victims} victims per seed, gradients of {evaluation.batch_size} {images} each{rounds}, labels "
+        f"{evaluation.labels}; attacks: {', '.join(board.protocol.attacks) or 'none'} (portfolio "
+        f"{board.protocol.portfolio.version}{added}); data {board.protocol.fingerprint[:8]}{size}"
     )
 
 
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; pipes and angle brackets in cells stay text."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
+def labelled(entry: Entry) -> str:
+    """The defense, with the name of its submission where it has one."""
+    return f"{entry.defense} ({entry.submission})" if entry.submission else entry.defense
 
 
-def _markdown(cell: str) -> str:
-    for character in "\\|<>`*_[]":
-        if character in cell and not (character in "[]_" and _harmless(cell)):
-            cell = cell.replace(character, {"<": "&lt;", ">": "&gt;"}.get(character, "\\" + character))
-    return " ".join(cell.split())
+def starred(entry: Entry) -> str:
+    """The defense, with a star where it is on the Pareto front."""
+    return f"{entry.defense} ★" if entry.pareto else entry.defense
 
 
-def _harmless(cell: str) -> bool:
-    """Square brackets make no link without a parenthesis right behind, and underscores within words no emphasis."""
-    return "](" not in cell and " _" not in cell and "_ " not in cell and not cell.startswith("_")
+def parameters(entry: Entry) -> str:
+    """All parameters of a defense; of a composition, part by part."""
+    return json.dumps(entry.parameters, ensure_ascii=False).strip("{}").replace('"', "") or ABSENT
+
+
+def winners(result: AttackResult) -> str:
+    """From which attacks' results one that chooses took its own."""
+    return ", ".join(f"{count} x {name}" for name, count in result.winners.items()) or ABSENT
+
+
+def attack_and_checkpoint(result: AttackResult | None) -> str:
+    """An attack and when it observed."""
+    return ABSENT if result is None else f"{result.attack}, {checkpoint(result.checkpoint_epoch)}"
+
+
+def not_run(board: Board, entry: Entry) -> str:
+    """Why there is no number."""
+    return "does not apply" if any(result.reason for result in entry.attacks) else "not run"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +31,14 @@ def test_the_portfolio_holds_every_attack_with_the_budgets_effort(budget):
         assert own.get("iterations", BUDGETS[budget][0]) == BUDGETS[budget][0]
         assert own.get("restarts", BUDGETS[budget][1]) >= BUDGETS[budget][1]
         assert attacks.create(member.label) == member
+
+
+def test_the_version_of_the_portfolio_is_that_of_its_content():
+    """Whoever changes an attack of the portfolio or its settings raises VERSION, and then writes the new hash here."""
+    from attacks.portfolio import VERSION
+    members = [[member.name, member.parameters()] for budget in BUDGETS for member in portfolio(list(attacks.registry), budget)]
+    digest = hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()[:12]
+    assert (VERSION, digest) == (1, "e3439d1b68ad")
 
 
 def test_only_attacks_that_apply_are_run(short):

@@ -106,7 +106,7 @@ def test_an_attack_that_chooses_is_followed_by_its_oracle_bound(shapes, monkeypa
     _, victims, observation, _ = observed(shapes, "precode")
     rows, ordered = attack_rows(attacks.WorstCase(), observation, victims, 0)
     chosen, bound = ([row for row in rows if row["tier"] == tier] for tier in ("worst case", "oracle bound"))
-    assert len(chosen) == len(bound) == 3 
+    assert len(chosen) == len(bound) == 3
     assert all(b["ssim"] >= c["ssim"] for b, c in zip(bound, chosen, strict=True))
     members = {member.label for member in attacks.WorstCase().members(observation)}
     assert {row["won_by"] for row in (*chosen, *bound)} <= members

@@ -194,6 +194,33 @@ def test_an_attack_that_does_not_apply_is_noted_not_scored(shapes, tmp_path):
     assert "the gradient is not pruned" in note["reason"]
 
 
+def test_what_the_worst_case_ran_is_not_run_again(shapes, tmp_path, monkeypatch):
+    """Every attack has one row per victim, and a member that the grid names too is the same as alone."""
+    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (3, 1)})
+    evaluation = {"victims": 2, "checkpoints": [0]}
+    alone = grid_of(shapes, defenses=["pruning(p=0.9)"], seeds=[0], attacks=["mask-aware(iterations=3)"], evaluation=evaluation)
+    both = grid_of(shapes, defenses=["pruning(p=0.9)"], seeds=[0], evaluation=evaluation,
+                   attacks=["mask-aware(iterations=3)", "worst-case", "averaging(iterations=3)"])
+    run(alone, tmp_path / "alone")
+    run(both, tmp_path / "both")
+    rows = results.read_run(tmp_path / "both").reconstructions
+    assert not rows.duplicated(["attack", "checkpoint_epoch", "victim", "image"]).any()
+    assert {"static", "adaptive", "worst case", "oracle bound"} == set(rows["tier"])
+    same = rows[rows["attack"] == "mask-aware(iterations=3)"].drop(columns="seconds").reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, comparable(tmp_path / "alone")[1])
+
+
+def test_the_portfolio_is_recorded(shapes, tmp_path, monkeypatch):
+    from dataclasses import make_dataclass
+    plan = runner.prepare(grid_of(shapes), tmp_path / "plain", CPU)
+    assert plan and results.read_manifest(tmp_path / "plain")["determinants"]["portfolio"] == {"version": 1, "added": []}
+    mine = make_dataclass("Mine", [], bases=(attacks.Attack,), frozen=True)
+    mine.name, mine.__module__ = "mine", "my_plugin"
+    monkeypatch.setitem(attacks.registry._classes, "mine", mine)
+    runner.prepare(grid_of(shapes), tmp_path / "added", CPU)
+    assert results.read_manifest(tmp_path / "added")["determinants"]["portfolio"]["added"] == ["mine"]
+
+
 def test_folder_of_another_grid_or_of_something_else_is_refused(shapes, tmp_path):
     run(grid_of(shapes, seeds=[0]), tmp_path / "run")
     before = sorted(p.name for p in (tmp_path / "run" / "cells").iterdir())

@@ -2,52 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pandas as pd
 import pytest
+from report_cases import write_cells, write_run
 
 from benchmark import results
-from benchmark.results import images_key
 from reports import text
+from reports.columns import attack_table, board_columns
 from reports.leaderboard import build, table
-
-ATTACK = "inverting-gradients(iterations=1)"
-
-
-def write_run(folder: Path, accuracies: dict[tuple[str, int], list[float]], ssims: dict[tuple[str, int], list[float]], *,
-              epochs: int = 2, missing: tuple[tuple[str, int], ...] = (), tier: str = "static", attack: str = ATTACK,
-              dataset: str = "digits") -> Path:
-    """A run of one data set and model; accuracies per epoch and SSIM per victim for each (defense, seed)."""
-    keys = {f"{abs(hash((dataset, cell, epochs, attack))):020x}"[:20]: cell for cell in accuracies}
-    (folder / "cells").mkdir(parents=True)
-    manifest = {
-        "format": results.FORMAT, "name": "test",
-        "grid": {"training": {"epochs": epochs, "batch_size": 64, "learning_rate": 1e-3},
-                 "evaluation": {"victims": 2, "batch_size": 1, "labels": "known", "checkpoints": [0]}, "attacks": [attack], "image_size": None},
-        "determinants": {"torch": "2", "opacus": "1", "portfolio": {"version": 1, "added": []}, "fingerprints": {dataset: "f" * 64}},
-        "provenance": {"started": "2026-01-01", "hardware": "cpu", "command": "leakboard run"},
-        "cells": {key: {"dataset": dataset, "model": "lenet", "defense": cell[0], "seed": cell[1]} for key, cell in keys.items()},
-    }
-    results.write_atomically(folder / "run.json", __import__("json").dumps(manifest))
-    for key, cell in keys.items():
-        spec = manifest["cells"][key]
-        if cell in missing:
-            results.write_failure(folder, key, {**spec, "error": "RuntimeError: broken"})
-            continue
-        common = {**spec, "defense_params": "{}"}
-        training = [{**common, "epoch": epoch, "train_loss": None, "test_accuracy": accuracy, "epsilon": None, "delta": None,
-                     "seconds": 1.0, "step_memory": 1000} for epoch, accuracy in enumerate(accuracies[cell])]
-        scores = ssims.get(cell, [])
-        rebuilt = [{**common, "checkpoint_epoch": 0, "attack": attack, "attack_params": "{}", "tier": tier,
-                    "won_by": "a" if tier in ("worst case", "oracle bound") else None, "victim": v, "image": 0,
-                    "mse": 0.1, "psnr": 10.0, "ssim": score, "label_correct": None, "cost": 0.5, "seconds": 2.0}
-                   for v, score in enumerate(scores)]
-        pictures = np.zeros((max(len(scores), 1), 1, 1, 8, 8), dtype=np.uint8)
-        results.write_cell(folder, key, info={**spec, "inapplicable": []}, training=training, reconstructions=rebuilt,
-                           images={"original": pictures, images_key(0, attack): pictures}, checkpoints={})
-    return folder
 
 
 @pytest.fixture
@@ -61,7 +23,13 @@ def run(tmp_path):
 
 def entries(*runs):
     (section,) = build([results.read_run(run) for run in runs])
-    return {entry.defense: entry for entry in section.entries}, section
+    return {entry.defense: entry for entry in section.board.entries}, section.board
+
+
+def shown(board, defense):
+    """The texts of a row by the title of their column."""
+    (entry,) = (entry for entry in board.entries if entry.defense == defense)
+    return {column.title: column.value(entry).text for column in board_columns(board)}
 
 
 def test_by_hand(run):
@@ -93,8 +61,8 @@ def test_failed_and_missing_cells_are_named_and_not_ranked(tmp_path):
     run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3], ("broken", 0): []}, {("none", 0): [0.9]}, missing=(("broken", 0),))
     broken = entries(run)[0]["broken"]
     assert broken.rank is None and broken.problems == ["seed 0: RuntimeError: broken"]
-    header, rows = text.leaderboard_rows(entries(run)[1])
-    assert "not run" in dict(zip(header, rows[-1], strict=True)).values()
+    row = shown(entries(run)[1], "broken")
+    assert [row[f"ASR {what}"] for what in ("static", "adaptive", "worst case")] == ["not run"] * 3
 
 
 def test_runs_of_one_protocol_are_joined_and_others_kept_apart(tmp_path):
@@ -102,8 +70,8 @@ def test_runs_of_one_protocol_are_joined_and_others_kept_apart(tmp_path):
     second = write_run(tmp_path / "b", {("mine", 0): [0.1, 0.2, 0.3]}, {("mine", 0): [0.1]})
     longer = write_run(tmp_path / "c", {("none", 0): [0.1] * 6}, {("none", 0): [0.9]}, epochs=5)
     sections = build([results.read_run(r) for r in (first, second, longer, first)])
-    assert [[e.defense for e in s.entries] for s in sections] == [["mine", "none"], ["none"]]
-    assert sections[0].entries[1].images == 1  # the run given twice counts once
+    assert [[e.defense for e in s.board.entries] for s in sections] == [["mine", "none"], ["none"]]
+    assert sections[0].board.entries[1].images == 1  # the run given twice counts once
 
 
 def test_an_adaptive_attack_lifts_the_caution(tmp_path):
@@ -115,15 +83,58 @@ def test_an_oracle_bound_is_shown_but_does_not_rank(tmp_path):
     """It looks at the original, which no attacker can."""
     run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.9, 0.7]}, tier="oracle bound")
     (section,) = build([results.read_run(run)])
-    (entry,) = section.entries
-    assert entry.rank is None and entry.strongest is None and section.has_oracle
+    (entry,) = section.board.entries
+    assert entry.rank is None and entry.strongest is None and section.board.has_oracle
     assert entry.attacks[0].asr.mean == 1 and entry.attacks[0].winners == {"a": 2}
-    assert text.attack_rows(section)[1][0][-1] == "2 x a"
-    assert table([section])["won_by"].tolist() == ["a: 2"]
+    assert attack_table([entry])[1][0][-1].text == "2 x a"
+    assert table([section.board])["won_by"].tolist() == ["a: 2"]
 
 
 def test_flat_table(run):
-    frame = table(build([results.read_run(run)]))
+    frame = table([section.board for section in build([results.read_run(run)])])
     assert frame["defense"].tolist() == ["strong", "weak", "none"]
     assert frame["asr"].tolist() == [0.0, 0.5, 1.0] and frame["epochs_to_converge"].isna().tolist() == [True, True, False]
     assert isinstance(frame, pd.DataFrame)
+
+
+def test_time_and_memory_are_multiples_of_the_undefended_models(run):
+    """Seconds of an epoch are 1 for seed 0 and 2 for seed 1, undefended 1; memory is the same."""
+    by_name, board = entries(run)
+    weak = by_name["weak"]
+    assert weak.seconds_per_epoch == pytest.approx(1.5) and weak.time_ratio == pytest.approx(1.5)
+    assert weak.step_memory == 1000 and weak.memory_ratio == 1.0
+    assert by_name["none"].time_ratio is None and shown(board, "none")["time"] == "–"
+    assert shown(board, "weak")["time"] == "1.50×" and shown(board, "weak")["memory"] == "1.00×"
+
+
+def test_tiers_are_shown_side_by_side_and_the_rank_goes_by_the_highest(tmp_path):
+    """Of static, adaptive and worst-case attacks each tier shows its highest ASR over checkpoints."""
+    scores = {(0, "a", "static"): [0.1, 0.9], (0, "b", "static"): [0.1, 0.2], (0, "c", "adaptive"): [0.9, 0.9],
+              (2, "a", "static"): [0.1, 0.1], (0, "worst-case", "worst case"): [0.7, 0.1], (0, "oracle of worst-case", "oracle bound"): [0.9, 0.9]}
+    strong = {key: [0.0, 0.0] for key in scores}
+    run = write_cells(tmp_path / "run", {
+        ("d", "m", "none", 0): {"accuracies": [0.1, 0.5, 0.8], "attacks": {key: [0.9, 0.9] for key in scores if "adaptive" not in key}},
+        ("d", "m", "weak", 0): {"accuracies": [0.1, 0.5, 0.9], "attacks": scores},
+        ("d", "m", "strong", 0): {"accuracies": [0.1, 0.2, 0.2], "attacks": strong}}, epochs=2, attacks=["worst-case"], victims=2)
+    _, board = entries(run)
+    row = shown(board, "weak")
+    assert [row[f"ASR {what}"].split()[0] for what in ("static", "adaptive", "worst case", "untrained", "after 2 epochs")] == [
+        "0.50", "1.00", "1.00", "1.00", "0.00"]
+    assert row["strongest attack"] == "c, untrained"
+    assert shown(board, "none")["ASR adaptive"] == "none applies" and board.has_worst_case and not board.only_static
+    assert [(e.defense, e.rank, e.pareto) for e in board.entries] == [("strong", 1, True), ("weak", 2, True), ("none", 3, False)]
+    assert shown(board, "weak")["defense"] == "weak ★"
+
+
+def test_the_description_of_a_run_is_checked(tmp_path):
+    import json
+    run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.9]})
+    manifest = json.loads((run / "run.json").read_text())
+    from benchmark.errors import InputError
+    for change, message in ((lambda m: m["grid"].pop("training"), "lacks 'training'"),
+                            (lambda m: m["determinants"]["portfolio"].update(version="x"), r"portfolio.version: .* got 'x'")):
+        broken = json.loads(json.dumps(manifest))
+        change(broken)
+        (run / "run.json").write_text(json.dumps(broken))
+        with pytest.raises(InputError, match=message):
+            build([results.read_run(run)])

@@ -44,3 +44,12 @@ def test_convergence_by_hand():
     assert epochs_to_converge([0.1, 0.5], undefended_best=0.8) is None
     assert accuracy_area([0.0, 0.5, 1.0]) == pytest.approx(0.5)
     assert accuracy_area([0.3]) == 0.3
+
+
+@given(values=st.lists(st.floats(-50, 50), min_size=2, max_size=60))
+def test_bootstrap_is_that_of_resampled_indices(values):
+    """Against the definition: means of samples drawn with replacement, by the same draws."""
+    indices = np.random.default_rng(0).integers(len(values), size=(10_000, len(values)))
+    low, high = np.percentile(np.asarray(values)[indices].mean(1), [2.5, 97.5], method="nearest")
+    estimate = bootstrap_mean(values)
+    assert (estimate.low, estimate.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))

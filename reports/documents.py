@@ -1,0 +1,160 @@
+"""The leaderboard and an entry for one as JSON documents: their fields, and how they are read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Union
+
+from pydantic import ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
+
+from benchmark.errors import InputError
+from reports.entries import STRICT, Board, Count, Name, Text, ranked
+from reports.statistics import Estimate
+
+#: Bytes of the largest document that is read.
+_LARGEST = 50_000_000
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Url = Annotated[str, Field(pattern=r"^(https?://[^\s<>\"']+)?$", max_length=500)]
+#: Visible characters without a control character among them.
+Title = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$", max_length=200)]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Where and how the numbers were made: the run's whole configuration, versions, machine, and the SHA-256 of its raw tables."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: Name
+    grid: dict[str, Any]
+    tables_sha256: Hash
+    leakboard: Text = ""
+    device: Text = ""
+    started: Text = ""
+    command: Text = ""
+    python: Text = ""
+    packages: dict[str, Text] = field(default_factory=dict)
+    platform: Text = ""
+    hardware: Text = ""
+    threads: Count | None = None
+    revision: Text | None = None
+    plugins: dict[str, Hash] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A whole leaderboard, for machines."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    format: Literal["leakboard-leaderboard/1"]
+    boards: list[Board]
+    runs: list[RunRecord]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One contributor's entry for a leaderboard of many."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    format: Literal["leakboard-entry/1"]
+    name: Title
+    paper: Url
+    boards: Annotated[list[Board], Field(min_length=1)]
+    runs: Annotated[list[RunRecord], Field(min_length=1)]
+
+
+Document = Annotated[Union[Leaderboard, Submission], Discriminator("format")]
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(Document)
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """The JSON Schemas of the documents by file name."""
+    return {name: {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(kind).json_schema(mode="serialization")}
+            for name, kind in (("leaderboard.schema.json", Leaderboard), ("entry.schema.json", Submission))}
+
+
+def to_json(document: Leaderboard | Submission) -> str:
+    """A document as JSON."""
+    return _ADAPTER.dump_json(document, indent=1).decode() + "\n"
+
+
+def read_document(path: Path) -> Leaderboard | Submission:
+    """Read and check a document.
+
+    Raises:
+        InputError: it cannot be read, a field is missing, unknown or out of its range, or numbers contradict each other; the text
+            names the field.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise InputError(f"{path} has more than {_LARGEST:,} bytes; a leaderboard or entry has less")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    document = parse(content, str(path))
+    for contradiction in _contradictions(document.boards):
+        raise InputError(f"{path}: {contradiction}")
+    return document
+
+
+def parse(content: bytes | str, origin: str, adapter: TypeAdapter[Any] = _ADAPTER) -> Any:
+    """JSON as the checked object of an adapter's type; ``origin`` is named in the error.
+
+    Raises:
+        InputError: it is no JSON, or a field is not acceptable.
+    """
+    try:
+        return adapter.validate_json(content)
+    except ValidationError as error:
+        raise InputError(f"{origin}: {first_error(error)}") from error
+
+
+def first_error(error: ValidationError) -> str:
+    """The first thing that is wrong, with its field and what was given."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("leakboard-leaderboard/1", "leakboard-entry/1"))
+    given = "" if first["type"] == "missing" else f", got {_short(first['input'])}"
+    message = first["msg"]
+    return f"{where or 'the document'}: {message[0].lower()}{message[1:]}{given}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _contradictions(boards: list[Board]) -> Iterator[str]:
+    """Numbers that cannot be together, with their field."""
+    for b, board in enumerate(boards):
+        seen: set[tuple[str, str]] = set()
+        for e, (entry, expected) in enumerate(zip(board.entries, ranked(board.entries), strict=True)):
+            where = f"boards.{b}.entries.{e}"
+            if (entry.defense, entry.submission) in seen:
+                yield f"{where}.defense: {_short(entry.defense)} is there twice"
+            seen.add((entry.defense, entry.submission))
+            yield from _outside(f"{where}.accuracy", entry.accuracy, 0, 1)
+            yield from _outside(f"{where}.change", entry.change, -1, 1)
+            for a, result in enumerate(entry.attacks):
+                yield from _outside(f"{where}.attacks.{a}.asr", result.asr, 0, 1)
+                yield from _outside(f"{where}.attacks.{a}.ssim", result.ssim, -1, 1)
+                yield from _outside(f"{where}.attacks.{a}.psnr", result.psnr, float("-inf"), float("inf"))
+            if entry != expected:
+                yield (f"{where}: must be ranked by worst-case ASR, then accuracy, with the Pareto front marked; "
+                       f"{_short(entry.defense)} has rank {entry.rank} here, the numbers give {_short(expected.defense)} "
+                       f"with rank {expected.rank}")
+
+
+def _outside(where: str, estimate: Estimate | None, low: float, high: float) -> Iterator[str]:
+    if estimate is None:
+        return
+    bounds = [bound for bound in (estimate.low, estimate.mean, estimate.high) if bound is not None]
+    # Means of many numbers leave their interval or range by rounding.
+    if any(after < before - 1e-9 for before, after in pairwise(bounds)):
+        yield f"{where}: the mean must lie within its interval, got {estimate.mean} and [{estimate.low}, {estimate.high}]"
+    if bounds[0] < low - 1e-9 or bounds[-1] > high + 1e-9:
+        yield f"{where}: must lie within [{low}, {high}], got {estimate.mean}, [{estimate.low}, {estimate.high}]"

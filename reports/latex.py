@@ -1,0 +1,38 @@
+"""The leaderboard as LaTeX tables, for a paper: packages booktabs and graphicx."""
+
+from __future__ import annotations
+
+from reports import text
+from reports.columns import board_columns
+from reports.entries import Board
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "★": r"$\star$", "×": r"$\times$", "ε": r"$\varepsilon$", "δ": r"$\delta$", "–": "--", "≥": r"$\geq$", "∞": r"$\infty$",
+}
+
+
+def latex(boards: list[Board]) -> str:
+    """One table per board."""
+    return "% Needs the packages booktabs and graphicx.\n" + "\n".join(_table(board) for board in boards)
+
+
+def _table(board: Board) -> str:
+    columns = [column for column in board_columns(board) if column.shown]
+    lines = [[column.title for column in columns], *([column.value(entry).text for column in columns] for entry in board.entries)]
+    head, *body = (" & ".join(map(escape, line)) + r" \\" for line in lines)
+    rows = "\n".join(body)
+    return (
+        "\\begin{table}\n\\centering\n\\resizebox{\\linewidth}{!}{%\n"
+        "\\begin{tabular}{r" + "l" * (len(columns) - 1) + "}\n\\toprule\n"
+        f"{head}\n\\midrule\n{rows}\n\\bottomrule\n\\end{{tabular}}}}\n"
+        f"\\caption{{{escape(board.title)}. {escape(text.protocol(board))}.}}\n\\end{{table}}\n"
+    )
+
+
+def escape(content: str) -> str:
+    """A text that stays text in LaTeX."""
+    # A bracket at the start of a row would be read as the optional argument of the line break before it.
+    escaped = "".join(_SPECIAL.get(character, character) for character in " ".join(content.split()))
+    return "{}" + escaped if escaped.startswith("[") else escaped

@@ -1,0 +1,63 @@
+"""The leaderboard as Markdown, for a README or an issue."""
+
+from __future__ import annotations
+
+from benchmark.results import SUCCESS_SSIM
+from reports import text
+from reports.columns import attack_table, board_columns
+from reports.entries import Board
+
+
+def markdown(boards: list[Board]) -> str:
+    """All boards, with how to read them."""
+    parts = ["# Leakboard"]
+    for board in boards:
+        header, rows = attack_table(board.entries)
+        parts += [f"## {table_cell(board.title)}", f"{table_cell(text.protocol(board))}.", board_table(board), _reading(board),
+                  *_problems(board), "### Every attack", markdown_table(header, [[value.text for value in row] for row in rows])]
+    return "\n\n".join(parts) + "\n"
+
+
+def board_table(board: Board) -> str:
+    """The ranked table alone."""
+    columns = [column for column in board_columns(board) if column.shown]
+    return markdown_table([column.title for column in columns],
+                          [[column.value(entry).text for column in columns] for entry in board.entries])
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; what means something to Markdown or HTML stays text in cells."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(table_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def table_cell(cell: str) -> str:
+    """A text that stays text in a Markdown table."""
+    for character in "\\&|<>`*_[]":
+        if character in cell and not (character in "[]_" and _harmless(cell)):
+            cell = cell.replace(character, {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(character, "\\" + character))
+    return " ".join(cell.split())
+
+
+def _harmless(cell: str) -> bool:
+    """Square brackets make no link without a parenthesis right behind, and underscores within words no emphasis."""
+    return "](" not in cell and " _" not in cell and "_ " not in cell and not cell.startswith("_")
+
+
+def _reading(board: Board) -> str:
+    """What the numbers mean, and what they do not show."""
+    caution = (
+        "**Only static attacks were run: none of them takes the defense into account. A low ASR here is no evidence that a defense "
+        "holds.** " if board.only_static else "")
+    return (
+        f"{caution}Ranked by the highest ASR over attacks and checkpoints, then by test accuracy. ASR: share of images rebuilt "
+        f"with SSIM ≥ {SUCCESS_SSIM}, with its 95 % Wilson interval. Test accuracy: after the last epoch, mean over seeds with a "
+        "95 % bootstrap interval; change, time and memory: against none. Epochs to converge: to 95 % of the best accuracy of none. "
+        "★: on the Pareto front of test accuracy and worst-case ASR."
+        + (" The oracle bound chooses, per victim, the best of all candidates by looking at the original; no attacker can, and it "
+           "does not count in the ranking." if board.has_oracle else ""))
+
+
+def _problems(board: Board) -> list[str]:
+    lines = [f"- {table_cell(entry.defense)}: {table_cell(problem)}" for entry in board.entries for problem in entry.problems]
+    return ["Cells without a result:\n\n" + "\n".join(lines)] if lines else []

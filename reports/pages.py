@@ -1,0 +1,215 @@
+"""The pages of a report."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from benchmark.results import SUCCESS_SSIM
+from reports import figures, table_library, text
+from reports.columns import Column, Value, attack_table, board_columns, entry_columns
+from reports.documents import Leaderboard
+from reports.drawing import Palette, palette
+from reports.entries import Board, Entry
+from reports.gallery import SHOWN, Gallery, Pictures
+from reports.leaderboard import UNDEFENDED, Section
+from reports.summary_figure import summary_figure
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page: columns with title, meaning and whether they are shown at first; rows of values."""
+
+    caption: str
+    columns: list[tuple[str, str, bool]]
+    rows: list[list[Value]]
+    links: list[str]
+    colours: list[str]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a page: its file without ending, the text for who cannot see it, and its caption."""
+
+    file: str
+    alternative: str
+    caption: str
+
+
+class Pages:
+    """The pages of one report."""
+
+    def __init__(self, document: Leaderboard, sections: list[Section], out: Path) -> None:
+        self.document, self.sections, self.out = document, sections, out
+        self.boards = [section.board for section in sections]
+        entries = [(entry.defense, entry.submission) for board in self.boards for entry in board.entries]
+        # By name, so that a colour does not depend on who leads.
+        self.palette: Palette = palette(sorted({defense for defense, _ in entries}, key=lambda name: (name != UNDEFENDED, name)))
+        names = _Names()
+        self.board_pages = [names.unique(f"{board.dataset}-{board.model}") for board in self.boards]
+        self.defense_pages = {key: names.unique("defense-" + "-".join(filter(None, key))) for key in dict.fromkeys(entries)}
+        self.environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("reports"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+            lstrip_blocks=True)
+        self.environment.globals.update(
+            version=version("leakboard"), success=SUCCESS_SSIM, boards=list(zip(self.boards, self.board_pages, strict=True)),
+            shown=SHOWN, protocol=text.protocol)
+
+    def write(self) -> None:
+        self._assets()
+        pictures = [Pictures(section) for section in self.sections]
+        galleries: dict[tuple[str, str], list[Gallery | None]] = {key: [] for key in self.defense_pages}
+        for section, of_section, page in zip(self.sections, pictures, self.board_pages, strict=True):
+            for place, entry in enumerate(section.board.entries):
+                gallery = of_section.of_defense(entry, self.out, f"{page}-{place}")
+                galleries[entry.defense, entry.submission].append(gallery)
+            self._page(page, "board.html.j2", title=section.board.title, board=section.board, figures=self._figures(section, page),
+                       table=self._board_table(section.board), attacks=self._attack_table(section.board.entries),
+                       gallery=of_section.of_board(self.out, page))
+        for key, entries in self._by_defense().items():
+            self._defense_page(key, entries, galleries[key])
+        self._page("how-to-read", "reading.html.j2", title="How to read this")
+        self._page("index", "index.html.j2", title="Leakboard", overview=self._overview(), runs=self.document.runs,
+                   figures=self._summaries(pictures), papers=self._papers())
+
+    def _assets(self) -> None:
+        templates = self.environment.loader
+        assert templates is not None
+        ours = {name: templates.get_source(self.environment, name)[0] for name in ("style.css", "leakboard.js")}
+        for name, content in {**ours, "datatables.js": table_library.script(), "datatables.css": table_library.style()}.items():
+            (self.out / "assets" / name).write_text(content, encoding="utf-8")
+
+    def _page(self, name: str, template: str, **content: Any) -> None:
+        html = self.environment.get_template(template).render(page=name, **content)
+        (self.out / f"{name}.html").write_text(html, encoding="utf-8")
+
+    def _defense_page(self, key: tuple[str, str], entries: list[Entry | None], galleries: list[Gallery | None]) -> None:
+        found = [(board, board_page, entry) for board, board_page, entry in zip(self.boards, self.board_pages, entries, strict=True)
+                 if entry is not None]
+        results = [
+            {"board": board, "page": board_page, "entry": entry, "attacks": self._attack_table([entry], own=True),
+             "gallery": gallery}
+            for (board, board_page, entry), gallery in zip(found, galleries, strict=True)]
+        columns = [c for c in entry_columns(found[0][0]) if c.title not in ("defense", "all parameters")]
+        rows = [[Value(board.title), *(_column(board, c).value(entry) for c in columns)] for board, _, entry in found]
+        header = [("data set, model", "", True), *((c.title, c.meaning, c.shown) for c in columns)]
+        results_table = Table("All results", header, rows, [f"{board_page}.html" for _, board_page, _ in found], [])
+        self._page(self.defense_pages[key], "defense.html.j2", title=" – ".join(filter(None, key)), submission=key[1],
+                   paper=next((entry.paper for _, _, entry in found if entry.paper), ""),
+                   parameters=next((entry.parameters for _, _, entry in found if entry.parameters), {}), table=results_table,
+                   results=results)
+
+    def _board_table(self, board: Board) -> Table:
+        columns = board_columns(board)
+        return Table("Ranked by worst-case ASR, then by test accuracy", [(c.title, c.meaning, c.shown) for c in columns],
+                     [[c.value(entry) for c in columns] for entry in board.entries],
+                     [self._link(entry) for entry in board.entries], [self._colour(entry) for entry in board.entries])
+
+    def _attack_table(self, entries: list[Entry], own: bool = False) -> Table:
+        header, rows = attack_table(entries)
+        links = [self._link(entry) for entry in entries for _ in entry.attacks]
+        colours = [self._colour(entry) for entry in entries for _ in entry.attacks]
+        if own:
+            header, rows, links, colours = header[1:], [row[1:] for row in rows], [], []
+        return Table("Every attack at every checkpoint", [(title, "", True) for title in header], rows, links, colours)
+
+    def _overview(self) -> Table:
+        """A row per defense, and of each board its worst-case ASR and test accuracy."""
+        rows, links, colours = [], [], []
+        for key, of_boards in sorted(self._by_defense().items(), key=lambda item: _mean_place(item[1])):
+            known = next(entry for entry in of_boards if entry is not None)
+            rows.append([Value(text.labelled(known)), *map(_both, of_boards)])
+            links.append(f"{self.defense_pages[key]}.html")
+            colours.append(self._colour(known))
+        return Table("Worst-case ASR, and test accuracy, of each defense", [("defense", "", True), *(
+            (board.title, text.protocol(board), True) for board in self.boards)], rows, links, colours)
+
+    def _by_defense(self) -> dict[tuple[str, str], list[Entry | None]]:
+        """Of each defense its entry on each board."""
+        found = [{(entry.defense, entry.submission): entry for entry in board.entries} for board in self.boards]
+        return {key: [entries.get(key) for entries in found] for key in self.defense_pages}
+
+    def _papers(self) -> list[tuple[str, str]]:
+        return sorted({(entry.submission, entry.paper) for board in self.boards for entry in board.entries if entry.submission})
+
+    def _summaries(self, pictures: list[Pictures]) -> list[Picture]:
+        drawn = []
+        for number, model in enumerate(dict.fromkeys(board.model for board in self.boards)):
+            # Of several protocols of a data set the first; a figure compares data sets.
+            chosen: dict[str, int] = {}
+            for i, board in enumerate(self.boards):
+                if board.model == model and self.sections[i].cells:
+                    chosen.setdefault(board.dataset, i)
+            file = f"assets/summary-{number}"
+            places = chosen.values()
+            if summary_figure([self.sections[i] for i in places], [pictures[i] for i in places], self.palette, self.out / file):
+                drawn.append(Picture(
+                    file, f"{model}: originals of each data set, and per defense its training curves and the strongest "
+                    "reconstructions; the numbers are in the table", f"{model}: what is rebuilt under each defense"))
+        return drawn
+
+    def _figures(self, section: Section, page: str) -> list[Picture]:
+        told = "; the numbers are in the tables of this page"
+        candidates = [
+            (figures.accuracy_against_asr(section.board, self.palette, self.out / f"assets/{page}-front"), "front",
+             "Test accuracy of each defense against its worst-case attack success rate" + told,
+             "Test accuracy against worst-case ASR, with 95 % intervals and the Pareto front; the best corner is the upper left"),
+            (figures.accuracy_curves(section, self.palette, self.out / f"assets/{page}-accuracy"), "accuracy",
+             "Test accuracy of each defense over the epochs of training" + told, "Test accuracy, with the range over seeds"),
+            (figures.asr_against_epoch(section.board, self.palette, self.out / f"assets/{page}-epochs"), "epochs",
+             "Worst-case attack success rate of each defense against the epochs of training" + told,
+             "Worst-case ASR against the epochs of training, with 95 % intervals"),
+            (figures.ssim_distributions(section, self.palette, self.out / f"assets/{page}-ssim"), "ssim",
+             "Share of images rebuilt at least as well as an SSIM, per attack and defense" + told,
+             f"How well images are rebuilt: at SSIM {SUCCESS_SSIM} (dotted) a curve gives the ASR; of an attack with several "
+             "settings the one with the highest mean"),
+        ]
+        return [Picture(f"assets/{page}-{name}", alternative, caption) for drawn, name, alternative, caption in candidates if drawn]
+
+    def _link(self, entry: Entry) -> str:
+        return f"{self.defense_pages[entry.defense, entry.submission]}.html"
+
+    def _colour(self, entry: Entry) -> str:
+        return "#" + "".join(f"{round(255 * part):02x}" for part in self.palette.colours[entry.defense])
+
+
+class _Names:
+    """File names of pages: readable, of bounded length, and each used once, also where letter case does not count."""
+
+    def __init__(self) -> None:
+        self._used = {"index", "how-to-read"}
+
+    def unique(self, text: str) -> str:
+        name = re.sub(r"[^a-z0-9.=]+", "-", text.lower()).strip("-.")[:60] or "page"
+        candidate, number = name, 1
+        while candidate in self._used:
+            number += 1
+            candidate = f"{name}-{number}"
+        self._used.add(candidate)
+        return candidate
+
+
+def _column(board: Board, like: Column) -> Column:
+    return next(column for column in entry_columns(board) if column.title == like.title)
+
+
+def _mean_place(entries: list[Entry | None]) -> tuple[float, float]:
+    """By which the overview is ordered: mean worst-case ASR, then mean accuracy, over the boards where both were measured."""
+    points = [entry.measured for entry in entries if entry is not None and entry.measured is not None]
+    if not points:
+        return math.inf, 0.0
+    return sum(asr for _, asr in points) / len(points), -sum(accuracy for accuracy, _ in points) / len(points)
+
+
+def _both(entry: Entry | None) -> Value:
+    if entry is None or entry.strongest is None or entry.strongest.asr is None:
+        return Value("not run", float("inf"))
+    asr = entry.strongest.asr.mean
+    accuracy = text.number(entry.accuracy.mean if entry.accuracy else None)
+    return Value(f"{text.number(asr)} · {accuracy}" + (" ★" if entry.pareto else ""), asr)

@@ -1,0 +1,143 @@
+"""Entries of contributors: made from a run, checked, and merged into one leaderboard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from benchmark.errors import InputError
+from benchmark.results import Run, read_run, write_atomically
+from reports.documents import Leaderboard, RunRecord, Submission, parse, read_document, to_json
+from reports.entries import Board, Entry, Protocol, ranked
+from reports.leaderboard import build
+
+
+def submit(run: Path, name: str, paper: str, out: Path) -> Submission:
+    """Write the entry of a run: aggregates, configuration, versions, and the hash of the raw tables.
+
+    Args:
+        run: a run folder.
+        name: of the entry, as the leaderboard shows it.
+        paper: an http or https address, or nothing.
+        out: the JSON file; must not be there yet unless it is an entry.
+
+    Raises:
+        InputError: the run cannot be read or holds no finished cell, the name or address is not acceptable, or the file cannot be
+            written or is something else.
+    """
+    read = read_run(run)
+    boards = [section.board for section in build([read])]
+    if not read.cells:
+        raise InputError(f"{run} has no finished cell; there is nothing to submit")
+    # Written and read once, so that what leaves here is what check takes.
+    content = to_json(Submission("leakboard-entry/1", name, paper, boards, [record(read)]))
+    entry: Submission = parse(content, f"cannot submit {run}")
+    if out.exists():
+        read_document(out)  # nothing but an earlier document is replaced
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, content)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    return entry
+
+
+def merge(paths: list[Path]) -> Leaderboard:
+    """The leaderboard of many entries. Only what was measured by the same protocol shares a board.
+
+    Raises:
+        InputError: a file is no valid entry, or two entries have the same name.
+    """
+    names: dict[str, Path] = {}
+    boards: dict[str, Board] = {}
+    runs = []
+    for path in paths:
+        document = read_document(path)
+        if not isinstance(document, Submission):
+            raise InputError(f"{path} is a leaderboard, not an entry; merge takes what submit writes")
+        if document.name in names:
+            raise InputError(f"{names[document.name]} and {path} are both named {document.name!r}; entries need names of their own")
+        names[document.name] = path
+        runs += document.runs
+        for board in document.boards:
+            key = TypeAdapter(tuple[str, str, Protocol]).dump_json((board.dataset, board.model, board.protocol)).decode()
+            named = [replace(entry, submission=document.name, paper=document.paper) for entry in board.entries]
+            before = boards[key].entries if key in boards else []
+            boards[key] = replace(board, entries=before + named)
+    merged = [replace(board, entries=ranked(board.entries)) for board in boards.values()]
+    return Leaderboard("leakboard-leaderboard/1", merged, runs)
+
+
+def check(path: Path, run: Path | None = None) -> str:
+    """Check a document, and whether it follows from the tables of a run; what it holds, in a line.
+
+    Raises:
+        InputError: it is not valid, or differs from what the run's tables give.
+    """
+    document = read_document(path)
+    if run is not None:
+        _compare(path, document, run)
+    entries = sum(len(board.entries) for board in document.boards)
+    kind = f"entry {document.name!r}" if isinstance(document, Submission) else "leaderboard"
+    verified = f", and what the tables of {run} give" if run is not None else ""
+    return f"{path} is a valid {kind}: {len(document.boards)} boards, {entries} defenses on them{verified}"
+
+
+def record(run: Run) -> RunRecord:
+    """Where and how the numbers of a run were made."""
+    provenance, determinants = run.manifest.get("provenance", {}), run.manifest.get("determinants", {})
+    names = ("started", "command", "python", "packages", "platform", "hardware", "threads", "revision")
+    try:
+        content = {
+            "name": run.manifest.get("name"), "grid": run.manifest.get("grid"), "tables_sha256": _hash(run),
+            **{key: provenance[key] for key in names if key in provenance},
+            **{key: determinants[key] for key in ("leakboard", "device", "plugins") if key in determinants},
+        }
+    except TypeError as error:
+        raise InputError(f"{run.folder / 'run.json'}: {error}") from error
+    made: RunRecord = parse(json.dumps(content), str(run.folder / "run.json"), TypeAdapter(RunRecord))
+    return made
+
+
+def _hash(run: Run) -> str:
+    """SHA-256 over the raw tables of all finished cells, in the order of their keys."""
+    digest = hashlib.sha256()
+    for cell in sorted(run.cells, key=lambda cell: cell.folder.name):
+        for table in ("training.parquet", "reconstructions.parquet"):
+            content = (cell.folder / table).read_bytes()
+            digest.update(f"{cell.folder.name}/{table} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _compare(path: Path, document: Leaderboard | Submission, run: Path) -> None:
+    read = read_run(run)
+    if record(read).tables_sha256 not in [made.tables_sha256 for made in document.runs]:
+        raise InputError(f"{path}: runs.0.tables_sha256: not the hash of the tables of {run}; it was made from others")
+    for section in build([read]):
+        for b, board in enumerate(document.boards):
+            if (board.dataset, board.model, board.protocol) != (section.board.dataset, section.board.model, section.board.protocol):
+                continue
+            expected = {entry.defense: entry for entry in section.board.entries}
+            for e, entry in enumerate(board.entries):
+                if entry.defense in expected and _numbers(entry) != _numbers(expected[entry.defense]):
+                    raise InputError(f"{path}: boards.{b}.entries.{e}: the numbers of {entry.defense} are not those that the "
+                                     f"tables of {run} give")
+
+
+def _numbers(entry: Entry) -> str:
+    """All that the tables determine, to six digits: sums of another order or machine differ behind these."""
+    def rounded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: rounded(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [rounded(item) for item in value]
+        return f"{value:.6g}" if isinstance(value, float) else value
+
+    alone = replace(entry, rank=None, pareto=False, submission="", paper="")
+    return json.dumps(rounded(TypeAdapter(Entry).dump_python(alone)))

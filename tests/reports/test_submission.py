@@ -1,0 +1,123 @@
+"""Entries: made, merged, checked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from report_cases import write_run
+
+from benchmark.cli import execute
+from benchmark.errors import InputError
+from reports.documents import read_document
+from reports.site import write_leaderboard
+from reports.submission import check, merge, submit
+
+
+def a_run(folder, defense="mine", accuracy=0.8, ssim=0.1, **arguments):
+    return write_run(folder, {("none", 0): [0.1, 0.7, 0.8], (defense, 0): [0.1, 0.2, accuracy]},
+                     {("none", 0): [0.9, 0.8], (defense, 0): [ssim, ssim]}, **arguments)
+
+
+def an_entry(tmp_path, name, **arguments):
+    path = tmp_path / f"{name}.json"
+    submit(a_run(tmp_path / name, **arguments), name, "https://example.org/x", path)
+    return path
+
+
+def test_an_entry_holds_aggregates_configuration_versions_and_the_hash(tmp_path):
+    run = a_run(tmp_path / "run")
+    submit(run, "My defense", "", tmp_path / "new" / "entry.json")
+    document = json.loads((tmp_path / "new" / "entry.json").read_text())
+    (made,) = document["runs"]
+    assert made["grid"]["evaluation"]["victims"] == 2 and made["packages"] == {"torch": "2"} and made["leakboard"] == "1"
+    assert [e["defense"] for e in document["boards"][0]["entries"]] == ["mine", "none"]
+    assert len((tmp_path / "new" / "entry.json").read_bytes()) < 20_000
+    assert "valid entry 'My defense': 1 boards, 2 defenses" in check(tmp_path / "new" / "entry.json", run)
+
+
+def test_numbers_that_the_tables_do_not_give_are_found(tmp_path):
+    path = an_entry(tmp_path, "a")
+    document = json.loads(path.read_text())
+    document["boards"][0]["entries"][0]["accuracy"]["mean"] = 0.85
+    path.write_text(json.dumps(document))
+    assert check(path)  # nothing contradicts it
+    with pytest.raises(InputError, match=r"boards\.0\.entries\.0: the numbers of mine are not those that the tables"):
+        check(path, tmp_path / "a")
+    with pytest.raises(InputError, match=r"tables_sha256: not the hash"):
+        check(path, a_run(tmp_path / "other", accuracy=0.5))
+
+
+def test_entries_of_one_protocol_share_a_board_and_others_do_not(tmp_path):
+    paths = [an_entry(tmp_path, "Anna", defense="x", ssim=0.7), an_entry(tmp_path, "Ben", defense="y", ssim=0.2),
+             an_entry(tmp_path, "Cleo", defense="y", epochs=5), an_entry(tmp_path, "Dora", defense="y", attack="dlg(iterations=2)")]
+    merged = merge(paths)
+    assert [[(e.rank, e.defense, e.submission) for e in board.entries] for board in merged.boards] == [
+        [(1, "y", "Ben"), (2, "none", "Anna"), (2 + 1, "x", "Anna"), (4, "none", "Ben")],
+        [(1, "y", "Cleo"), (2, "none", "Cleo")], [(1, "y", "Dora"), (2, "none", "Dora")]]
+    index = write_leaderboard(merged, tmp_path / "site")
+    page = (tmp_path / "site" / "digits-lenet.html").read_text()
+    assert "Anna" in page and "Ben" in page and "Cleo" not in page
+    assert "https://example.org/x" in index.read_text()
+    assert "Cleo" in (tmp_path / "site" / "digits-lenet-2.html").read_text()
+    assert read_document(tmp_path / "site" / "leaderboard.json") == merged
+    assert "valid leaderboard: 3 boards, 8 defenses" in check(tmp_path / "site" / "leaderboard.json")
+
+
+def test_another_version_of_the_portfolio_is_another_protocol(tmp_path):
+    paths = [an_entry(tmp_path, name) for name in ("a", "b")]
+    document = json.loads(paths[1].read_text())
+    document["boards"][0]["protocol"]["portfolio"]["version"] = 2
+    paths[1].write_text(json.dumps(document))
+    assert len(merge(paths).boards) == 2
+
+
+def test_hostile_entries_stay_text(tmp_path):
+    name = "<script>alert(1)</script> ../../x " + "y" * 100
+    run = a_run(tmp_path / "run", defense="<img src=x onerror=alert(2)>")
+    submit(run, name, "https://example.org/?q=&lt;", tmp_path / "entry.json")
+    write_leaderboard(merge([tmp_path / "entry.json"]), tmp_path / "site")
+    for page in (tmp_path / "site").glob("*.html"):
+        text = page.read_text()
+        assert "<script>alert" not in text and "<img src=x" not in text
+        assert len(page.name) < 100
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["submit", "{run}", "--name", "", "--out", "{tmp}/e.json"], "name: string should match pattern"),
+    (["submit", "{run}", "--name", "a", "--paper", "ftp://x", "--out", "{tmp}/e.json"], "paper: string should match pattern"),
+    (["submit", "{tmp}/nowhere", "--name", "a", "--out", "{tmp}/e.json"], "is not a run folder"),
+    (["submit", "{run}", "--name", "a", "--out", "{tmp}/thesis.txt"], "thesis.txt: "),
+    (["merge", "{tmp}/a.json", "{tmp}/a.json", "--out", "{tmp}/site"], "are both named 'a'"),
+    (["merge", "{tmp}/a.json", "--out", "{tmp}/folder"], "is not a report of leakboard"),
+    (["merge", "{tmp}/thesis.txt", "--out", "{tmp}/site"], "thesis.txt: the document: invalid JSON"),
+    (["check", "{tmp}/nowhere.json"], "cannot read"),
+    (["check", "{tmp}"], "cannot read"),
+])
+def test_bad_input_is_one_line_and_changes_nothing(tmp_path, capsys, arguments, message):
+    run = a_run(tmp_path / "run")
+    submit(run, "a", "", tmp_path / "a.json")
+    (tmp_path / "thesis.txt").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "precious").write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+    assert execute([argument.format(run=run, tmp=tmp_path) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_the_commands(tmp_path, capsys):
+    run = a_run(tmp_path / "run")
+    assert execute(["submit", str(run), "--name", "A b", "--paper", "https://example.org", "--out", str(tmp_path / "e.json")]) == 0
+    assert execute(["check", str(tmp_path / "e.json"), "--run", str(run)]) == 0
+    assert execute(["merge", str(tmp_path / "e.json"), "--out", str(tmp_path / "site")]) == 0
+    assert execute(["report", str(run), "--out", str(tmp_path / "report")]) == 0
+    assert "what the tables of" in capsys.readouterr().out
+    assert (tmp_path / "site" / "index.html").is_file() and (tmp_path / "report" / "leaderboard.tex").is_file()
+
+
+def test_a_run_without_finished_cells_cannot_be_submitted(tmp_path):
+    run = write_run(tmp_path / "run", {("none", 0): []}, {}, missing=(("none", 0),))
+    with pytest.raises(InputError, match="no finished cell"):
+        submit(run, "a", "", tmp_path / "e.json")
