@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import mean
 
 from benchmark.results import SUCCESS_SSIM
 from reports import text
@@ -106,6 +107,19 @@ def attack_table(entries: list[Entry]) -> tuple[list[str], list[list[Value]]]:
     return header, rows
 
 
+def overview(boards: list[Board]) -> list[tuple[Entry, list[Value]]]:
+    """Of each defense one of its entries, and its worst-case ASR and test accuracy on each board; best first, by the mean over the
+    boards where both were measured."""
+    on_boards = [{(entry.defense, entry.submission): entry for entry in board.entries} for board in boards]
+    rows = []
+    for key in dict.fromkeys(key for entries in on_boards for key in entries):
+        found = [entries.get(key) for entries in on_boards]
+        points = [entry.measured for entry in found if entry is not None and entry.measured is not None]
+        place = (mean(asr for _, asr in points), -mean(accuracy for accuracy, _ in points)) if points else (_LAST, 0.0)
+        rows.append((place, next(entry for entry in found if entry is not None), [_both(entry) for entry in found]))
+    return [(entry, values) for _, entry, values in sorted(rows, key=lambda row: row[0])]
+
+
 def _number(value: float | None, digits: int) -> Value:
     return Value(text.number(value, digits), _LAST if value is None else value)
 
@@ -137,3 +151,11 @@ def _epochs(entry: Entry, epochs: int) -> float:
     if not entry.converged:
         return _LAST
     return sum(epochs + 1 if epoch is None else epoch for epoch in entry.converged) / len(entry.converged)
+
+
+def _both(entry: Entry | None) -> Value:
+    if entry is None or entry.strongest is None or entry.strongest.asr is None:
+        return Value("not run", _LAST)
+    asr = entry.strongest.asr.mean
+    accuracy = text.number(entry.accuracy.mean if entry.accuracy else None)
+    return Value(f"{text.number(asr)} · {accuracy}" + (" ★" if entry.pareto else ""), asr)

@@ -13,21 +13,28 @@ _SPECIAL = {
 }
 
 
+#: Columns that a paper has no width for; the other forms have them.
+_LEFT_OUT = {"time", "memory", "PSNR (dB)", "seeds", "victims"}
+
+
 def latex(boards: list[Board]) -> str:
-    """One table per board."""
-    return "% Needs the packages booktabs and graphicx.\n" + "\n".join(_table(board) for board in boards)
+    """One table per board, over both columns of a page."""
+    needs = "% Needs the packages booktabs and graphicx; names beyond Latin script need LuaLaTeX or XeLaTeX with a font for them.\n"
+    return needs + "\n".join(_table(board) for board in boards)
 
 
 def _table(board: Board) -> str:
-    columns = [column for column in board_columns(board) if column.shown]
+    columns = [column for column in board_columns(board) if column.shown and column.title not in _LEFT_OUT]
     lines = [[column.title for column in columns], *([column.value(entry).text for column in columns] for entry in board.entries)]
     head, *body = (" & ".join(map(escape, line)) + r" \\" for line in lines)
     rows = "\n".join(body)
+    seeds = sorted({entry.seeds for entry in board.entries if entry.seeds})
+    note = f"{text.protocol(board)}; {'-'.join(map(str, seeds[:1] + seeds[1:][-1:])) or 'no'} seeds"
     return (
-        "\\begin{table}\n\\centering\n\\resizebox{\\linewidth}{!}{%\n"
+        "\\begin{table*}\n\\centering\n\\resizebox{\\linewidth}{!}{%\n"
         "\\begin{tabular}{r" + "l" * (len(columns) - 1) + "}\n\\toprule\n"
         f"{head}\n\\midrule\n{rows}\n\\bottomrule\n\\end{{tabular}}}}\n"
-        f"\\caption{{{escape(board.title)}. {escape(text.protocol(board))}.}}\n\\end{{table}}\n"
+        f"\\caption{{{escape(board.title)}. {escape(note)}.}}\n\\end{{table*}}\n"
     )
 
 

@@ -14,9 +14,10 @@ from benchmark.errors import InputError
 from benchmark.results import SUCCESS_SSIM, Cell, Run
 from reports.documents import parse
 from reports.entries import AttackResult, Board, Entry, Protocol, ranked
-from reports.statistics import Estimate, accuracy_area, bootstrap_mean, epochs_to_converge, share
+from reports.statistics import Estimate, accuracy_area, bootstrap_mean, bootstrap_means, epochs_to_converge, share
 
 UNDEFENDED = "none"
+_PROTOCOL = TypeAdapter(Protocol)
 
 
 @dataclass
@@ -57,9 +58,12 @@ def build(runs: list[Run]) -> list[Section]:
         cells = {cell.folder.name: cell for cell in run.cells}
         failures = {json.dumps(_identity(f)): f.get("error", "failed") for f in run.failures}
         training, rebuilt = _by_cell(run.training), _by_cell(run.reconstructions)
+        datasets = dict.fromkeys(spec["dataset"] for spec in run.manifest["cells"].values())
+        protocols = {name: _protocol(run, name) for name in datasets}
+        names = {name: _PROTOCOL.dump_json(protocol).decode() for name, protocol in protocols.items()}
         for key, spec in run.manifest["cells"].items():
-            protocol = _protocol(run, spec["dataset"])
-            name = json.dumps([spec["dataset"], spec["model"], TypeAdapter(Protocol).dump_python(protocol)])
+            protocol = protocols[spec["dataset"]]
+            name = json.dumps([spec["dataset"], spec["model"], names[spec["dataset"]]])
             group = gathered.setdefault(name, _Gathered(spec["dataset"], spec["model"], protocol))
             problems = group.problems.setdefault(spec["defense"], [])
             if key in seen:
@@ -142,7 +146,7 @@ def _protocol(run: Run, dataset: str) -> Protocol:
         }
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} lacks {error}") from error
-    protocol: Protocol = parse(json.dumps(content), str(path), TypeAdapter(Protocol))
+    protocol: Protocol = parse(json.dumps(content), str(path), _PROTOCOL)
     return protocol
 
 
@@ -194,23 +198,34 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
 
 def _attacks(defense: str, rebuilt: pd.DataFrame | None, cells: list[Cell]) -> list[AttackResult]:
     results = []
-    if rebuilt is not None:
-        for (epoch, attack), frame in rebuilt.groupby(["checkpoint_epoch", "attack"], sort=True):
-            known = frame["label_correct"].dropna()
-            results.append(AttackResult(
-                attack=attack, tier=frame["tier"].iloc[0], checkpoint_epoch=int(epoch),
-                asr=share(int((frame["ssim"] >= SUCCESS_SSIM).sum()), len(frame)),
-                ssim=bootstrap_mean(frame["ssim"].tolist()), psnr=bootstrap_mean(frame["psnr"].tolist()),
-                label_accuracy=float(known.astype(float).mean()) if len(known) else None,
-                seconds_per_victim=float(frame["seconds"].mean()),
-                winners={str(name): int(count) for name, count in frame["won_by"].dropna().value_counts().items()},
-            ))
+    frames = {} if rebuilt is None else dict(list(rebuilt.groupby(["checkpoint_epoch", "attack"], sort=True)))
+    similarities = _image_means(list(frames.values()))
+    for ((epoch, attack), frame), (ssim, psnr) in zip(frames.items(), similarities, strict=True):
+        known = frame["label_correct"].dropna()
+        results.append(AttackResult(
+            attack=attack, tier=frame["tier"].iloc[0], checkpoint_epoch=int(epoch),
+            asr=share(int((frame["ssim"] >= SUCCESS_SSIM).sum()), len(frame)), ssim=ssim, psnr=psnr,
+            label_accuracy=float(known.astype(float).mean()) if len(known) else None,
+            seconds_per_victim=float(frame["seconds"].mean()),
+            winners={str(name): int(count) for name, count in frame["won_by"].dropna().value_counts().items()},
+        ))
     for cell in cells:
         for obstacle in cell.info.get("inapplicable", []) if cell.info["defense"] == defense else []:
             result = AttackResult(obstacle["attack"], "", obstacle["checkpoint_epoch"], reason=obstacle["reason"])
             if result not in results:
                 results.append(result)
     return results
+
+
+def _image_means(frames: list[pd.DataFrame]) -> list[tuple[Estimate, Estimate]]:
+    """Mean SSIM and PSNR of each frame; those of as many images are resampled at once."""
+    found: dict[int, tuple[Estimate, Estimate]] = {}
+    for count in {len(frame) for frame in frames}:
+        places = [place for place, frame in enumerate(frames) if len(frame) == count]
+        ssim, psnr = (bootstrap_means(np.stack([frames[place][name].to_numpy() for place in places], 1))
+                      for name in ("ssim", "psnr"))
+        found.update(zip(places, zip(ssim, psnr, strict=True), strict=True))
+    return [found[place] for place in range(len(frames))]
 
 
 def _number(value: Any) -> float | None:

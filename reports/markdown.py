@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from benchmark.results import SUCCESS_SSIM
 from reports import text
-from reports.columns import attack_table, board_columns
+from reports.columns import attack_table, board_columns, overview
 from reports.entries import Board
 
 
 def markdown(boards: list[Board]) -> str:
     """All boards, with how to read them."""
     parts = ["# Leakboard"]
+    if len(boards) > 1:
+        parts += ["Worst-case ASR (lower is better) · test accuracy (higher is better); ★ is on the Pareto front of both.",
+                  overview_table(boards)]
     for board in boards:
         header, rows = attack_table(board.entries)
         parts += [f"## {table_cell(board.title)}", f"{table_cell(text.protocol(board))}.", board_table(board), _reading(board),
                   *_problems(board), "### Every attack", markdown_table(header, [[value.text for value in row] for row in rows])]
     return "\n\n".join(parts) + "\n"
+
+
+def overview_table(boards: list[Board]) -> str:
+    """A row per defense, a column per board."""
+    return markdown_table(["defense", *(board.title for board in boards)],
+                          [[text.labelled(entry), *(value.text for value in values)] for entry, values in overview(boards)])
 
 
 def board_table(board: Board) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,7 +12,7 @@ import jinja2
 
 from benchmark.results import SUCCESS_SSIM
 from reports import figures, table_library, text
-from reports.columns import Column, Value, attack_table, board_columns, entry_columns
+from reports.columns import Column, Value, attack_table, board_columns, entry_columns, overview
 from reports.documents import Leaderboard
 from reports.drawing import Palette, palette
 from reports.entries import Board, Entry
@@ -122,10 +121,9 @@ class Pages:
     def _overview(self) -> Table:
         """A row per defense, and of each board its worst-case ASR and test accuracy."""
         rows, links, colours = [], [], []
-        for key, of_boards in sorted(self._by_defense().items(), key=lambda item: _mean_place(item[1])):
-            known = next(entry for entry in of_boards if entry is not None)
-            rows.append([Value(text.labelled(known)), *map(_both, of_boards)])
-            links.append(f"{self.defense_pages[key]}.html")
+        for known, values in overview(self.boards):
+            rows.append([Value(text.labelled(known)), *values])
+            links.append(self._link(known))
             colours.append(self._colour(known))
         return Table("Worst-case ASR, and test accuracy, of each defense", [("defense", "", True), *(
             (board.title, text.protocol(board), True) for board in self.boards)], rows, links, colours)
@@ -197,19 +195,3 @@ class _Names:
 
 def _column(board: Board, like: Column) -> Column:
     return next(column for column in entry_columns(board) if column.title == like.title)
-
-
-def _mean_place(entries: list[Entry | None]) -> tuple[float, float]:
-    """By which the overview is ordered: mean worst-case ASR, then mean accuracy, over the boards where both were measured."""
-    points = [entry.measured for entry in entries if entry is not None and entry.measured is not None]
-    if not points:
-        return math.inf, 0.0
-    return sum(asr for _, asr in points) / len(points), -sum(accuracy for accuracy, _ in points) / len(points)
-
-
-def _both(entry: Entry | None) -> Value:
-    if entry is None or entry.strongest is None or entry.strongest.asr is None:
-        return Value("not run", float("inf"))
-    asr = entry.strongest.asr.mean
-    accuracy = text.number(entry.accuracy.mean if entry.accuracy else None)
-    return Value(f"{text.number(asr)} · {accuracy}" + (" ★" if entry.pareto else ""), asr)

@@ -54,16 +54,22 @@ def bootstrap_mean(values: Sequence[float]) -> Estimate:
 
     Values that are not finite (the PSNR of a perfect reconstruction) make mean and bounds infinite, as they should.
     """
-    array = np.asarray(values, dtype=np.float64)
-    if len(array) < 2:
-        return Estimate(float(array.mean()), None, None)
-    finite = np.isfinite(array)
-    counts = _resamples(len(array))
-    means = counts @ np.where(finite, array, 0.0) / len(array)
-    if not finite.all():
-        means[counts @ (~finite).astype(float) > 0] = array[~finite].sum()
-    low, high = np.percentile(means, [2.5, 97.5], method="nearest")
-    return Estimate(float(array.mean()), float(low), float(high))
+    return bootstrap_means(np.asarray(values, dtype=np.float64)[:, None])[0]
+
+
+def bootstrap_means(values: np.ndarray) -> list[Estimate]:
+    """As :func:`bootstrap_mean`, of every column of ``values`` [count, columns]; much faster than one by one."""
+    count = len(values)
+    means = values.mean(0)
+    if count < 2:
+        return [Estimate(float(mean), None, None) for mean in means]
+    finite = np.isfinite(values)
+    resampled = _resamples(count) @ np.where(finite, values, 0.0) / count
+    for column in np.flatnonzero(~finite.all(0)):
+        drawn = _resamples(count) @ (~finite[:, column]).astype(float) > 0
+        resampled[drawn, column] = values[~finite[:, column], column].sum()
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0, method="nearest")
+    return [Estimate(float(m), float(a), float(b)) for m, a, b in zip(means, low, high, strict=True)]
 
 
 @lru_cache(maxsize=3)

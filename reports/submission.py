@@ -16,6 +16,9 @@ from reports.documents import Leaderboard, RunRecord, Submission, parse, read_do
 from reports.entries import Board, Entry, Protocol, ranked
 from reports.leaderboard import build
 
+_KEY = TypeAdapter(tuple[str, str, Protocol])
+_ENTRY, _RECORD = TypeAdapter(Entry), TypeAdapter(RunRecord)
+
 
 def submit(run: Path, name: str, paper: str, out: Path) -> Submission:
     """Write the entry of a run: aggregates, configuration, versions, and the hash of the raw tables.
@@ -65,7 +68,7 @@ def merge(paths: list[Path]) -> Leaderboard:
         names[document.name] = path
         runs += document.runs
         for board in document.boards:
-            key = TypeAdapter(tuple[str, str, Protocol]).dump_json((board.dataset, board.model, board.protocol)).decode()
+            key = _KEY.dump_json((board.dataset, board.model, board.protocol)).decode()
             named = [replace(entry, submission=document.name, paper=document.paper) for entry in board.entries]
             before = boards[key].entries if key in boards else []
             boards[key] = replace(board, entries=before + named)
@@ -100,7 +103,7 @@ def record(run: Run) -> RunRecord:
         }
     except TypeError as error:
         raise InputError(f"{run.folder / 'run.json'}: {error}") from error
-    made: RunRecord = parse(json.dumps(content), str(run.folder / "run.json"), TypeAdapter(RunRecord))
+    made: RunRecord = parse(json.dumps(content), str(run.folder / "run.json"), _RECORD)
     return made
 
 
@@ -140,4 +143,4 @@ def _numbers(entry: Entry) -> str:
         return f"{value:.6g}" if isinstance(value, float) else value
 
     alone = replace(entry, rank=None, pareto=False, submission="", paper="")
-    return json.dumps(rounded(TypeAdapter(Entry).dump_python(alone)))
+    return json.dumps(rounded(_ENTRY.dump_python(alone)))

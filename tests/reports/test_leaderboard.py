@@ -8,7 +8,7 @@ from report_cases import write_cells, write_run
 
 from benchmark import results
 from reports import text
-from reports.columns import attack_table, board_columns
+from reports.columns import attack_table, board_columns, overview
 from reports.leaderboard import build, table
 
 
@@ -138,3 +138,14 @@ def test_the_description_of_a_run_is_checked(tmp_path):
         (run / "run.json").write_text(json.dumps(broken))
         with pytest.raises(InputError, match=message):
             build([results.read_run(run)])
+
+
+def test_the_overview_is_ordered_by_the_mean_over_boards(tmp_path):
+    def cell(accuracy, asr):
+        return {"accuracies": [0.1, accuracy], "attacks": {(0, "a", "static"): [0.9] * asr + [0.1] * (4 - asr)}}
+    run = write_cells(tmp_path / "run", {
+        ("d", "m", "x", 0): cell(0.5, 2), ("d", "m", "y", 0): cell(0.4, 1), ("d", "m", "z", 0): cell(0.9, 3),
+        ("e", "m", "x", 0): cell(0.5, 2), ("e", "m", "y", 0): cell(0.4, 4)}, epochs=1, attacks=["a"], victims=4)
+    boards = [section.board for section in build([results.read_run(run)])]
+    assert [(entry.defense, [value.text for value in values]) for entry, values in overview(boards)] == [
+        ("x", ["0.50 · 0.50 ★", "0.50 · 0.50 ★"]), ("y", ["0.25 · 0.40 ★", "1.00 · 0.40"]), ("z", ["0.75 · 0.90 ★", "not run"])]
