@@ -34,11 +34,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a page: its file without ending, the text for who cannot see it, and its caption."""
+    """A figure of a page: its file without ending, the text for who cannot see it, its caption, and whether it takes the whole
+    width."""
 
     file: str
     alternative: str
     caption: str
+    wide: bool = False
 
 
 class Pages:
@@ -168,7 +170,8 @@ class Pages:
              f"How well images are rebuilt: at SSIM {SUCCESS_SSIM} (dotted) a curve gives the ASR; of an attack with several "
              "settings the one with the highest mean"),
         ]
-        return [Picture(f"assets/{page}-{name}", alternative, caption) for drawn, name, alternative, caption in candidates if drawn]
+        return [Picture(f"assets/{page}-{name}", alternative, caption, wide=name == "ssim")
+                for drawn, name, alternative, caption in candidates if drawn]
 
     def _link(self, entry: Entry) -> str:
         return f"{self.defense_pages[entry.defense, entry.submission]}.html"

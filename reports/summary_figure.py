@@ -56,8 +56,9 @@ def summary_figure(sections: list[Section], pictures: list[Pictures], palette: P
             _curves(drawn.add_subplot(grid[row, 0]), defense, [section for section, _ in both], palette, last=row == len(defenses))
         for column, (section, pictures_of) in enumerate(both, start=1):
             _pictures(drawn.add_subplot(grid[:, column]), defenses, epoch, section, pictures_of)
-        drawn.suptitle(f"{plain(both[0][0].board.model)}, {checkpoint(epoch)}: originals, and the strongest reconstruction under "
-                       f"each defense; bold: mean SSIM ≥ {SUCCESS_SSIM}", fontsize=9.5, y=1 - 0.12 / height, va="top")
+        model, space = plain(both[0][0].board.model), "\n" if len(both) == 1 else " "
+        drawn.suptitle(f"{model}, {checkpoint(epoch)}: originals, and the strongest{space}reconstruction under each defense; "
+                       f"bold: mean SSIM ≥ {SUCCESS_SSIM}", fontsize=9.5, y=1 - 0.12 / height, va="top")
         save(drawn, path)
     return True
 
