@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 
 from benchmark.errors import InputError
 
@@ -30,6 +31,8 @@ SUCCESS_SSIM = 0.6
 
 #: The tier of what only the owner of the data can choose: of each victim, the best of all candidates. It is no attack.
 ORACLE = "oracle bound"
+
+_REPAIR = "the command of the run sets its cell aside and measures it again"
 
 #: Version of the folder's layout and the tables' columns.
 FORMAT = 3
@@ -113,6 +116,43 @@ def is_done(run: Path, key: str) -> bool:
     return (run / "cells" / key / "cell.json").is_file()
 
 
+def damage(run: Path, key: str) -> str | None:
+    """What is wrong with a finished cell on disk; None where it can be read whole."""
+    folder = run / "cells" / key
+    try:
+        info = _read_json(folder / "cell.json", f"{folder} has no cell.json")
+        _read_table(folder / "training.parquet", TRAINING)
+        _read_table(folder / "reconstructions.parquet", RECONSTRUCTIONS)
+        Cell(folder, info).images()
+        for epoch in info.get("checkpoints", []):
+            path = checkpoint_path(folder, epoch)
+            try:
+                with safe_open(path, framework="np"):
+                    pass  # checks the header, and the length that it states
+            except (SafetensorError, OSError) as error:
+                return f"{path} is not a readable checkpoint: {error}"
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def set_aside(run: Path, key: str) -> Path:
+    """Move a damaged cell out of the way, so that it is measured again; nothing is deleted."""
+    place = run / "damaged" / key
+    number = 1
+    while place.exists():
+        number += 1
+        place = run / "damaged" / f"{key}-{number}"
+    place.parent.mkdir(exist_ok=True)
+    (run / "cells" / key).replace(place)
+    return place
+
+
+def checkpoint_path(folder: Path, epoch: int) -> Path:
+    """Where a cell keeps the weights after an epoch."""
+    return folder / f"checkpoint-{epoch:04d}.safetensors"
+
+
 def write_cell(run: Path, key: str, *, info: dict[str, Any], training: list[dict[str, Any]],
                reconstructions: list[dict[str, Any]], images: dict[str, np.ndarray], checkpoints: dict[int, bytes]) -> None:
     """Write a finished cell; it appears whole or not at all. The record of an earlier failure goes."""
@@ -125,7 +165,7 @@ def write_cell(run: Path, key: str, *, info: dict[str, Any], training: list[dict
         write_table(draft / "reconstructions.parquet", reconstructions, RECONSTRUCTIONS)
         np.savez_compressed(draft / "images.npz", **images)  # type: ignore[arg-type]
         for epoch, content in checkpoints.items():
-            (draft / f"checkpoint-{epoch:04d}.safetensors").write_bytes(content)
+            checkpoint_path(draft, epoch).write_bytes(content)
         (draft / "cell.json").write_text(json.dumps(info, indent=1))
         draft.replace(folder)
     finally:
@@ -198,9 +238,9 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a readable table: {reason}; remove its folder and run again") from error
+        raise InputError(f"{path} is not a readable table: {reason}; {_REPAIR}") from error
     if not table.schema.equals(schema):
-        raise InputError(f"{path} has other columns than this version of leakboard writes; remove its folder and run again")
+        raise InputError(f"{path} has other columns than this version of leakboard writes; {_REPAIR}")
     return table
 
 

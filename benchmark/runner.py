@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors.torch import save
 
 import attacks
 import defenses
 from attacks import Progress, portfolio
 from attacks.seeds import derive
-from benchmark import models, results
+from benchmark import models, results, run_lock
 from benchmark.config import Grid
 from benchmark.datasets import Dataset, find, load
 from benchmark.errors import InputError
@@ -50,13 +51,15 @@ class CellSpec:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked grid, ready to run: data sets loaded, folder prepared. ``cells`` maps each cell's key to the cell."""
+    """A checked grid, ready to run: data sets loaded, folder prepared and locked until :func:`run` ends. ``cells`` maps each cell's
+    key to the cell."""
 
     grid: Grid
     out: Path
     device: torch.device
     datasets: dict[str, Dataset]
     cells: dict[str, CellSpec]
+    lock: FileLock
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
         command: as given, for the record.
 
     Raises:
-        InputError: a model or data set cannot be used, or the folder belongs to another grid.
+        InputError: a model or data set cannot be used, the folder belongs to another grid, or another run is working in it.
     """
     for name in grid.models:
         models.check_name(name)
@@ -101,13 +104,26 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
         "format": results.FORMAT, "name": grid.name, "grid": grid.model_dump(mode="json"), "determinants": determinants,
         "cells": {key: spec.__dict__ for key, spec in cells.items()}, "provenance": _provenance(command, device),
     }
-    _claim(out, manifest)
-    return Plan(grid, out, device, datasets, cells)
+    return Plan(grid, out, device, datasets, cells, _claim(out, manifest))
 
 
 def run(plan: Plan, display: Display) -> Outcome:
-    """Run the cells that are not done. A cell that fails is recorded and does not stop the others."""
-    kept = [key for key in plan.cells if results.is_done(plan.out, key)]
+    """Run the cells that are not done. A cell that fails is recorded and does not stop the others; one that is damaged on disk is
+    set aside and run again."""
+    try:
+        return _run(plan, display)
+    finally:
+        plan.lock.release()
+
+
+def _run(plan: Plan, display: Display) -> Outcome:
+    kept = []
+    for key in [key for key in plan.cells if results.is_done(plan.out, key)]:
+        problem = results.damage(plan.out, key)
+        if problem is None:
+            kept.append(key)
+        else:
+            display.message(f"{problem}; the cell was moved to {results.set_aside(plan.out, key)} and is run again")
     finished = failed = 0
     if kept:
         display.message(f"{plan.out}: {len(kept)} of {len(plan.cells)} cells are done already and kept")
@@ -221,20 +237,28 @@ def _key(grid: Grid, determinants: dict[str, Any], spec: CellSpec) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _claim(out: Path, manifest: dict[str, Any]) -> None:
-    """Make the run folder, or check that it holds the same grid."""
+def _claim(out: Path, manifest: dict[str, Any]) -> FileLock:
+    """Make the run folder, or check that it holds the same grid; returns its lock, taken."""
     try:
-        if (out / "run.json").exists():
-            existing = results.read_manifest(out)
-            for section in ("grid", "determinants"):
-                _require_same(out, existing.get(section), manifest[section], section)
-            for draft in (out / "cells").glob(".*"):  # left by a run that was killed while it wrote a cell
-                shutil.rmtree(draft, ignore_errors=True)
-            return
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        new = not (out / "run.json").exists()
+        if new and out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {run_lock.NAME}):
             raise InputError(f"the output folder {out} exists and is not a run of leakboard; name another with --out")
-        (out / "cells").mkdir(parents=True, exist_ok=True)
-        results.write_atomically(out / "run.json", json.dumps(manifest, indent=1))
+        out.mkdir(parents=True, exist_ok=True)
+        held = run_lock.lock(out)
+        try:
+            if (out / "run.json").exists():
+                existing = results.read_manifest(out)
+                for section in ("grid", "determinants"):
+                    _require_same(out, existing.get(section), manifest[section], section)
+                for draft in (out / "cells").glob(".*"):  # left by a run that was killed while it wrote a cell
+                    shutil.rmtree(draft, ignore_errors=True)
+            else:
+                (out / "cells").mkdir(exist_ok=True)
+                results.write_atomically(out / "run.json", json.dumps(manifest, indent=1))
+        except BaseException:
+            held.release()
+            raise
+        return held
     except OSError as error:
         raise InputError(f"cannot write the output folder {out}: {error.strerror or error}") from error
 

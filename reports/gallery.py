@@ -115,12 +115,12 @@ class Pictures:
                     or stored.shape != originals.shape:
                 raise InputError(
                     f"{path}: {name!r} holds {stored.dtype} {list(stored.shape)}, expected uint8 [victims, images, 1 or 3, height, "
-                    "width] like the originals; remove the cell's folder and run again")
+                    "width] like the originals; the command of the run sets its cell aside and measures it again")
         for (defense, epoch, attack), scores in self._scores.items():
             key = images_key(epoch, attack)
             if defense == cell.info["defense"] and key in images and len(scores) != len(_flat(images[key])):
                 raise InputError(f"{path}: {key!r} has {len(_flat(images[key]))} images, but {len(scores)} rows in the table; "
-                                 "remove the cell's folder and run again")
+                                 "the command of the run sets its cell aside and measures it again")
         return images
 
     def of_board(self, out: Path, stem: str) -> Gallery | None:

@@ -167,10 +167,12 @@ def test_a_report_needs_no_torch(shapes, tmp_path, capsys):
         from benchmark.cli import main
         main()
     """)
-    command = [sys.executable, "-c", script, "report", str(tmp_path / "run"), "--out", str(tmp_path / "site")]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr
-    assert (tmp_path / "site" / "index.html").is_file()
+    run, entry, site = (str(tmp_path / name) for name in ("run", "entry.json", "site"))
+    for arguments in (["report", run, "--out", site], ["submit", run, "--name", "a", "--out", entry], ["check", entry, "--run", run],
+                      ["merge", entry, "--out", f"{site}-merged"]):
+        finished = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=120)
+        assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "site" / "index.html").is_file() and (tmp_path / "site-merged" / "index.html").is_file()
 
 
 def test_interrupting_keeps_and_explains(shapes, tmp_path, capsys, monkeypatch):

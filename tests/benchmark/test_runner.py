@@ -15,50 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from run_cases import CPU, Silent, comparable, grid_of, run
 from safetensors.torch import load_file as load_checkpoint
 
 import attacks
 import defenses
 from benchmark import results, runner
-from benchmark.config import make_grid
 from benchmark.errors import InputError
-
-CPU = torch.device("cpu")
-
-
-class Silent:
-    """A display that keeps what it is told."""
-
-    def __init__(self):
-        self.messages, self.cells, self.shares = [], [], []
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def start_cell(self, number, total, name):
-        self.cells.append(name)
-
-    def step(self, share, what):
-        self.shares.append(share)
-
-    def epoch(self, epoch, epochs):
-        pass
-
-    def end_cell(self, text):
-        self.messages.append(text)
-
-
-def grid_of(shapes, **changes):
-    content = {
-        "datasets": [str(shapes)], "models": ["mlp"], "defenses": ["none", "noise(std=0.1)"], "seeds": [0, 1],
-        "attacks": ["inverting-gradients(iterations=3)"], "training": {"epochs": 2, "batch_size": 8},
-        "evaluation": {"checkpoints": [0, -1], "victims": 3, "batch_size": 2}, **changes}
-    return make_grid(content, "test")
-
-
-def run(grid, out, display=None, **arguments):
-    plan = runner.prepare(grid, out, CPU, **arguments)
-    return runner.run(plan, display or Silent())
 
 
 @pytest.fixture
@@ -102,11 +65,6 @@ def test_the_stored_images_score_what_the_table_says(shapes, tmp_path):
         rebuilt = images[results.images_key(row.checkpoint_epoch, row.attack)][row.victim, row.image] / 255
         original = images["original"][row.victim, row.image] / 255
         assert ssim(original, rebuilt) == pytest.approx(row.ssim, abs=0.02)  # stored in 8 bits
-
-
-def comparable(run_folder):
-    read = results.read_run(run_folder)
-    return read.training.drop(columns="seconds"), read.reconstructions.drop(columns="seconds")
 
 
 def test_the_same_command_gives_the_same_tables(shapes, tmp_path):

@@ -1,0 +1,123 @@
+"""A run that is killed, or whose files are damaged, goes on and ends with the tables of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import textwrap
+import time
+
+import pandas as pd
+import pytest
+from run_cases import CPU, Silent, comparable, grid_of, run
+
+from benchmark import results, run_lock, runner
+from benchmark.errors import InputError
+
+
+def test_twenty_kills_at_random_moments(shapes, tmp_path):
+    """Each attempt is a process of its own that is killed (SIGKILL) after a random time; the last one may finish."""
+    script = textwrap.dedent(f"""
+        import os, random, signal, sys, time
+        import torch
+        from run_cases import CPU, Silent, grid_of
+        from benchmark import runner
+        torch.set_num_threads(1)
+        moments = random.Random(0)
+        kills = 0
+        while True:
+            child = os.fork()
+            if child == 0:
+                grid = grid_of({str(shapes)!r}, seeds=list(range(12)), attacks=["inverting-gradients(iterations=20)"])
+                runner.run(runner.prepare(grid, __import__("pathlib").Path({str(tmp_path / "run")!r}), CPU), Silent())
+                os._exit(0)
+            if kills == 20:
+                sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            time.sleep(moments.uniform(0.02, 0.6))
+            os.kill(child, signal.SIGKILL)
+            kills += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    """)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, env=environment)
+    assert finished.returncode == 0, finished.stderr
+    run(grid_of(shapes, seeds=list(range(12)), attacks=["inverting-gradients(iterations=20)"]), tmp_path / "whole")
+    for first, second in zip(comparable(tmp_path / "run"), comparable(tmp_path / "whole"), strict=True):
+        pd.testing.assert_frame_equal(first, second)
+    assert not list((tmp_path / "run" / "cells").glob(".*")) and not (tmp_path / "run" / "damaged").exists()
+
+
+@pytest.mark.parametrize("name", ["training.parquet", "reconstructions.parquet", "images.npz", "cell.json", "checkpoint-0002.safetensors"])
+@pytest.mark.parametrize("harm", [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"\0" * len(content)],
+                         ids=["cut off", "empty", "zeros"])
+def test_a_damaged_cell_is_set_aside_and_run_again(shapes, tmp_path, name, harm):
+    grid = grid_of(shapes, defenses=["none"])
+    run(grid, tmp_path / "run")
+    before = comparable(tmp_path / "run")
+    file = sorted((tmp_path / "run").glob(f"cells/*/{name}"))[0]
+    file.write_bytes(harm(file.read_bytes()))
+    display = Silent()
+    assert run(grid, tmp_path / "run", display) == runner.Outcome(kept=1, finished=1, failed=0)
+    assert name in display.messages[0] and "was moved to" in display.messages[0]
+    assert (tmp_path / "run" / "damaged" / file.parent.name / name).is_file()
+    for first, second in zip(before, comparable(tmp_path / "run"), strict=True):
+        pd.testing.assert_frame_equal(first, second)
+
+
+def test_a_second_run_in_the_folder_is_refused_until_the_first_ends(shapes, tmp_path):
+    grid = grid_of(shapes, seeds=[0])
+    plan = runner.prepare(grid, tmp_path / "run", CPU)
+    with pytest.raises(InputError, match="another run is working in"):
+        runner.prepare(grid, tmp_path / "run", CPU)
+    runner.run(plan, Silent())
+    assert run(grid, tmp_path / "run").kept == 2
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
+        import pathlib, time
+        from benchmark import run_lock
+        held = run_lock.lock(pathlib.Path({str(tmp_path)!r}))
+        print("held", flush=True)
+        time.sleep(60)
+    """)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match="another run"):
+        run_lock.lock(tmp_path)
+    holder.kill()
+    holder.wait()
+    run_lock.lock(tmp_path).release()
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_finished_cells(shapes, tmp_path, monkeypatch):
+    import errno
+    grid = grid_of(shapes)
+    write, calls = results.write_table, []
+
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*arguments)
+
+    monkeypatch.setattr(results, "write_table", full)
+    with pytest.raises(InputError, match="No space left on device; the cells finished so far are kept"):
+        run(grid, tmp_path / "run")
+    assert len(list((tmp_path / "run" / "cells").iterdir())) == 1  # one whole cell, no draft
+    monkeypatch.undo()
+    assert run(grid, tmp_path / "run") == runner.Outcome(kept=1, finished=3, failed=0)
+
+
+def test_ctrl_c_stops_within_five_seconds_and_says_how_to_go_on(shapes, tmp_path):
+    command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "lenet",
+               "--defense", "none", "--epochs", "1", "--victims", "4", "--attack", "inverting-gradients(iterations=100000)",
+               "--seed", str(random.randrange(10**6)), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "epoch 0/1" in line:
+            break
+    time.sleep(1)
+    process.send_signal(2)
+    _, error = process.communicate(timeout=5)
+    assert process.returncode == 130 and "the finished cells are kept" in error and "goes on from there" in error
