@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +19,11 @@ from benchmark.errors import InputError
 _TEST_NAMES = ("test", "val", "valid", "validation")
 _SPLIT_SEED = 0
 _TEST_SHARE = 0.2
+
+#: What a zip file may hold. ImageNet has 1.3 million images, of 0.1 MB each.
+_MOST_ENTRIES, _LARGEST_ENTRY, _LARGEST_TOTAL = 5_000_000, 256_000_000, 500_000_000_000
+#: How many times as much as on disk a large file may unpack to; images hardly compress.
+_MOST_COMPRESSED = 200
 
 
 @dataclass(frozen=True)
@@ -48,12 +55,37 @@ def read(path: Path, image_size: int | None = None) -> DecodedImages:
         return _decode(path, [name for name, _ in found], lambda name: (path / name).read_bytes(), image_size)
     try:
         with zipfile.ZipFile(path) as archive:
-            names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
+            names = _checked(path, archive)
             return _decode(path, names, archive.read, image_size)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"dataset {path} is not a readable zip file: {error}") from error
     except OSError as error:
         raise InputError(f"dataset {path} cannot be read: {error}") from error
+
+
+def _checked(path: Path, archive: zipfile.ZipFile) -> list[str]:
+    """The names of all files of a zip, sorted.
+
+    Raises:
+        InputError: it holds more than a set of images would, or names a place outside of itself.
+    """
+    infos = [info for info in archive.infolist() if not info.is_dir()]
+    if len(infos) > _MOST_ENTRIES:
+        raise InputError(f"dataset {path} has {len(infos):,} files; a zip may have {_MOST_ENTRIES:,}")
+    for info in infos:
+        parts = PurePosixPath(info.filename.replace("\\", "/")).parts
+        if ".." in parts or (parts and (parts[0] == "/" or parts[0].endswith(":"))):
+            raise InputError(f"dataset {path} names a place outside of itself: {info.filename!r}")
+        if info.file_size > _LARGEST_ENTRY:
+            raise InputError(f"dataset {path}: {info.filename!r} has {info.file_size:,} bytes; an image may have "
+                             f"{_LARGEST_ENTRY:,}")
+        if info.file_size > 1_000_000 and info.file_size > _MOST_COMPRESSED * max(info.compress_size, 1):
+            raise InputError(f"dataset {path}: {info.filename!r} unpacks from {info.compress_size:,} to {info.file_size:,} bytes, "
+                             f"more than {_MOST_COMPRESSED} times as much")
+    total = sum(info.file_size for info in infos)
+    if total > _LARGEST_TOTAL:
+        raise InputError(f"dataset {path} unpacks to {total:,} bytes; a zip may have {_LARGEST_TOTAL:,}")
+    return sorted(info.filename for info in infos)
 
 
 def _decode(path: Path, names: list[str], load: Callable[[str], bytes], image_size: int | None) -> DecodedImages:
@@ -118,12 +150,12 @@ def _stack(path: Path, files: list[tuple[str, bytes]], image_size: int | None) -
     decoded = []
     for name, content in files:
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with _no_bombs(), Image.open(io.BytesIO(content)) as image:
                 if image.mode[0] in "IF":
                     raise ValueError("more than 8 bits per channel; convert it to 8 bits")
                 grey = image.mode in ("1", "L", "LA")
                 decoded.append(np.asarray(_resize(image.convert("L" if grey else "RGB"), image_size)))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise InputError(f"dataset {path} has an image that cannot be decoded, {name!r}: {error}") from error
     if any(array.ndim == 3 for array in decoded):
         decoded = [array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2) for array in decoded]
@@ -135,6 +167,14 @@ def _stack(path: Path, files: list[tuple[str, bytes]], image_size: int | None) -
             raise InputError(f"dataset {path} has images of different sizes: {files[0][0]!r} is {first[1]}x{first[0]}, {name!r} is "
                              f"{array.shape[1]}x{array.shape[0]}; give an image size to resize them all")
     return np.stack(decoded)
+
+
+@contextmanager
+def _no_bombs() -> Iterator[None]:
+    """Pillow warns of an image of more pixels than any photograph has, and raises at twice as many; here both raise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _resize(image: Image.Image, size: int | None) -> Image.Image:

@@ -181,3 +181,33 @@ def test_a_changed_file_is_decoded_again(tmp_path):
 def test_real_data(name, classes, train, test, shape):
     dataset = datasets.load(datasets.find(name), CPU)
     assert (len(dataset.classes), len(dataset.train), len(dataset.test), dataset.train.image_shape) == (classes, train, test, shape)
+
+
+@pytest.mark.parametrize(("add", "limits", "message"), [
+    (lambda z: z.writestr("../a/x.png", b"x"), {}, r"outside of itself: '../a/x.png'"),
+    (lambda z: z.writestr("/etc/a/x.png", b"x"), {}, "outside of itself"),
+    (lambda z: z.writestr("C:\\a\\x.png", b"x"), {}, "outside of itself"),
+    (lambda z: z.writestr("a/bomb.png", bytes(5_000_000), zipfile.ZIP_DEFLATED), {}, "unpacks from .* to 5,000,000 bytes"),
+    (lambda z: z.writestr("a/big.png", bytes(2000)), {"_LARGEST_ENTRY": 1000}, "big.png' has 2,000 bytes"),
+    (lambda z: None, {"_MOST_ENTRIES": 7}, "has 8 files; a zip may have 7"),
+    (lambda z: None, {"_LARGEST_TOTAL": 300}, "unpacks to"),
+])
+def test_a_zip_has_limits(tmp_path, monkeypatch, add, limits, message):
+    path = zipped(write_images(tmp_path / "set", {"a": 4, "b": 4}))
+    image_folders.read(path)
+    for name, value in limits.items():
+        monkeypatch.setattr(image_folders, name, value)
+    with zipfile.ZipFile(path, "a") as archive:
+        add(archive)
+    with pytest.raises(InputError, match=message):
+        image_folders.read(path)
+    assert {p.name for p in tmp_path.iterdir()} == {"set", "set.zip"}
+
+
+@pytest.mark.parametrize("limit", [20, 50])
+def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch, limit):
+    """64 pixels: more than the limit, where Pillow only warns, or more than twice as many."""
+    path = write_images(tmp_path / "set", {"a": 2, "b": 2})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(InputError, match=r"cannot be decoded, 'a/000.png': Image size \(64 pixels\) exceeds limit"):
+        image_folders.read(path)
