@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import shlex
 import sys
@@ -52,26 +53,10 @@ def run(
     plugin: Annotated[Optional[list[Path]], typer.Option(help="A Python file with defenses or attacks; it is executed.")] = None,
 ) -> int:
     """Train, observe and attack every cell of a grid, then write its report."""
-    from benchmark import config as configuration
-    from benchmark import device as devices
-    from benchmark import plugins, runner
+    from benchmark import runner
     from benchmark.progress import LiveBars, LogLines
 
-    # Opacus and torch tell of their internals here; nothing a user of this command could act on.
-    warnings.filterwarnings("ignore", module=r"(opacus|torch)\b")
-    chosen_device = devices.choose(device)
-    hashes = {path.name: plugins.load(path) for path in plugin or []}
-    if config is not None and preset is not None:
-        raise InputError(f"give either a grid file or --preset, not both: {config} and {preset}")
-    origin = str(config) if config is not None else f"preset {preset or 'quick'}"
-    content = configuration.load_file(config) if config is not None else configuration.load_preset(preset or "quick")
-    _override(content, {"datasets": dataset, "models": model, "defenses": defense, "attacks": attack, "seeds": seed,
-                        "image_size": image_size})
-    _override_section(content, "training", {"epochs": epochs})
-    _override_section(content, "evaluation", {
-        "checkpoints": checkpoint, "victims": victims, "batch_size": batch_size, "labels": labels})
-    grid = configuration.make_grid(content, f"{origin} with the options given")
-    folder = out if out is not None else Path("runs") / grid.name
+    grid, folder, chosen_device, hashes = _chosen(locals())
     plan = runner.prepare(grid, folder, chosen_device, data_root=data_root, plugins=hashes,
                           command=shlex.join(["leakboard", *sys.argv[1:]]))
     console = Console()
@@ -87,6 +72,24 @@ def run(
     print(f"{outcome.finished} cells finished, {outcome.kept} kept, {outcome.failed} failed")
     _write_report([folder], folder / "report")
     return SOME_CELLS_FAILED if outcome.failed else OK
+
+
+def _with_the_options_of_run(command: Any) -> Any:
+    command.__signature__ = inspect.signature(run)
+    command.__annotations__ = run.__annotations__
+    return command
+
+
+@app.command()
+@_with_the_options_of_run
+def plan(**options: Any) -> int:
+    """Show the cells of a grid, what is done, and the time that the rest takes by what was measured; runs nothing."""
+    from benchmark import planning, runner
+
+    grid, folder, device, hashes = _chosen(options)
+    found = runner.identify(grid, device, data_root=options["data_root"], plugins=hashes)
+    print(planning.describe(planning.planned(found.cells, folder)))
+    return OK
 
 
 @app.command()
@@ -147,6 +150,30 @@ def list_(what: Annotated[Optional[str], typer.Argument(help="defenses, attacks,
 
     print(catalogue(what))
     return OK
+
+
+def _chosen(options: dict[str, Any]) -> tuple[Any, Path, Any, dict[str, str]]:
+    """The grid, run folder, device and hashes of plugins that the options of ``run`` mean."""
+    from benchmark import config as configuration
+    from benchmark import device as devices
+    from benchmark import plugins
+
+    # Opacus and torch tell of their internals here; nothing a user of this command could act on.
+    warnings.filterwarnings("ignore", module=r"(opacus|torch)\b")
+    device = devices.choose(options["device"])
+    hashes = {path.name: plugins.load(path) for path in options["plugin"] or []}
+    config, preset = options["config"], options["preset"]
+    if config is not None and preset is not None:
+        raise InputError(f"give either a grid file or --preset, not both: {config} and {preset}")
+    origin = str(config) if config is not None else f"preset {preset or 'quick'}"
+    content = configuration.load_file(config) if config is not None else configuration.load_preset(preset or "quick")
+    named = {"datasets": "dataset", "models": "model", "defenses": "defense", "attacks": "attack", "seeds": "seed"}
+    _override(content, {**{key: options[option] for key, option in named.items()}, "image_size": options["image_size"]})
+    _override_section(content, "training", {"epochs": options["epochs"]})
+    _override_section(content, "evaluation", {
+        "checkpoints": options["checkpoint"], **{key: options[key] for key in ("victims", "batch_size", "labels")}})
+    grid = configuration.make_grid(content, f"{origin} with the options given")
+    return grid, options["out"] if options["out"] is not None else Path("runs") / grid.name, device, hashes
 
 
 def _override(content: dict[str, Any], given: dict[str, Any]) -> None:

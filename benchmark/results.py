@@ -116,11 +116,17 @@ def is_done(run: Path, key: str) -> bool:
     return (run / "cells" / key / "cell.json").is_file()
 
 
+def read_info(run: Path, key: str) -> dict[str, Any]:
+    """The content of a cell's ``cell.json``."""
+    folder = run / "cells" / key
+    return _read_json(folder / "cell.json", f"{folder} has no cell.json")
+
+
 def damage(run: Path, key: str) -> str | None:
     """What is wrong with a finished cell on disk; None where it can be read whole."""
     folder = run / "cells" / key
     try:
-        info = _read_json(folder / "cell.json", f"{folder} has no cell.json")
+        info = read_info(run, key)
         _read_table(folder / "training.parquet", TRAINING)
         _read_table(folder / "reconstructions.parquet", RECONSTRUCTIONS)
         Cell(folder, info).images()
@@ -221,7 +227,7 @@ def read_run(run: Path) -> Run:
     for key in manifest["cells"]:
         folder = run / "cells" / key
         if is_done(run, key):
-            cells.append(Cell(folder, _read_json(folder / "cell.json", f"{folder} has no cell.json")))
+            cells.append(Cell(folder, read_info(run, key)))
             training.append(_read_table(folder / "training.parquet", TRAINING))
             reconstructions.append(_read_table(folder / "reconstructions.parquet", RECONSTRUCTIONS))
         elif (run / "failures" / f"{key}.json").is_file():

@@ -50,15 +50,22 @@ class CellSpec:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A checked grid, ready to run: data sets loaded, folder prepared and locked until :func:`run` ends. ``cells`` maps each cell's
-    key to the cell."""
+class Cells:
+    """A checked grid with its data sets loaded. ``cells`` maps each cell's key to the cell; ``determinants`` is what a result
+    depends on beside its cell."""
 
     grid: Grid
-    out: Path
     device: torch.device
     datasets: dict[str, Dataset]
+    determinants: dict[str, Any]
     cells: dict[str, CellSpec]
+
+
+@dataclass(frozen=True)
+class Plan(Cells):
+    """A checked grid, ready to run: its folder is prepared, and locked until :func:`run` ends."""
+
+    out: Path
     lock: FileLock
 
 
@@ -71,9 +78,37 @@ class Outcome:
     failed: int
 
 
+def identify(grid: Grid, device: torch.device, *, data_root: Path | None = None, plugins: dict[str, str] | None = None) -> Cells:
+    """Check everything that can be checked before work starts, and name the cells. Writes nothing.
+
+    Args:
+        grid: what to run.
+        device: where to compute.
+        data_root: see :func:`benchmark.datasets.find`.
+        plugins: name of each plugin file and the hash of its content.
+
+    Raises:
+        InputError: a model or data set cannot be used.
+    """
+    for name in grid.models:
+        models.check_name(name)
+    sources = {name: find(name, data_root, grid.image_size) for name in grid.datasets}
+    datasets = {name: load(source, device) for name, source in sources.items()}
+    for name, dataset in datasets.items():
+        _check_dataset(grid, name, dataset)
+    # Another version or device type may round differently.
+    determinants = {
+        "leakboard": version("leakboard"), "torch": torch.__version__, "opacus": version("opacus"), "device": device.type,
+        "plugins": plugins or {}, "portfolio": _portfolio(),
+        "fingerprints": {name: dataset.fingerprint for name, dataset in datasets.items()},
+    }
+    specs = [CellSpec(d, m, p, s) for d in grid.datasets for m in grid.models for p in grid.defenses for s in grid.seeds]
+    return Cells(grid, device, datasets, determinants, {_key(grid, determinants, spec): spec for spec in specs})
+
+
 def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | None = None, plugins: dict[str, str] | None = None,
             command: str = "") -> Plan:
-    """Check everything that can be checked before work starts, and claim the output folder for this grid.
+    """As :func:`identify`, and claim the output folder for this grid.
 
     Args:
         grid: what to run.
@@ -86,25 +121,12 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
     Raises:
         InputError: a model or data set cannot be used, the folder belongs to another grid, or another run is working in it.
     """
-    for name in grid.models:
-        models.check_name(name)
-    sources = {name: find(name, data_root, grid.image_size) for name in grid.datasets}
-    datasets = {name: load(source, device) for name, source in sources.items()}
-    for name, dataset in datasets.items():
-        _check_dataset(grid, name, dataset)
-    # What a result depends on beside its cell: another version or device type may round differently.
-    determinants = {
-        "leakboard": version("leakboard"), "torch": torch.__version__, "opacus": version("opacus"), "device": device.type,
-        "plugins": plugins or {}, "portfolio": _portfolio(),
-        "fingerprints": {name: dataset.fingerprint for name, dataset in datasets.items()},
-    }
-    specs = [CellSpec(d, m, p, s) for d in grid.datasets for m in grid.models for p in grid.defenses for s in grid.seeds]
-    cells = {_key(grid, determinants, spec): spec for spec in specs}
+    found = identify(grid, device, data_root=data_root, plugins=plugins)
     manifest = {
-        "format": results.FORMAT, "name": grid.name, "grid": grid.model_dump(mode="json"), "determinants": determinants,
-        "cells": {key: spec.__dict__ for key, spec in cells.items()}, "provenance": _provenance(command, device),
+        "format": results.FORMAT, "name": grid.name, "grid": grid.model_dump(mode="json"), "determinants": found.determinants,
+        "cells": {key: spec.__dict__ for key, spec in found.cells.items()}, "provenance": _provenance(command, device),
     }
-    return Plan(grid, out, device, datasets, cells, _claim(out, manifest))
+    return Plan(**found.__dict__, out=out, lock=_claim(out, manifest))
 
 
 def run(plan: Plan, display: Display) -> Outcome:
@@ -140,6 +162,7 @@ def _run(plan: Plan, display: Display) -> Outcome:
                 **spec.__dict__, "error": f"{type(error).__name__}: {reason}", "traceback": traceback.format_exc()})
             display.end_cell(f"FAILED: {type(error).__name__}: {reason}")
             continue
+        content["info"]["seconds"] = time.perf_counter() - started
         try:
             results.write_cell(plan.out, key, **content)
         except OSError as error:

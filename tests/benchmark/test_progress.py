@@ -16,7 +16,7 @@ def test_names_with_markup_stay_text(terminal):
     display = LiveBars(console) if terminal else LogLines(console)
     display.start_cell(1, 2, "[red]x[/] / seed 0")
     display.step(0.5, "inverting-gradients 5/10")
-    display.epoch(Epoch(1, 0.5, 0.25, None, None, 1.0), 2)
+    display.epoch(Epoch(1, 0.5, 0.25, None, None, 1.0, None), 2)
     display.end_cell("done in 1.0 s")
     assert "[red]x[/] / seed 0" in output.getvalue()
     assert "done in 1.0 s" in output.getvalue()
