@@ -14,14 +14,16 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from benchmark.errors import InputError
@@ -76,6 +78,44 @@ RECONSTRUCTIONS = pa.schema([
 ])
 
 
+class _Part(BaseModel):
+    """What is relied on of a JSON file; more may be there."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Spec(_Part):
+    dataset: str
+    model: str
+    defense: str
+    seed: int
+
+
+class _Manifest(_Part):
+    name: str
+    grid: dict[str, Any]
+    determinants: dict[str, Any]
+    provenance: dict[str, Any]
+    # Keys are names of folders.
+    cells: dict[Annotated[str, Field(pattern="^[0-9a-f]{20}$")], _Spec]
+
+
+class _Obstacle(_Part):
+    checkpoint_epoch: Annotated[int, Field(ge=0)]
+    attack: str
+    reason: str
+
+
+class _Info(_Spec):
+    checkpoints: list[Annotated[int, Field(ge=0, le=9999)]] = []
+    inapplicable: list[_Obstacle] = []
+    seconds: float | None = None
+
+
+class _Failure(_Spec):
+    error: str
+
+
 @dataclass(frozen=True)
 class Cell:
     """A finished cell as read from disk: where it is, and the content of its ``cell.json``."""
@@ -90,7 +130,8 @@ class Cell:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        except (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError, MemoryError,
+                zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path} is not a readable images file: {error}") from error
 
 
@@ -119,7 +160,9 @@ def is_done(run: Path, key: str) -> bool:
 def read_info(run: Path, key: str) -> dict[str, Any]:
     """The content of a cell's ``cell.json``."""
     folder = run / "cells" / key
-    return _read_json(folder / "cell.json", f"{folder} has no cell.json")
+    info = _read_json(folder / "cell.json", f"{folder} has no cell.json")
+    _check(_Info, info, folder / "cell.json")
+    return info
 
 
 def damage(run: Path, key: str) -> str | None:
@@ -207,12 +250,13 @@ def read_manifest(run: Path) -> dict[str, Any]:
     """The content of a run's ``run.json``.
 
     Raises:
-        InputError: the folder is no run, or one of another format.
+        InputError: the folder is no run, one of another format, or its description lacks what a run has.
     """
     path = run / "run.json"
     manifest = _read_json(path, f"{run} is not a run folder: it has no run.json")
-    if manifest.get("format") != FORMAT or not isinstance(manifest.get("cells"), dict):
+    if manifest.get("format") != FORMAT:
         raise InputError(f"{path} has format {manifest.get('format')!r}, expected {FORMAT}")
+    _check(_Manifest, manifest, path)
     return manifest
 
 
@@ -231,7 +275,9 @@ def read_run(run: Path) -> Run:
             training.append(_read_table(folder / "training.parquet", TRAINING))
             reconstructions.append(_read_table(folder / "reconstructions.parquet", RECONSTRUCTIONS))
         elif (run / "failures" / f"{key}.json").is_file():
-            failures.append(_read_json(run / "failures" / f"{key}.json", "no failure"))
+            failure = _read_json(run / "failures" / f"{key}.json", "no failure")
+            _check(_Failure, failure, run / "failures" / f"{key}.json")
+            failures.append(failure)
     return Run(run, manifest, cells, failures, _join(training, TRAINING), _join(reconstructions, RECONSTRUCTIONS))
 
 
@@ -242,7 +288,8 @@ def _join(tables: list[pa.Table], schema: pa.Schema) -> pd.DataFrame:
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        table.validate(full=True)
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a readable table: {reason}; {_REPAIR}") from error
     if not table.schema.equals(schema):
@@ -250,12 +297,21 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     return table
 
 
+def _check(kind: type[_Part], content: dict[str, Any], path: Path) -> None:
+    try:
+        kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, given = ".".join(map(str, first["loc"])), repr(first["input"])
+        raise InputError(f"{path}: {where}: {first['msg']}, got {given[:80]}") from error
+
+
 def _read_json(path: Path, absent: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise InputError(absent) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a JSON object")

@@ -178,7 +178,7 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
     compared = defense != UNDEFENDED
     return Entry(
         defense=defense,
-        parameters=json.loads(training["defense_params"].iloc[0]),
+        parameters=_parameters(defense, training["defense_params"].iloc[0]),
         seeds=len(last),
         images=0 if rebuilt is None else len(rebuilt[["seed", "victim", "image"]].drop_duplicates()),
         accuracy=bootstrap_mean(list(last.values())),
@@ -194,6 +194,16 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
         attacks=_attacks(defense, rebuilt, group.cells),
         problems=problems,
     )
+
+
+def _parameters(defense: str, text: str) -> dict[str, Any]:
+    try:
+        parameters = json.loads(text)
+    except (ValueError, RecursionError):
+        parameters = None
+    if not isinstance(parameters, dict):
+        raise InputError(f"the training table holds parameters of {defense} that are no JSON object: {text[:80]!r}")
+    return parameters
 
 
 def _attacks(defense: str, rebuilt: pd.DataFrame | None, cells: list[Cell]) -> list[AttackResult]:
