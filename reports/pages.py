@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,24 +54,25 @@ class Pages:
         # By name, so that a colour does not depend on who leads.
         self.palette: Palette = palette(sorted({defense for defense, _ in entries}, key=lambda name: (name != UNDEFENDED, name)))
         names = _Names()
+        self.titles = _titles(self.boards)
         self.board_pages = [names.unique(f"{board.dataset}-{board.model}") for board in self.boards]
         self.defense_pages = {key: names.unique("defense-" + "-".join(filter(None, key))) for key in dict.fromkeys(entries)}
         self.environment = jinja2.Environment(
             loader=jinja2.PackageLoader("reports"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
             lstrip_blocks=True)
         self.environment.globals.update(
-            version=version("leakboard"), success=SUCCESS_SSIM, boards=list(zip(self.boards, self.board_pages, strict=True)),
+            version=version("leakboard"), success=SUCCESS_SSIM, boards=list(zip(self.boards, self.board_pages, self.titles, strict=True)),
             shown=SHOWN, protocol=text.protocol)
 
     def write(self) -> None:
         self._assets()
         pictures = [Pictures(section) for section in self.sections]
         galleries: dict[tuple[str, str], list[Gallery | None]] = {key: [] for key in self.defense_pages}
-        for section, of_section, page in zip(self.sections, pictures, self.board_pages, strict=True):
+        for section, of_section, page, title in zip(self.sections, pictures, self.board_pages, self.titles, strict=True):
             for place, entry in enumerate(section.board.entries):
                 gallery = of_section.of_defense(entry, self.out, f"{page}-{place}")
                 galleries[entry.defense, entry.submission].append(gallery)
-            self._page(page, "board.html.j2", title=section.board.title, board=section.board, figures=self._figures(section, page),
+            self._page(page, "board.html.j2", title=title, board=section.board, figures=self._figures(section, page),
                        table=self._board_table(section.board), attacks=self._attack_table(section.board.entries),
                        gallery=of_section.of_board(self.out, page))
         for key, entries in self._by_defense().items():
@@ -91,19 +93,19 @@ class Pages:
         (self.out / f"{name}.html").write_text(html, encoding="utf-8")
 
     def _defense_page(self, key: tuple[str, str], entries: list[Entry | None], galleries: list[Gallery | None]) -> None:
-        found = [(board, board_page, entry) for board, board_page, entry in zip(self.boards, self.board_pages, entries, strict=True)
-                 if entry is not None]
+        places = zip(self.boards, self.board_pages, self.titles, entries, strict=True)
+        found = [(board, board_page, title, entry) for board, board_page, title, entry in places if entry is not None]
         results = [
-            {"board": board, "page": board_page, "entry": entry, "attacks": self._attack_table([entry], own=True),
-             "gallery": gallery}
-            for (board, board_page, entry), gallery in zip(found, galleries, strict=True)]
+            {"board": board, "page": board_page, "title": title, "entry": entry, "gallery": gallery,
+             "attacks": self._attack_table([entry], own=True)}
+            for (board, board_page, title, entry), gallery in zip(found, galleries, strict=True)]
         columns = [c for c in entry_columns(found[0][0]) if c.title not in ("defense", "all parameters")]
-        rows = [[Value(board.title), *(_column(board, c).value(entry) for c in columns)] for board, _, entry in found]
+        rows = [[Value(title), *(_column(board, c).value(entry) for c in columns)] for board, _, title, entry in found]
         header = [("data set, model", "", True), *((c.title, c.meaning, c.shown) for c in columns)]
-        results_table = Table("All results", header, rows, [f"{board_page}.html" for _, board_page, _ in found], [])
+        results_table = Table("All results", header, rows, [f"{board_page}.html" for _, board_page, _, _ in found], [])
         self._page(self.defense_pages[key], "defense.html.j2", title=" – ".join(filter(None, key)), submission=key[1],
-                   paper=next((entry.paper for _, _, entry in found if entry.paper), ""),
-                   parameters=next((entry.parameters for _, _, entry in found if entry.parameters), {}), table=results_table,
+                   paper=next((entry.paper for *_, entry in found if entry.paper), ""),
+                   parameters=next((entry.parameters for *_, entry in found if entry.parameters), {}), table=results_table,
                    results=results)
 
     def _board_table(self, board: Board) -> Table:
@@ -128,7 +130,7 @@ class Pages:
             links.append(self._link(known))
             colours.append(self._colour(known))
         return Table("Worst-case ASR, and test accuracy, of each defense", [("defense", "", True), *(
-            (board.title, text.protocol(board), True) for board in self.boards)], rows, links, colours)
+            (title, text.protocol(board), True) for board, title in zip(self.boards, self.titles, strict=True))], rows, links, colours)
 
     def _by_defense(self) -> dict[tuple[str, str], list[Entry | None]]:
         """Of each defense its entry on each board."""
@@ -178,6 +180,17 @@ class Pages:
 
     def _colour(self, entry: Entry) -> str:
         return "#" + "".join(f"{round(255 * part):02x}" for part in self.palette.colours[entry.defense])
+
+
+def _titles(boards: list[Board]) -> list[str]:
+    """The titles of boards; those of one data set and model that were measured by several protocols are numbered."""
+    count = Counter(board.title for board in boards)
+    seen: Counter[str] = Counter()
+    titles = []
+    for board in boards:
+        seen[board.title] += 1
+        titles.append(f"{board.title}, protocol {seen[board.title]}" if count[board.title] > 1 else board.title)
+    return titles
 
 
 class _Names:
