@@ -61,8 +61,8 @@ class Pages:
             loader=jinja2.PackageLoader("reports"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
             lstrip_blocks=True)
         self.environment.globals.update(
-            version=version("leakboard"), success=SUCCESS_SSIM, boards=list(zip(self.boards, self.board_pages, self.titles, strict=True)),
-            shown=SHOWN, protocol=text.protocol)
+            version=version("leakboard"), success=SUCCESS_SSIM, shown=SHOWN, protocol=text.protocol,
+            boards=list(zip(self.boards, self.board_pages, self.titles, strict=True)))
 
     def write(self) -> None:
         self._assets()
@@ -129,8 +129,8 @@ class Pages:
             rows.append([Value(text.labelled(known)), *values])
             links.append(self._link(known))
             colours.append(self._colour(known))
-        return Table("Worst-case ASR, and test accuracy, of each defense", [("defense", "", True), *(
-            (title, text.protocol(board), True) for board, title in zip(self.boards, self.titles, strict=True))], rows, links, colours)
+        columns = [(title, text.protocol(board), True) for board, title in zip(self.boards, self.titles, strict=True)]
+        return Table("Worst-case ASR, and test accuracy, of each defense", [("defense", "", True), *columns], rows, links, colours)
 
     def _by_defense(self) -> dict[tuple[str, str], list[Entry | None]]:
         """Of each defense its entry on each board."""
