@@ -98,7 +98,7 @@ def save(drawn: Figure, path: Path) -> None:
             engine = drawn.get_layout_engine()
             if engine is not None:
                 engine.execute(drawn)
-                drawn.set_layout_engine("none")
+                drawn.set_layout_engine(None)
             # Dates would make equal reports differ.
             drawn.savefig(path.with_suffix(".svg"), metadata={"Date": None})
             drawn.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})

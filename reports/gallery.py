@@ -78,6 +78,7 @@ class Pictures:
             key: group.sort_values(["victim", "image"])["ssim"].to_numpy()
             for key, group in frame[frame["seed"] == min(seeds)].groupby(["defense", "checkpoint_epoch", "attack"], sort=False)}
         self._section = section
+        self._first: dict[str, dict[str, np.ndarray]] = {}
         self._strongest: dict[str, _Strip] = {}
         self.originals: np.ndarray | None = None
 
@@ -87,6 +88,7 @@ class Pictures:
         if cell is None or not entry.attacks:
             return None
         images = self._images(cell)
+        self._first[entry.defense] = {key: _flat(stored)[:SHOWN].copy() for key, stored in images.items()}
         originals = _flat(images["original"])
         self.originals = originals if self.originals is None else self.originals
         strips = [_Strip(result.attack, checkpoint(result.checkpoint_epoch), _flat(images[key]), scores)
@@ -131,12 +133,12 @@ class Pictures:
         common = [strip.scores for strip in strips if len(strip.scores) == len(self.originals)]
         return _gallery(self.originals, strips, np.mean(common, axis=0), "on average over the defenses", out, stem)
 
-    def example(self, defense: str, epoch: int, result: AttackResult, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The first originals and reconstructions [count, C, H, W] of an attack, where they are stored."""
-        cell = self._cells.get(defense)
-        images = self._images(cell) if cell is not None else {}
-        key = images_key(epoch, result.attack)
-        return (_flat(images["original"])[:count], _flat(images[key])[:count]) if key in images else None
+    def example(self, defense: str, result: AttackResult, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The first originals and reconstructions [count, C, H, W] of an attack, at most :data:`SHOWN`, where they are stored;
+        after :meth:`of_defense` of the defense."""
+        images = self._first.get(defense, {})
+        key = images_key(result.checkpoint_epoch, result.attack)
+        return (images["original"][:count], images[key][:count]) if key in images else None
 
 
 def _in_order(results: list[AttackResult]) -> list[AttackResult]:

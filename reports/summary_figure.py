@@ -13,13 +13,15 @@ from matplotlib.gridspec import GridSpec
 from benchmark.results import SUCCESS_SSIM
 from reports.drawing import Palette, plain, save, style
 from reports.gallery import Pictures
-from reports.leaderboard import Section
+from reports.leaderboard import UNDEFENDED, Section
 from reports.text import checkpoint
 
 #: Victims of each data set.
 _VICTIMS = 4
 #: Inches of a column of pictures, and of a row; the gap below a row as a share of it.
 _COLUMN, _ROW, _GAP = 3.0, 0.68, 0.36
+#: Defenses of a figure that can still be read.
+_ROWS = 10
 _LINES = ("-", "--", ":", "-.")
 
 
@@ -38,7 +40,10 @@ def summary_figure(sections: list[Section], pictures: list[Pictures], palette: P
     both = [(s, p) for s, p in zip(sections, pictures, strict=True) if s.cells and any(e.strongest for e in s.board.entries)]
     if not both:
         return False
-    defenses = list(dict.fromkeys(entry.defense for section, _ in both for entry in section.board.entries if entry.accuracy))
+    measured = list(dict.fromkeys(entry.defense for section, _ in both for entry in section.board.entries if entry.accuracy))
+    # The best, and what all are compared with; the tables have the others.
+    defenses = [name for place, name in enumerate(measured) if len(measured) <= _ROWS or place < _ROWS - 1 or name == UNDEFENDED]
+    left_out = len(measured) - len(defenses)
     # The first checkpoint: untrained models leak most.
     epoch = min(section.board.checkpoints[0] for section, _ in both)
     width, height = 2.4 + _COLUMN * len(both), _ROW * (1 + _GAP) * (len(defenses) + 1) + 0.75
@@ -57,8 +62,9 @@ def summary_figure(sections: list[Section], pictures: list[Pictures], palette: P
         for column, (section, pictures_of) in enumerate(both, start=1):
             _pictures(drawn.add_subplot(grid[:, column]), defenses, epoch, section, pictures_of)
         model, space = plain(both[0][0].board.model), "\n" if len(both) == 1 else " "
+        more = f"; {left_out} more in the tables" if left_out else ""
         drawn.suptitle(f"{model}, {checkpoint(epoch)}: originals, and the strongest{space}reconstruction under each defense; "
-                       f"bold: mean SSIM ≥ {SUCCESS_SSIM}", fontsize=9.5, y=1 - 0.12 / height, va="top")
+                       f"bold: mean SSIM ≥ {SUCCESS_SSIM}{more}", fontsize=9.5, y=1 - 0.12 / height, va="top")
         save(drawn, path)
     return True
 
@@ -82,7 +88,7 @@ def _pictures(axes: Axes, defenses: list[str], epoch: int, section: Section, pic
     for row, defense in enumerate(defenses, start=1):
         entry = next((e for e in section.board.entries if e.defense == defense), None)
         result = entry.strongest_at(epoch) if entry is not None else None
-        example = pictures.example(defense, epoch, result, _VICTIMS) if result is not None else None
+        example = pictures.example(defense, result, _VICTIMS) if result is not None else None
         if example is None or result is None or result.asr is None or result.ssim is None:
             axes.text(2, row * (1 + _GAP) + 0.5, "not run", ha="center", va="center", fontsize=8)
             continue
