@@ -46,11 +46,13 @@ def summary_figure(sections: list[Section], pictures: list[Pictures], palette: P
     left_out = len(measured) - len(defenses)
     # The first checkpoint: untrained models leak most.
     epoch = min(section.board.checkpoints[0] for section, _ in both)
-    width, height = 2.4 + _COLUMN * len(both), _ROW * (1 + _GAP) * (len(defenses) + 1) + 0.75
+    # Of a single data set the title takes two lines.
+    above = 0.5 if len(both) > 1 else 0.7
+    width, height = 2.4 + _COLUMN * len(both), _ROW * (1 + _GAP) * (len(defenses) + 1) + 0.25 + above
     with style():
         # The places are known, and a computed layout of so many axes takes seconds.
         drawn = Figure(figsize=(width, height))
-        grid = GridSpec(len(defenses) + 1, 1 + len(both), drawn, left=0.3 / width, right=1, top=1 - 0.5 / height,
+        grid = GridSpec(len(defenses) + 1, 1 + len(both), drawn, left=0.3 / width, right=1, top=1 - above / height,
                         bottom=0.4 / height, wspace=0.08, hspace=_GAP, width_ratios=[2.0, *[_COLUMN] * len(both)])
         names = drawn.add_subplot(grid[0, 0])
         names.set_axis_off()
