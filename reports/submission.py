@@ -68,7 +68,7 @@ def merge(paths: list[Path]) -> Leaderboard:
         names[document.name] = path
         runs += document.runs
         for board in document.boards:
-            key = _KEY.dump_json((board.dataset, board.model, board.protocol)).decode()
+            key = _key(board)
             named = [replace(entry, submission=document.name, paper=document.paper) for entry in board.entries]
             before = boards[key].entries if key in boards else []
             boards[key] = replace(board, entries=before + named)
@@ -119,18 +119,26 @@ def _hash(run: Run) -> str:
 
 
 def _compare(path: Path, document: Leaderboard | Submission, run: Path) -> None:
+    """Every board and entry must follow from the run, and none may be left out."""
     read = read_run(run)
-    if record(read).tables_sha256 not in [made.tables_sha256 for made in document.runs]:
+    if len(document.runs) != 1:
+        raise InputError(f"{path} was made from {len(document.runs)} runs; --run checks a document of one")
+    if record(read).tables_sha256 != document.runs[0].tables_sha256:
         raise InputError(f"{path}: runs.0.tables_sha256: not the hash of the tables of {run}; it was made from others")
-    for section in build([read]):
-        for b, board in enumerate(document.boards):
-            if (board.dataset, board.model, board.protocol) != (section.board.dataset, section.board.model, section.board.protocol):
-                continue
-            expected = {entry.defense: entry for entry in section.board.entries}
-            for e, entry in enumerate(board.entries):
-                if entry.defense in expected and _numbers(entry) != _numbers(expected[entry.defense]):
-                    raise InputError(f"{path}: boards.{b}.entries.{e}: the numbers of {entry.defense} are not those that the "
-                                     f"tables of {run} give")
+    expected = {_key(section.board): {entry.defense: entry for entry in section.board.entries} for section in build([read])}
+    stated = {_key(board): {entry.defense for entry in board.entries} for board in document.boards}
+    if stated != {key: set(entries) for key, entries in expected.items()}:
+        raise InputError(f"{path}: boards: other data sets, models, protocols or defenses than those of {run}")
+    for b, board in enumerate(document.boards):
+        for e, entry in enumerate(board.entries):
+            if _numbers(entry) != _numbers(expected[_key(board)][entry.defense]):
+                raise InputError(f"{path}: boards.{b}.entries.{e}: the numbers of {entry.defense} are not those that the tables "
+                                 f"of {run} give")
+
+
+def _key(board: Board) -> str:
+    """What boards must have alike to be one."""
+    return _KEY.dump_json((board.dataset, board.model, board.protocol)).decode()
 
 
 def _numbers(entry: Entry) -> str:

@@ -48,6 +48,20 @@ def test_numbers_that_the_tables_do_not_give_are_found(tmp_path):
         check(path, a_run(tmp_path / "other", accuracy=0.5))
 
 
+@pytest.mark.parametrize("change", [
+    lambda board: board["entries"].append({**board["entries"][-1], "defense": "invented", "rank": 3}),
+    lambda board: board["entries"].pop(),
+    lambda board: board["protocol"]["evaluation"].update(victims=128)], ids=["added", "left out", "another protocol"])
+def test_entries_that_the_run_does_not_have_and_those_left_out_are_found(tmp_path, change):
+    path = an_entry(tmp_path, "a")
+    document = json.loads(path.read_text())
+    change(document["boards"][0])
+    path.write_text(json.dumps(document))
+    assert check(path)
+    with pytest.raises(InputError, match="boards: other data sets, models, protocols or defenses"):
+        check(path, tmp_path / "a")
+
+
 def test_entries_of_one_protocol_share_a_board_and_others_do_not(tmp_path):
     paths = [an_entry(tmp_path, "Anna", defense="x", ssim=0.7), an_entry(tmp_path, "Ben", defense="y", ssim=0.2),
              an_entry(tmp_path, "Cleo", defense="y", epochs=5), an_entry(tmp_path, "Dora", defense="y", attack="dlg(iterations=2)")]
