@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from attacks import memory
 from attacks.base import Attack, Observation, Progress, Reconstruction
 from attacks.labels import known_or_inferred_labels, label_obstacle
 from attacks.lbfgs import BatchedLBFGS
@@ -16,7 +17,7 @@ from attacks.objectives import Objective
 from attacks.problem import Problem, Start
 from attacks.schedule import Schedule
 from attacks.seeds import VictimNoise, derive
-from attacks.width import choose_width
+from attacks.width import choose_width, even, filled
 from defenses import checks
 from defenses.last_linear import last_linear
 
@@ -60,17 +61,28 @@ class DLG(Attack):
         problem = Problem(observation, labels, Objective(cost="euclidean"), schedule, seed)
         starts = [Start(victim, restart) for restart in range(self.restarts) for victim in range(len(observation))]
         width = choose_width(problem, starts)
-        parts = [starts[i : i + width] for i in range(0, len(starts), width)]
         told = 0
-        found = []
-        for number, part in enumerate(parts):
-            def tell(done: int, before: int = number) -> None:
-                nonlocal told
-                if progress is not None and (at := (before * self.iterations + done) // len(parts)) > told:
-                    told = at
-                    progress(told, self.iterations)
+        found: list[tuple[Tensor, ...]] = []
+        done = 0
 
-            found.append(self._minimise(problem, part, tell))
+        def tell(iteration: int) -> None:
+            nonlocal told
+            shares = done * self.iterations + iteration * min(width, len(starts) - done)
+            if progress is not None and (at := shares // len(starts)) > told:
+                told = at
+                progress(told, self.iterations)
+
+        while done < len(starts):
+            part = starts[done : done + width]
+            try:
+                # Slots that are left over compute what nobody reads (attacks.width).
+                minimised = self._minimise(problem, part + part[:1] * (filled(len(part), width) - len(part)), tell)
+                found.append(tuple(column[: len(part)] for column in minimised))
+                done += len(part)
+                continue
+            except Exception as error:
+                failure = error
+            width = even(memory.half_of(width, failure, observation.device))
         images, labels, costs = (torch.cat(column).unflatten(0, (self.restarts, -1)) for column in zip(*found, strict=True))
         best, victims = costs.argmin(0), torch.arange(len(observation), device=costs.device)
         return Reconstruction(observation.to_pixels(images[best, victims]), labels[best, victims], costs[best, victims])

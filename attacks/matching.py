@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.compiled import Step, compiled_if_faster
+from attacks.compiled import Step, compiled_or_plain
 from attacks.general import GeneralStep
 from attacks.memory import saved_bytes
 from attacks.objectives import Objective
@@ -94,8 +94,8 @@ class GradientMatcher:
         return noise
 
     def compile(self, images: Tensor) -> None:
-        """Compile the step for as many slots as there are, if that is faster; :meth:`keep` ends it."""
-        self._compiled = compiled_if_faster(self.step_of_slots, images, self.noise_like(images))
+        """Compile the step for as many slots as there are; :meth:`keep` ends it."""
+        self._compiled = compiled_or_plain(self.step_of_slots, images, self.noise_like(images))
 
     def load(self, slot: int, position: int, seed: int) -> None:
         """Give a slot to another victim, whose sampling begins; no other slot changes."""

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+log = logging.getLogger("leakboard")
+
+
+_share = 1.0
+
+
+def allow(share: float, device: torch.device) -> None:
+    """Let this process have a share, in (0, 1], of the memory of a GPU that it shares with others."""
+    global _share
+    _share = share
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
 
 def budget(device: torch.device) -> int:
-    """Bytes that the steps of an attack may take: half of the free memory of a GPU. On a CPU 1 GiB: what more victims at once share
-    there (the reading of the model's weights) is shared long before."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    return 2**30
+    """Bytes that the steps of an attack may take.
+
+    Half of the memory of a GPU that this process may use and does not hold yet. What other processes take of it does not count, so
+    that the same command attacks as many victims at once; where their memory is missing, the attack goes on with fewer. On a CPU
+    1 GiB: what more victims at once share there (the reading of the model's weights) is shared long before.
+    """
+    if device.type != "cuda":
+        return 2**30
+    return max(0, int(_share * torch.cuda.get_device_properties(device).total_memory) - torch.cuda.memory_allocated(device)) // 2
 
 
 def saved_bytes(compute: Callable[[], Any], *, shared: Iterable[Tensor] = ()) -> int:
@@ -37,3 +55,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device has no memory left."""
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in ("out of memory", "can't allocate memory")))
+
+
+def half_of(width: int, error: Exception, device: torch.device) -> int:
+    """How many victims to go on with after an error: half as many where there was no memory for so many; otherwise it is raised."""
+    if width == 1 or not is_out_of_memory(error):
+        raise error
+    width = max(1, width // 2)
+    log.warning("out of memory: the attack goes on with %d victims at once", width)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -108,16 +109,16 @@ class Objective:
                 self.weight(name) * (c.squared - 2 * c.product + observed[name] if c.distance is None else c.distance)
                 for name, c in compared.items()
             ]
-            return _total(distances)
+            return total(distances)
         if not self.per_layer:
-            return _cosine(*(_total(terms) for terms in zip(*self._terms(compared, observed), strict=True)))
-        costs, total = [], 0.0
+            return _cosine(*(total(terms) for terms in zip(*self._terms(compared, observed), strict=True)))
+        costs, weights = [], 0.0
         for layer in dict.fromkeys(layer_of(name) for name in compared):
             own = {name: c for name, c in compared.items() if layer_of(name) == layer}
             weight = self.weight(next(iter(own)))
-            costs.append(weight * _cosine(*(_total(terms) for terms in zip(*self._terms(own, observed), strict=True))))
-            total += weight
-        return _total(costs) / total
+            costs.append(weight * _cosine(*(total(terms) for terms in zip(*self._terms(own, observed), strict=True))))
+            weights += weight
+        return total(costs) / weights
 
     def _terms(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
         terms = []
@@ -172,8 +173,9 @@ def _cosine(product: Tensor, squared_candidate: Tensor, squared_observed: Tensor
     return 1 - product / (_root(squared_candidate) * _root(squared_observed))
 
 
-def _total(terms: Sequence[Tensor]) -> Tensor:
-    return terms[0] if len(terms) == 1 else torch.stack(list(terms)).sum(0)
+def total(terms: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors, one after another: the order in which ``torch.sum`` adds depends on how many victims there are."""
+    return reduce(torch.add, terms)
 
 
 def _root(squared: Tensor) -> Tensor:

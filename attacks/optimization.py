@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import deque
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from attacks import memory
 from attacks.base import Progress
 from attacks.compiled import worth_compiling
-from attacks.memory import is_out_of_memory
 from attacks.problem import Problem, Start
 from attacks.signed_adam import SignedAdam
-from attacks.width import choose_width
-
-log = logging.getLogger("leakboard")
+from attacks.width import choose_width, even, filled
 
 #: Iterations of a victim between two looks at whether it is done: each look waits for the device.
 _LOOK_EVERY = 50
 #: Relative decrease of the objective that counts as progress.
 _PROGRESS = 1e-3
-#: Steps before the first that is timed, and those that are, to see whether compiling is worth it.
-_WARM, _TIMED = 5, 10
 
 
 def minimise(problem: Problem, *, restarts: int = 1, progress: Progress | None = None, width: int | None = None
@@ -44,7 +38,8 @@ def minimise_all(problem: Problem, *, restarts: int = 1, progress: Progress | No
                  ) -> tuple[Tensor, Tensor]:
     """Optimise the images of every victim, several starts each.
 
-    What becomes of a victim does not depend on which others are worked on beside it, nor on when it starts, but for rounding.
+    What becomes of a victim does not depend on which others are worked on beside it, nor on when it starts: on a CPU bit for bit,
+    where the memory holds at least four at once; elsewhere but for rounding.
 
     Args:
         problem: the victims and what is minimised.
@@ -58,34 +53,33 @@ def minimise_all(problem: Problem, *, restarts: int = 1, progress: Progress | No
     waiting = deque(Start(victim, restart) for restart in range(restarts) for victim in range(len(problem.observation)))
     results = _Results(problem, restarts, progress)
     while waiting:
-        if width is None:
-            width = choose_width(problem, list(waiting))
+        width = choose_width(problem, list(waiting)) if width is None else even(width)
         starts = [waiting.popleft() for _ in range(min(width, len(waiting)))]
         slots = None
         try:
-            slots = _Slots(problem, starts, waiting, results)
-            while slots.starts:
+            slots = _Slots(problem, starts, waiting, results, width)
+            while slots.at_work():
                 slots.iterate()
             continue
         except Exception as error:
-            if width == 1 or not is_out_of_memory(error):
-                raise
+            failure = error
         # What was under way begins again, with the same random numbers.
-        waiting.extendleft(reversed(starts if slots is None else slots.starts))
+        waiting.extendleft(reversed(starts if slots is None else slots.at_work()))
         results.forget(waiting)
-        width = max(1, width // 2)
-        log.warning("out of memory: the attack goes on with %d victims at once", width)
-        if problem.observation.device.type == "cuda":
-            torch.cuda.empty_cache()
+        del slots
+        width = even(memory.half_of(width, failure, problem.observation.device))
     return results.images, results.costs
 
 
 class _Slots:
-    """The starts that are worked on at present, one in each slot."""
+    """The starts that are worked on at present, one in each slot. Slots beyond them are idle: they compute what nobody reads, so
+    that the number of slots is one in which victims are rounded alike."""
 
-    def __init__(self, problem: Problem, starts: list[Start], waiting: deque[Start], results: _Results) -> None:
-        self.starts = starts
-        self._problem, self._waiting, self._results = problem, waiting, results
+    def __init__(self, problem: Problem, starts: list[Start], waiting: deque[Start], results: _Results, width: int) -> None:
+        left_over = filled(len(starts), width) - len(starts)
+        self._idle = [False] * len(starts) + [True] * left_over
+        self._starts = starts = starts + starts[:1] * left_over
+        self._problem, self._waiting, self._results, self._width = problem, waiting, results, width
         self._matcher = problem.matcher(starts, reloaded=bool(waiting))
         mean, std = (t.view(-1, 1, 1) for t in (problem.observation.mean, problem.observation.std))
         self._adam = SignedAdam(problem.first_images(starts), -mean / std, (1 - mean) / std)
@@ -94,7 +88,11 @@ class _Slots:
         self._best = mean.new_full((len(starts),), torch.inf)
         self._since = torch.zeros(len(starts), dtype=torch.long, device=mean.device)
         self._sizes: tuple[list[float], Tensor] | None = None
-        self._steps, self._started = 0, 0.0
+        self._steps = 0
+
+    def at_work(self) -> list[Start]:
+        """The starts that are not done."""
+        return [start for start, idle in zip(self._starts, self._idle, strict=True) if not idle]
 
     def iterate(self) -> None:
         """One iteration of every slot; slots whose victim is done go to the next one."""
@@ -107,32 +105,28 @@ class _Slots:
         self._since = torch.where(progressed, 0, self._since + 1)
         done = self._done(objective)
         for slot in done:
-            self._results.add(self.starts[slot], self._adam.images[slot], objective[slot])
+            self._results.add(self._starts[slot], self._adam.images[slot], objective[slot])
         self._adam.step(derivative, self._step_sizes())
-        self._at = [at + 1 for at in self._at]
+        self._at = [at + (not idle) for at, idle in zip(self._at, self._idle, strict=True)]
         self._evaluations = [evaluations + 1 for evaluations in self._evaluations]
         if done:
             self._refill(done)
-        self._results.note({start: min(at, schedule.iterations) for start, at in zip(self.starts, self._at, strict=True)})
+        self._results.note({start: min(at, schedule.iterations)
+                            for start, at, idle in zip(self._starts, self._at, self._idle, strict=True) if not idle})
         self._results.tell()
 
     def _compile_if_worth_it(self) -> None:
-        """After some steps that show how long the attack will take."""
+        """After the first step, which may have found that the model is matched in another way."""
         self._steps += 1
-        if self._steps in (_WARM, _WARM + _TIMED) and self._adam.images.is_cuda:
-            torch.cuda.synchronize(self._adam.images.device)
-        if self._steps == _WARM:
-            self._started = time.perf_counter()
-        elif self._steps == _WARM + _TIMED:
-            seconds = (time.perf_counter() - self._started) / _TIMED
-            waves = 1 + len(self._waiting) // len(self.starts)
-            if worth_compiling(seconds, waves * self._problem.schedule.iterations):
-                self._matcher.compile(self._adam.images)
+        waves = 1 + len(self._waiting) // len(self._starts)
+        if self._steps == 2 and worth_compiling(self._adam.images.device, waves * self._problem.schedule.iterations):
+            self._matcher.compile(self._adam.images)
 
     def _done(self, objective: Tensor) -> list[int]:
         """The slots whose victim needs no further iteration; those without progress go on to the next step size."""
         schedule = self._problem.schedule
-        looked_at = [slot for slot, count in enumerate(self._evaluations) if count and count % _LOOK_EVERY == 0]
+        looked_at = [slot for slot, count in enumerate(self._evaluations)
+                     if count and count % _LOOK_EVERY == 0 and not self._idle[slot]]
         if looked_at:
             converged = (objective <= schedule.converged).tolist()
             stalled = (self._since >= schedule.patience).tolist()
@@ -142,7 +136,7 @@ class _Slots:
                 elif stalled[slot] and self._at[slot] < schedule.iterations:
                     self._at[slot] = schedule.next_size(self._at[slot])
                     self._since[slot] = 0
-        return [slot for slot, at in enumerate(self._at) if at >= schedule.iterations]
+        return [slot for slot, at in enumerate(self._at) if at >= schedule.iterations and not self._idle[slot]]
 
     def _step_sizes(self) -> Tensor:
         sizes = [self._problem.schedule.size_at(at) for at in self._at]
@@ -151,29 +145,30 @@ class _Slots:
         return self._sizes[1]
 
     def _refill(self, done: list[int]) -> None:
-        """Give slots to the victims that wait; where none does, close them."""
-        closed = []
+        """Give slots to the victims that wait; where none does, they are idle, and closed where they are not needed as such."""
         for slot in done:
             if not self._waiting:
-                closed.append(slot)
+                self._idle[slot], self._at[slot] = True, 0
                 continue
             start = self._waiting.popleft()
-            self.starts[slot] = start
+            self._starts[slot] = start
             self._matcher.load(slot, start.victim, self._problem.sampling_seed(start))
             self._adam.restart(slot, self._problem.first_images([start])[0])
             self._best[slot], self._since[slot] = torch.inf, 0
             self._at[slot] = self._evaluations[slot] = 0
-        if closed:
-            self._keep([slot for slot in range(len(self.starts)) if slot not in closed])
+        working = self._idle.count(False)
+        spare = filled(working, self._width) - working
+        idle = [slot for slot, unused in enumerate(self._idle) if unused]
+        if spare < len(idle) and working:
+            self._keep([slot for slot in range(len(self._starts)) if slot not in idle[spare:]])
 
     def _keep(self, slots: list[int]) -> None:
-        self.starts = [self.starts[slot] for slot in slots]
+        self._starts, self._idle = [self._starts[slot] for slot in slots], [self._idle[slot] for slot in slots]
         self._at, self._evaluations = ([counts[slot] for slot in slots] for counts in (self._at, self._evaluations))
-        if slots:
-            index = torch.tensor(slots, device=self._since.device)
-            self._best, self._since = self._best[index], self._since[index]
-            self._adam.keep(index)
-            self._matcher.keep(slots)
+        index = torch.tensor(slots, device=self._since.device)
+        self._best, self._since = self._best[index], self._since[index]
+        self._adam.keep(index)
+        self._matcher.keep(slots)
 
 
 class _Results:

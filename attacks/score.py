@@ -12,7 +12,7 @@ from attacks.adaptive.knowledge import is_clipped, noise_std, with_knowledge
 from attacks.adaptive.noise_aware import NoiseAware
 from attacks.base import Observation
 from attacks.matching import GradientMatcher
-from attacks.objectives import Comparison, Objective, layer_of
+from attacks.objectives import Comparison, Objective, layer_of, total
 from attacks.seeds import derive
 from attacks.total_variation import total_variation
 
@@ -61,7 +61,7 @@ class _MeanLogDistance(Objective):
         for layer in dict.fromkeys(map(layer_of, compared)):
             own = {name: comparison for name, comparison in compared.items() if layer_of(name) == layer}
             distances.append(super().__call__(own, observed).clamp_min(_ROUNDING).log())
-        return torch.stack(distances).mean(0)
+        return total(distances) / len(distances)
 
 
 def _evaluate(observation: Observation, objective: Objective, images: Tensor, labels: Tensor, seed: int) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from attacks import memory
@@ -17,20 +16,35 @@ _ITERATIONS_WORTH_MEASURING = 150
 _SMALLEST = 8
 #: A smaller width has to be faster by this factor per victim, so that timing noise does not decide.
 _CLEARLY_FASTER = 0.95
+#: Products of matrices round each row alike for any number of rows that is a multiple of this (measured with oneMKL; rows beyond
+#: the last multiple take another path). What becomes of a victim then does not depend on how many are attacked beside it.
+_ALIKE = 4
+
+
+def even(width: int) -> int:
+    """The largest width, up to the given one, in which victims are rounded alike; below four there is none."""
+    return width - width % _ALIKE if width > _ALIKE else width
+
+
+def filled(count: int, width: int) -> int:
+    """Slots for ``count`` starts of an even width: as many, or up to three more, so that victims are rounded alike."""
+    return -(-count // _ALIKE) * _ALIKE if width >= _ALIKE else count
 
 
 def choose_width(problem: Problem, waiting: Sequence[Start]) -> int:
     """Of the starts that wait, how many to work on at once: as many as fit the memory, unless fewer are clearly faster by a short
-    measurement."""
+    measurement. On a GPU nothing is measured: rounding differs between widths there, and the same command is to give the same
+    tables."""
     image, iterations = problem.first_images(waiting[:1]), problem.schedule.iterations
 
     def matcher(count: int) -> GradientMatcher:
-        return problem.matcher(waiting[:count], reloaded=count < len(waiting))
+        starts = [*waiting[:count], *[waiting[0]] * (count - len(waiting))]
+        return problem.matcher(starts, reloaded=count < len(waiting))
 
-    fitting = min(len(waiting), max(1, memory.budget(image.device) // matcher(1).bytes_per_victim(image)))
+    most = even(max(1, memory.budget(image.device) // matcher(1).bytes_per_victim(image)))
     # Equal parts: a last part of a few victims would waste what a large one shares.
-    fitting = -(-len(waiting) // -(-len(waiting) // fitting))
-    if fitting <= _SMALLEST or iterations < _ITERATIONS_WORTH_MEASURING:
+    fitting = min(most, filled(-(-len(waiting) // -(-len(waiting) // most)), most))
+    if fitting <= _SMALLEST or iterations < _ITERATIONS_WORTH_MEASURING or image.device.type != "cpu":
         return fitting
     seconds: dict[int, float] = {}
     width = _SMALLEST
@@ -54,14 +68,7 @@ def _seconds_per_victim(matcher: GradientMatcher, image: Tensor, width: int) -> 
     noise = matcher.noise_like(images)
     times = []
     for _ in range(3):
-        _wait(image.device)
         started = time.perf_counter()
         matcher.step_of_slots(images, noise)
-        _wait(image.device)
         times.append(time.perf_counter() - started)
     return min(times[1:]) / width
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -77,3 +77,20 @@ def test_an_undefended_client_of_a_small_network_is_inverted(cls):
     originals = (x * 0.25 + 0.5).numpy()
     similarity = [compare(originals[victim], found.images[victim].numpy())[0].ssim for victim in range(3)]
     assert sorted(similarity)[1] > 0.6, similarity
+
+
+def test_dlg_goes_on_with_fewer_victims_where_memory_is_missing(monkeypatch, caplog):
+    observation, _ = observation_of("none", "lenet", victims=7, dtype=torch.float64)
+    attack = DLG(iterations=5, restarts=2)
+    expected, calls = attack.reconstruct(observation, seed=0), []
+    step = GradientMatcher.step_with_labels
+
+    def limited(matcher, images, logits):
+        if len(images) > 4:
+            raise MemoryError
+        return step(matcher, images, logits)
+
+    monkeypatch.setattr(GradientMatcher, "step_with_labels", limited)
+    found = attack.reconstruct(observation, seed=0, progress=lambda done, total: calls.append((done, total)))
+    assert "goes on with 4 victims at once" in caplog.text and calls[-1] == (5, 5) and calls == sorted(calls)
+    torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-9)
