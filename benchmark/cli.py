@@ -51,23 +51,35 @@ def run(
     data_root: Annotated[Optional[Path], typer.Option(
         help="Where data sets are looked for.", show_default="LEAKBOARD_DATA, else the cache folder")] = None,
     plugin: Annotated[Optional[list[Path]], typer.Option(help="A Python file with defenses or attacks; it is executed.")] = None,
+    models_from: Annotated[Optional[list[Path]], typer.Option(
+        help="Run folder whose trained models are taken where they are those of this grid; repeatable.")] = None,
+    executor: Annotated[str, typer.Option(
+        help="serial: one cell after another; ray: as many at once as there is place for.")] = "serial",
+    ray_address: Annotated[Optional[str], typer.Option(
+        help="Of a Ray cluster; auto: the one of this machine.", show_default="one is started on this machine")] = None,
+    gpus_per_cell: Annotated[Optional[float], typer.Option(
+        help="Share of a GPU that Ray keeps for a cell.", show_default="1")] = None,
+    threads: Annotated[Optional[int], typer.Option(
+        help="CPU threads of each cell; rounding depends on it.", show_default="all cores")] = None,
 ) -> int:
     """Train, observe and attack every cell of a grid, then write its report."""
-    from benchmark import runner
+    from benchmark import executors, runner
     from benchmark.progress import LiveBars, LogLines
 
-    grid, folder, chosen_device, hashes = _chosen(locals())
-    plan = runner.prepare(grid, folder, chosen_device, data_root=data_root, plugins=hashes,
-                          command=shlex.join(["leakboard", *sys.argv[1:]]))
+    grid, folder, loaded = _chosen(options := locals())
     console = Console()
     try:
-        if console.is_terminal:
-            with LiveBars(console) as bars:
-                outcome = runner.run(plan, bars)
-        else:
-            outcome = runner.run(plan, LogLines(console))
+        with executors.create(executor, threads=threads, ray_address=ray_address, gpus_per_cell=gpus_per_cell) as chosen:
+            plan = runner.prepare(grid, folder, chosen.device(options["device"]), data_root=data_root, plugins=loaded,
+                                  load_on=chosen.loads_on, models_from=models_from or [],
+                                  command=shlex.join(["leakboard", *sys.argv[1:]]))
+            if console.is_terminal:
+                with LiveBars(console) as bars:
+                    outcome = runner.run(plan, bars, chosen)
+            else:
+                outcome = runner.run(plan, LogLines(console), chosen)
     except KeyboardInterrupt:
-        _say(f"interrupted: the finished cells are kept in {folder}; the same command goes on from there")
+        _say(f"interrupted: what is finished is kept in {folder}; the same command goes on from there")
         return INTERRUPTED
     print(f"{outcome.finished} cells finished, {outcome.kept} kept, {outcome.failed} failed")
     _write_report([folder], folder / "report")
@@ -84,12 +96,49 @@ def _with_the_options_of_run(command: Any) -> Any:
 @_with_the_options_of_run
 def plan(**options: Any) -> int:
     """Show the cells of a grid, what is done, and the time that the rest takes by what was measured; runs nothing."""
-    from benchmark import planning, runner
+    from benchmark import executors, planning, runner
 
-    grid, folder, device, hashes = _chosen(options)
-    found = runner.identify(grid, device, data_root=options["data_root"], plugins=hashes)
-    print(planning.describe(planning.planned(found.cells, folder)))
+    grid, folder, loaded = _chosen(options)
+    of_executor = {name: options[name] for name in ("threads", "ray_address", "gpus_per_cell")}
+    with executors.create(options["executor"], **of_executor) as chosen:
+        found = runner.identify(grid, chosen.device(options["device"]), data_root=options["data_root"], plugins=loaded,
+                                load_on=chosen.loads_on)
+    print(planning.describe(planning.planned(found.cells, found.attacks, folder)))
     return OK
+
+
+@app.command()
+def reproduce(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    sample: Annotated[int, typer.Option(help="How many finished cells to measure again.")] = 3,
+    seed: Annotated[Optional[int], typer.Option(help="Of the choice of cells.", show_default="another one each time")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
+    data_root: Annotated[Optional[Path], typer.Option(
+        help="Where data sets are looked for.", show_default="LEAKBOARD_DATA, else the cache folder")] = None,
+    plugin: Annotated[Optional[list[Path]], typer.Option(help="A Python file with defenses or attacks; it is executed.")] = None,
+    threads: Annotated[Optional[int], typer.Option(help="CPU threads; rounding depends on it.", show_default="as the run")] = None,
+) -> int:
+    """Train and attack random cells of a run from the beginning, and compare with its tables; the run is left as it is."""
+    from benchmark import executors, plugins, reproducing, results
+    from benchmark.progress import LogLines
+
+    warnings.filterwarnings("ignore", module=r"(opacus|torch)\b")
+    recorded = results.read_manifest(run)["provenance"].get("threads")
+    threads = threads if threads is not None or not isinstance(recorded, int) else recorded
+    with executors.create("serial", threads=threads) as chosen:
+        loaded = [plugins.read(path) for path in plugin or []]
+        drawn = reproducing.draw(run, sample, chosen.device(device), seed=seed, data_root=data_root, plugins=loaded)
+        for note in drawn.notes:
+            _say(note)
+        try:
+            compared = reproducing.reproduce(drawn, LogLines(Console()), chosen, loaded)
+        except KeyboardInterrupt:
+            _say("interrupted; nothing was changed")
+            return INTERRUPTED
+    print("\n".join(comparison.text() for comparison in compared))
+    same = sum(comparison.same for comparison in compared)
+    print(f"{same} of {len(compared)} cells are the same (to {reproducing.TOLERANCE:g} in test accuracy and SSIM)")
+    return OK if same == len(compared) else SOME_CELLS_FAILED
 
 
 @app.command()
@@ -152,16 +201,14 @@ def list_(what: Annotated[Optional[str], typer.Argument(help="defenses, attacks,
     return OK
 
 
-def _chosen(options: dict[str, Any]) -> tuple[Any, Path, Any, dict[str, str]]:
-    """The grid, run folder, device and hashes of plugins that the options of ``run`` mean."""
+def _chosen(options: dict[str, Any]) -> tuple[Any, Path, list[Any]]:
+    """The grid, run folder and loaded plugins that the options of ``run`` mean."""
     from benchmark import config as configuration
-    from benchmark import device as devices
     from benchmark import plugins
 
     # Opacus and torch tell of their internals here; nothing a user of this command could act on.
     warnings.filterwarnings("ignore", module=r"(opacus|torch)\b")
-    device = devices.choose(options["device"])
-    hashes = {path.name: plugins.load(path) for path in options["plugin"] or []}
+    loaded = [plugins.read(path) for path in options["plugin"] or []]
     config, preset = options["config"], options["preset"]
     if config is not None and preset is not None:
         raise InputError(f"give either a grid file or --preset, not both: {config} and {preset}")
@@ -173,7 +220,7 @@ def _chosen(options: dict[str, Any]) -> tuple[Any, Path, Any, dict[str, str]]:
     _override_section(content, "evaluation", {
         "checkpoints": options["checkpoint"], **{key: options[key] for key in ("victims", "batch_size", "labels")}})
     grid = configuration.make_grid(content, f"{origin} with the options given")
-    return grid, options["out"] if options["out"] is not None else Path("runs") / grid.name, device, hashes
+    return grid, options["out"] if options["out"] is not None else Path("runs") / grid.name, loaded
 
 
 def _override(content: dict[str, Any], given: dict[str, Any]) -> None:

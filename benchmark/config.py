@@ -14,6 +14,7 @@ import defenses
 from benchmark.errors import InputError
 from defenses.registry import SpecificationError, unknown
 
+Precision = Literal["float32", "bfloat16"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
@@ -22,11 +23,12 @@ class _Section(BaseModel):
 
 
 class Training(_Section):
-    """How the models are trained (Adam)."""
+    """How the models are trained (Adam). ``precision`` is that of the clients' step, in training and where it is observed."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
     batch_size: PositiveInt = 64
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    precision: Precision = "float32"
 
 
 class Evaluation(_Section):
@@ -80,9 +82,22 @@ class Grid(_Section):
                     f"evaluation.checkpoints must be -1 (last) to training.epochs = {self.training.epochs}, got {epoch}")
         return self
 
+    @model_validator(mode="after")
+    def _precision(self) -> Grid:
+        guaranteed = [label for label in self.defenses if _has_guarantee(defenses.create(label))]
+        if self.training.precision != "float32" and guaranteed:
+            raise ValueError(f"training.precision must be 'float32' for {guaranteed[0]}, got {self.training.precision!r}: norms of "
+                             "three digits do not clip to a bound, so that epsilon would not hold")
+        return self
+
     def checkpoints(self) -> tuple[int, ...]:
         """The epochs at which gradients are observed, in order."""
         return tuple(sorted({self.training.epochs if epoch == -1 else epoch for epoch in self.evaluation.checkpoints}))
+
+
+def _has_guarantee(defense: defenses.Defense) -> bool:
+    members = defense.members if isinstance(defense, defenses.Composition) else (defense,)
+    return any(isinstance(member, defenses.DPSGD) for member in members)
 
 
 def presets() -> list[str]:

@@ -21,17 +21,28 @@ from attacks.seeds import derive
 from benchmark.config import Evaluation
 from benchmark.datasets import Dataset
 from benchmark.metrics import compare
+from benchmark.precision import autocast
 from benchmark.results import ORACLE
 from defenses import Private
 
 
 @dataclass(frozen=True)
 class Victims:
-    """What the clients keep to themselves: ``pixels`` [N, B, C, H, W] in [0, 1] and ``labels`` [N, B]."""
+    """What the clients keep to themselves: normalised ``images`` [N, B, C, H, W], their ``pixels`` in [0, 1] and ``labels`` [N, B];
+    ``numbers`` names the N victims."""
 
     images: Tensor
     pixels: np.ndarray
     labels: Tensor
+    numbers: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def select(self, first: int, count: int) -> Victims:
+        """Some victims in a row."""
+        some = slice(first, first + count)
+        return Victims(self.images[some], self.pixels[some], self.labels[some], self.numbers[some])
 
 
 def choose_victims(dataset: Dataset, evaluation: Evaluation, seed: int) -> Victims:
@@ -42,28 +53,31 @@ def choose_victims(dataset: Dataset, evaluation: Evaluation, seed: int) -> Victi
     shape = (evaluation.victims, evaluation.batch_size)
     x, y = dataset.train.batch(chosen)
     pixels = dataset.train.pixels(chosen).cpu().numpy()
-    return Victims(x.contiguous().unflatten(0, shape), pixels.reshape(*shape, *pixels.shape[1:]), y.unflatten(0, shape))
+    return Victims(x.contiguous().unflatten(0, shape), pixels.reshape(*shape, *pixels.shape[1:]), y.unflatten(0, shape),
+                   tuple(range(evaluation.victims)))
 
 
-def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Evaluation, seed: int) -> Observation:
-    """The gradients that the victims share in the current state of the training, by the code that trains.
+def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Evaluation, seed: int, *,
+            precision: str = "float32") -> Observation:
+    """The gradients that the victims share in the current state of the training, by the code that trains, in its precision.
 
     The client computes in training mode, but batch-norm layers use their running statistics: a batch of one image has no
     statistics of its own (Geiping et al., 2020, observe in evaluation mode likewise).
     """
     private.module.train()
     rounds = evaluation.rounds
-    with running_statistics(private.module):
-        shared = [
-            private.shared_gradient(x, y, seed=derive(seed, victim, "client"))
-            for victim, (x, y) in enumerate(zip(victims.images, victims.labels, strict=True))
-        ]
-        gradients = {name: torch.stack([g[name] for g in shared]) for name in shared[0]}
-        averaged = {name: g / rounds for name, g in gradients.items()} if rounds > 1 else None
-        for again in range(1, rounds):
-            for victim, (x, y) in enumerate(zip(victims.images, victims.labels, strict=True)):
-                for name, g in private.shared_gradient(x, y, seed=derive(seed, victim, "client", again)).items():
-                    averaged[name][victim] += g / rounds  # type: ignore[index]
+    gradients: dict[str, Tensor] = {}
+    averaged: dict[str, Tensor] = {}
+    with running_statistics(private.module), autocast(victims.labels.device, precision):
+        for place, number in enumerate(victims.numbers):
+            x, y = victims.images[place], victims.labels[place]
+            for name, g in private.shared_gradient(x, y, seed=derive(seed, number, "client")).items():
+                gradients.setdefault(name, g.new_empty(len(victims), *g.shape))[place] = g
+                if rounds > 1:
+                    averaged.setdefault(name, g.new_empty(len(victims), *g.shape))[place] = g / rounds
+            for again in range(1, rounds):
+                for name, g in private.shared_gradient(x, y, seed=derive(seed, number, "client", again)).items():
+                    averaged[name][place] += g / rounds
     return Observation(
         module=copy.deepcopy(private.module).eval(),
         gradients=gradients,
@@ -73,8 +87,9 @@ def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Ev
         std=dataset.train.std,
         labels=victims.labels if evaluation.labels == "known" else None,
         defense=private.defense,
+        victims=victims.numbers,
         rounds=rounds,
-        averaged=averaged,
+        averaged=averaged or None,
     )
 
 
@@ -84,8 +99,9 @@ def attack_rows(attack: Attack, observation: Observation, victims: Victims, seed
     these, and by its oracle bound: of each victim the candidate with the highest mean SSIM, which no attacker can know.
 
     Returns:
-        One row per original image with the columns of ``results.RECONSTRUCTIONS`` from ``attack`` on, and by the name in that
-        column the reconstructions [N, B, C, H, W] in the order of the originals they are assigned to, in [0, 1].
+        One row per original image with the columns of ``results.RECONSTRUCTIONS`` from ``attack`` on, where ``victim`` is the
+        place in the observation, and by the name in that column the reconstructions [N, B, C, H, W] in the order of the originals
+        they are assigned to, in [0, 1].
     """
     started = time.perf_counter()
     found = attack.reconstruct(observation, seed=seed, progress=progress)

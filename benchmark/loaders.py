@@ -31,6 +31,10 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What it was made of: pixels, labels, mean and std."""
+        return self._rows.view(-1, *self._shape), self.labels, self.mean, self.std
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         h, w, c = self._shape

@@ -1,20 +1,22 @@
-"""The result tables of a run on disk: their columns, and how they are written and read. Imports no torch.
+"""The result tables of a run on disk: their columns, and how they are read. Imports no torch.
 
 A run folder holds
 
-- ``run.json``: the grid, what else determines the results, and where and how they were made;
-- ``cells/KEY/``: one folder per finished cell (dataset, model, defense, seed), put there in one atomic step: ``cell.json``,
-  ``training.parquet``, ``reconstructions.parquet``, ``images.npz`` and ``checkpoint-EPOCH.safetensors``;
+- ``run.json``: the grid, its cells and attacks by their keys, what else determines the results, and where and how they were made;
+- ``cells/KEY/``: the parts of each cell (dataset, model, defense, seed), put there in one atomic step each: ``trained/`` with
+  ``part.json``, ``training.parquet`` and ``checkpoint-EPOCH.safetensors``, and for each attack ``attack-KEY/`` with ``part.json``,
+  ``reconstructions.parquet`` and ``images.npz`` (written by :mod:`benchmark.recording`);
 - ``failures/KEY.json``: the error of a cell that failed.
+
+A cell is finished when it is trained and all attacks of the grid are there, or were measured by one that runs others.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,10 +36,13 @@ SUCCESS_SSIM = 0.6
 #: The tier of what only the owner of the data can choose: of each victim, the best of all candidates. It is no attack.
 ORACLE = "oracle bound"
 
-_REPAIR = "the command of the run sets its cell aside and measures it again"
+_REPAIR = "the command of the run sets it aside and measures it again"
+
+#: The folder of a cell's training within that of the cell.
+TRAINED = "trained"
 
 #: Version of the folder's layout and the tables' columns.
-FORMAT = 3
+FORMAT = 4
 
 _CELL = [
     ("dataset", pa.string()),  # as it was asked for
@@ -78,6 +83,10 @@ RECONSTRUCTIONS = pa.schema([
 ])
 
 
+#: Keys are parts of the names of folders.
+_Key = Annotated[str, Field(pattern="^[0-9a-f]{20}$")]
+
+
 class _Part(BaseModel):
     """What is relied on of a JSON file; more may be there."""
 
@@ -96,8 +105,8 @@ class _Manifest(_Part):
     grid: dict[str, Any]
     determinants: dict[str, Any]
     provenance: dict[str, Any]
-    # Keys are names of folders.
-    cells: dict[Annotated[str, Field(pattern="^[0-9a-f]{20}$")], _Spec]
+    cells: dict[_Key, _Spec]
+    attacks: dict[_Key, str]
 
 
 class _Obstacle(_Part):
@@ -106,10 +115,16 @@ class _Obstacle(_Part):
     reason: str
 
 
-class _Info(_Spec):
-    checkpoints: list[Annotated[int, Field(ge=0, le=9999)]] = []
-    inapplicable: list[_Obstacle] = []
-    seconds: float | None = None
+class _Trained(_Spec):
+    checkpoints: list[Annotated[int, Field(ge=0, le=9999)]]
+    seconds: float
+
+
+class _Attacked(_Part):
+    attack: str
+    inapplicable: list[_Obstacle]
+    measured: list[str]
+    seconds: float
 
 
 class _Failure(_Spec):
@@ -118,21 +133,31 @@ class _Failure(_Spec):
 
 @dataclass(frozen=True)
 class Cell:
-    """A finished cell as read from disk: where it is, and the content of its ``cell.json``."""
+    """A finished cell as read from disk: its folder, what ``part.json`` says of its training, and what those of its attacks say by
+    the names of their folders, in the order in which they are read."""
 
     folder: Path
-    info: dict[str, Any]
+    trained: dict[str, Any]
+    attacks: dict[str, dict[str, Any]]
+
+    @property
+    def inapplicable(self) -> list[dict[str, Any]]:
+        """The attacks that do not apply: ``checkpoint_epoch``, ``attack`` and ``reason``."""
+        return [obstacle for info in self.attacks.values() for obstacle in info["inapplicable"]]
+
+    def tables(self) -> list[Path]:
+        """The files of its tables."""
+        return [self.folder / TRAINED / "training.parquet",
+                *(self.folder / name / "reconstructions.parquet" for name in self.attacks)]
 
     def images(self) -> dict[str, np.ndarray]:
         """uint8 images [victims, B, C, H, W]: ``original``, and per attack and checkpoint :func:`images_key`; reconstructions
         are in the order of their originals."""
-        path = self.folder / "images.npz"
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError, MemoryError,
-                zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{path} is not a readable images file: {error}") from error
+        found: dict[str, np.ndarray] = {}
+        for name in self.attacks:
+            for image, pixels in read_images(self.folder / name / "images.npz").items():
+                found.setdefault(image, pixels)
+        return found
 
 
 @dataclass(frozen=True)
@@ -152,98 +177,88 @@ def images_key(checkpoint_epoch: int, attack: str) -> str:
     return f"epoch {checkpoint_epoch} {attack}".replace("/", " ")
 
 
-def is_done(run: Path, key: str) -> bool:
-    """Whether the cell is finished; it is whole when its folder is there."""
-    return (run / "cells" / key / "cell.json").is_file()
+def cell_folder(run: Path, key: str) -> Path:
+    """Where a run keeps the parts of a cell."""
+    return run / "cells" / key
 
 
-def read_info(run: Path, key: str) -> dict[str, Any]:
-    """The content of a cell's ``cell.json``."""
-    folder = run / "cells" / key
-    info = _read_json(folder / "cell.json", f"{folder} has no cell.json")
-    _check(_Info, info, folder / "cell.json")
-    return info
-
-
-def damage(run: Path, key: str) -> str | None:
-    """What is wrong with a finished cell on disk; None where it can be read whole."""
-    folder = run / "cells" / key
-    try:
-        info = read_info(run, key)
-        _read_table(folder / "training.parquet", TRAINING)
-        _read_table(folder / "reconstructions.parquet", RECONSTRUCTIONS)
-        Cell(folder, info).images()
-        for epoch in info.get("checkpoints", []):
-            path = checkpoint_path(folder, epoch)
-            try:
-                with safe_open(path, framework="np"):
-                    pass  # checks the header, and the length that it states
-            except (SafetensorError, OSError) as error:
-                return f"{path} is not a readable checkpoint: {error}"
-    except InputError as error:
-        return str(error)
-    return None
-
-
-def set_aside(run: Path, key: str) -> Path:
-    """Move a damaged cell out of the way, so that it is measured again; nothing is deleted."""
-    place = run / "damaged" / key
-    number = 1
-    while place.exists():
-        number += 1
-        place = run / "damaged" / f"{key}-{number}"
-    place.parent.mkdir(exist_ok=True)
-    (run / "cells" / key).replace(place)
-    return place
+def attack_folder(key: str) -> str:
+    """The name of an attack's folder within that of a cell."""
+    return f"attack-{key}"
 
 
 def checkpoint_path(folder: Path, epoch: int) -> Path:
-    """Where a cell keeps the weights after an epoch."""
-    return folder / f"checkpoint-{epoch:04d}.safetensors"
+    """Where the training of a cell, whose folder this is, keeps the weights after an epoch."""
+    return folder / TRAINED / f"checkpoint-{epoch:04d}.safetensors"
 
 
-def write_cell(run: Path, key: str, *, info: dict[str, Any], training: list[dict[str, Any]],
-               reconstructions: list[dict[str, Any]], images: dict[str, np.ndarray], checkpoints: dict[int, bytes]) -> None:
-    """Write a finished cell; it appears whole or not at all. The record of an earlier failure goes."""
-    folder = run / "cells" / key
-    draft = run / "cells" / f".{key}.{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+def find_cell(run: Path, key: str, attacks: Mapping[str, str]) -> tuple[Cell | None, list[str]]:
+    """A cell as it stands on disk, None before it is trained, and the keys of the attacks that are missing.
+
+    Args:
+        run: the folder of the run.
+        key: of the cell.
+        attacks: the specification of each attack by its key, in the order in which they are run.
+
+    Raises:
+        InputError: what describes a part is damaged.
+    """
+    folder = cell_folder(run, key)
+    found = {attack: _read_part(folder / attack_folder(attack), _Attacked) for attack in attacks
+             if (folder / attack_folder(attack)).is_dir()}
+    members = {label for info in found.values() for label in info["measured"]}
+    missing = [attack for attack, label in attacks.items() if attack not in found and label not in members]
+    if not (folder / TRAINED).is_dir():
+        return None, missing
+    trained = _read_part(folder / TRAINED, _Trained)
+    return Cell(folder, trained, {attack_folder(attack): info for attack, info in found.items()}), missing
+
+
+def damage(cell: Path) -> dict[str, str]:
+    """What is wrong with the parts of a cell on disk, by their names; nothing where all can be read whole."""
+    found = {}
+    for part in sorted(cell.glob("*/")):
+        try:
+            if part.name == TRAINED:
+                for epoch in _read_part(part, _Trained)["checkpoints"]:
+                    read_checkpoint(cell, epoch)
+                read_table(part / "training.parquet", TRAINING)
+            else:
+                _read_part(part, _Attacked)
+                read_table(part / "reconstructions.parquet", RECONSTRUCTIONS)
+                read_images(part / "images.npz")
+        except InputError as error:
+            found[part.name] = str(error)
+    return found
+
+
+def read_checkpoint(cell: Path, epoch: int) -> bytes:
+    """The weights of a cell after an epoch, as safetensors.
+
+    Raises:
+        InputError: they are not there, or damaged.
+    """
+    path = checkpoint_path(cell, epoch)
     try:
-        write_table(draft / "training.parquet", training, TRAINING)
-        write_table(draft / "reconstructions.parquet", reconstructions, RECONSTRUCTIONS)
-        np.savez_compressed(draft / "images.npz", **images)  # type: ignore[arg-type]
-        for epoch, content in checkpoints.items():
-            checkpoint_path(draft, epoch).write_bytes(content)
-        (draft / "cell.json").write_text(json.dumps(info, indent=1))
-        draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    (run / "failures" / f"{key}.json").unlink(missing_ok=True)
+        with safe_open(path, framework="np"):
+            pass  # checks the header, and the length that it states
+        return path.read_bytes()
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a readable checkpoint: {error}; {_REPAIR}") from error
 
 
-def write_failure(run: Path, key: str, failure: dict[str, Any]) -> None:
-    """Record the error of a cell."""
-    (run / "failures").mkdir(parents=True, exist_ok=True)
-    write_atomically(run / "failures" / f"{key}.json", json.dumps(failure, indent=1))
+def read_images(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an images file.
 
-
-def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write rows as parquet; every row has exactly the columns of the schema."""
-    for row in rows:
-        if row.keys() != set(schema.names):
-            raise ValueError(f"a row of {path.name} has columns {sorted(row)}, expected {sorted(schema.names)}")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file in one step."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    Raises:
+        InputError: it is damaged.
+    """
     try:
-        draft.write_text(text)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError, MemoryError,
+            zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is not a readable images file: {error}; {_REPAIR}") from error
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
@@ -269,11 +284,11 @@ def read_run(run: Path) -> Run:
     manifest = read_manifest(run)
     cells, failures, training, reconstructions = [], [], [], []
     for key in manifest["cells"]:
-        folder = run / "cells" / key
-        if is_done(run, key):
-            cells.append(Cell(folder, read_info(run, key)))
-            training.append(_read_table(folder / "training.parquet", TRAINING))
-            reconstructions.append(_read_table(folder / "reconstructions.parquet", RECONSTRUCTIONS))
+        cell, missing = find_cell(run, key, manifest["attacks"])
+        if cell is not None and not missing:
+            cells.append(cell)
+            training.append(read_table(cell.folder / TRAINED / "training.parquet", TRAINING))
+            reconstructions += _reconstructions(cell)
         elif (run / "failures" / f"{key}.json").is_file():
             failure = _read_json(run / "failures" / f"{key}.json", "no failure")
             _check(_Failure, failure, run / "failures" / f"{key}.json")
@@ -281,13 +296,34 @@ def read_run(run: Path) -> Run:
     return Run(run, manifest, cells, failures, _join(training, TRAINING), _join(reconstructions, RECONSTRUCTIONS))
 
 
+def _reconstructions(cell: Cell) -> list[pa.Table]:
+    """The tables of all attacks, without rows that one which runs others has as well."""
+    tables = []
+    before: set[tuple[str, int]] = set()
+    members = any(info["measured"] for info in cell.attacks.values())
+    for name in cell.attacks:
+        table = read_table(cell.folder / name / "reconstructions.parquet", RECONSTRUCTIONS)
+        if members:
+            of_rows = list(zip(table["attack"].to_pylist(), table["checkpoint_epoch"].to_pylist(), strict=True))
+            if before & set(of_rows):
+                table = table.filter(pa.array([row not in before for row in of_rows]))
+            before |= set(of_rows)
+        tables.append(table)
+    return tables
+
+
 def _join(tables: list[pa.Table], schema: pa.Schema) -> pd.DataFrame:
     return (pa.concat_tables(tables) if tables else schema.empty_table()).to_pandas()
 
 
-def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """A table that has the columns of the schema.
+
+    Raises:
+        InputError: it is damaged, or has others.
+    """
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()
         table.validate(full=True)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
@@ -295,6 +331,12 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     if not table.schema.equals(schema):
         raise InputError(f"{path} has other columns than this version of leakboard writes; {_REPAIR}")
     return table
+
+
+def _read_part(folder: Path, kind: type[_Part]) -> dict[str, Any]:
+    info = _read_json(folder / "part.json", f"{folder} has no part.json; {_REPAIR}")
+    _check(kind, info, folder / "part.json")
+    return info
 
 
 def _check(kind: type[_Part], content: dict[str, Any], path: Path) -> None:

@@ -2,63 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
-import shutil
-import subprocess
-import sys
 import time
-import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock
-from safetensors.torch import save
 
-import attacks
-import defenses
-from attacks import Progress, portfolio
-from attacks.seeds import derive
-from benchmark import models, results, run_lock
+from benchmark import models, recording, results, run_lock
+from benchmark.cells import CellSpec, attacks_of, cells_of, determinants
 from benchmark.config import Grid
 from benchmark.datasets import Dataset, find, load
 from benchmark.errors import InputError
-from benchmark.evaluation import attack_rows, choose_victims, observe
+from benchmark.executors import Executor, Failed, Finished, Serial, Started
+from benchmark.measuring import Advanced, Attacked, EpochEnded, Event, Note, Trained, Work
 from benchmark.metrics import SSIM_WINDOW
+from benchmark.plugins import Plugin
 from benchmark.progress import Display
-from benchmark.training import make_private, train
-
-
-@dataclass(frozen=True)
-class CellSpec:
-    """One cell of a grid: what is trained under which defense, from which seed."""
-
-    dataset: str
-    model: str
-    defense: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.dataset} / {self.model} / {self.defense} / seed {self.seed}"
+from benchmark.provenance import provenance
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A checked grid with its data sets loaded. ``cells`` maps each cell's key to the cell; ``determinants`` is what a result
-    depends on beside its cell."""
+    """A checked grid with its data sets loaded. ``depends_on`` is what a result depends on beside the grid; ``cells`` and
+    ``attacks`` map keys to cells, and to the specifications of the attacks that each cell is measured with."""
 
     grid: Grid
     device: torch.device
     datasets: dict[str, Dataset]
-    determinants: dict[str, Any]
+    plugins: tuple[Plugin, ...]
+    depends_on: dict[str, Any]
     cells: dict[str, CellSpec]
+    attacks: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -78,14 +56,20 @@ class Outcome:
     failed: int
 
 
-def identify(grid: Grid, device: torch.device, *, data_root: Path | None = None, plugins: dict[str, str] | None = None) -> Cells:
+class CannotWrite(InputError):
+    """The run folder takes no more."""
+
+
+def identify(grid: Grid, device: torch.device, *, data_root: Path | None = None, plugins: Sequence[Plugin] = (),
+             load_on: torch.device | None = None) -> Cells:
     """Check everything that can be checked before work starts, and name the cells. Writes nothing.
 
     Args:
         grid: what to run.
         device: where to compute.
         data_root: see :func:`benchmark.datasets.find`.
-        plugins: name of each plugin file and the hash of its content.
+        plugins: that were loaded.
+        load_on: where data sets are loaded; by default where they are computed with.
 
     Raises:
         InputError: a model or data set cannot be used.
@@ -93,145 +77,140 @@ def identify(grid: Grid, device: torch.device, *, data_root: Path | None = None,
     for name in grid.models:
         models.check_name(name)
     sources = {name: find(name, data_root, grid.image_size) for name in grid.datasets}
-    datasets = {name: load(source, device) for name, source in sources.items()}
+    datasets = {name: load(source, device if load_on is None else load_on) for name, source in sources.items()}
     for name, dataset in datasets.items():
         _check_dataset(grid, name, dataset)
-    # Another version or device type may round differently.
-    determinants = {
-        "leakboard": version("leakboard"), "torch": torch.__version__, "opacus": version("opacus"), "device": device.type,
-        "plugins": plugins or {}, "portfolio": _portfolio(),
-        "fingerprints": {name: dataset.fingerprint for name, dataset in datasets.items()},
-    }
-    specs = [CellSpec(d, m, p, s) for d in grid.datasets for m in grid.models for p in grid.defenses for s in grid.seeds]
-    return Cells(grid, device, datasets, determinants, {_key(grid, determinants, spec): spec for spec in specs})
+    depends_on = determinants(device, {name: dataset.fingerprint for name, dataset in datasets.items()}, plugins)
+    return Cells(grid, device, datasets, tuple(plugins), depends_on, cells_of(grid, depends_on, plugins), attacks_of(grid, plugins))
 
 
-def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | None = None, plugins: dict[str, str] | None = None,
-            command: str = "") -> Plan:
+def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | None = None, plugins: Sequence[Plugin] = (),
+            load_on: torch.device | None = None, command: str = "", models_from: Sequence[Path] = ()) -> Plan:
     """As :func:`identify`, and claim the output folder for this grid.
 
     Args:
         grid: what to run.
-        out: the run folder; made, or continued where it holds the same grid.
+        out: the run folder; made, or continued where it holds the same grid, which may have got further attacks.
         device: where to compute.
         data_root: see :func:`benchmark.datasets.find`.
-        plugins: name of each plugin file and the hash of its content.
+        plugins: that were loaded.
+        load_on: see :func:`identify`.
         command: as given, for the record.
+        models_from: folders of other runs, whose trained models are taken where they are those of this grid.
 
     Raises:
         InputError: a model or data set cannot be used, the folder belongs to another grid, or another run is working in it.
     """
-    found = identify(grid, device, data_root=data_root, plugins=plugins)
+    found = identify(grid, device, data_root=data_root, plugins=plugins, load_on=load_on)
+    for folder in models_from:
+        results.read_manifest(folder)
     manifest = {
-        "format": results.FORMAT, "name": grid.name, "grid": grid.model_dump(mode="json"), "determinants": found.determinants,
-        "cells": {key: spec.__dict__ for key, spec in found.cells.items()}, "provenance": _provenance(command, device),
+        "format": results.FORMAT, "name": grid.name, "grid": grid.model_dump(mode="json"), "determinants": found.depends_on,
+        "cells": {key: spec.__dict__ for key, spec in found.cells.items()}, "attacks": found.attacks,
+        "provenance": provenance(command, device),
     }
-    return Plan(**found.__dict__, out=out, lock=_claim(out, manifest))
-
-
-def run(plan: Plan, display: Display) -> Outcome:
-    """Run the cells that are not done. A cell that fails is recorded and does not stop the others; one that is damaged on disk is
-    set aside and run again."""
+    plan = Plan(**found.__dict__, out=out, lock=_claim(out, json.loads(json.dumps(manifest))))
     try:
-        return _run(plan, display)
+        for folder in models_from:
+            _take_models(plan, folder)
+    except BaseException as error:
+        plan.lock.release()
+        if isinstance(error, OSError):
+            raise InputError(f"cannot write to {out}: {error.strerror or error}") from error
+        raise
+    return plan
+
+
+def run(plan: Plan, display: Display, executor: Executor | None = None) -> Outcome:
+    """Run what is not done, by default one cell after another in this process. A cell that fails is recorded and does not stop the
+    others; a part of one that is damaged on disk is set aside and measured again."""
+    try:
+        todo = _to_do(plan, display)
+        kept = len(plan.cells) - len(todo)
+        if kept:
+            display.message(f"{plan.out}: {kept} of {len(plan.cells)} cells are done already and kept")
+        recorder = _Recorder(plan, display, len(todo))
+        if todo:
+            (executor or Serial()).run(todo, lambda key: _work(plan, key), plan.datasets, plan.device, plan.plugins, recorder.tell)
+        return Outcome(kept, recorder.finished, recorder.failed)
     finally:
         plan.lock.release()
 
 
-def _run(plan: Plan, display: Display) -> Outcome:
-    kept = []
-    for key in [key for key in plan.cells if results.is_done(plan.out, key)]:
-        problem = results.damage(plan.out, key)
-        if problem is None:
-            kept.append(key)
+def _to_do(plan: Plan, display: Display) -> list[str]:
+    todo = []
+    for key in plan.cells:
+        for part, problem in results.damage(results.cell_folder(plan.out, key)).items():
+            display.message(f"{problem}; it was moved to {recording.set_aside(plan.out, key, part)}")
+        cell, missing = results.find_cell(plan.out, key, plan.attacks)
+        if cell is None or missing:
+            todo.append(key)
+    return todo
+
+
+def _work(plan: Plan, key: str) -> Work:
+    """What is left to be done of a cell."""
+    points = plan.grid.checkpoints()
+    cell, missing = results.find_cell(plan.out, key, plan.attacks)
+    weights = None if cell is None else {epoch: results.read_checkpoint(cell.folder, epoch) for epoch in points}
+    return Work(plan.cells[key], plan.grid.training, plan.grid.evaluation, points, weights,
+                {attack: plan.attacks[attack] for attack in missing})
+
+
+class _Recorder:
+    """Writes what is measured, and shows it."""
+
+    def __init__(self, plan: Plan, display: Display, total: int) -> None:
+        self._plan, self._display = plan, display
+        self.finished = self.failed = 0
+        self._started: dict[str, float] = {}
+        display.begin(total)
+
+    def tell(self, key: str, event: Event | Started | Finished | Failed) -> None:
+        name = self._plan.cells[key].name
+        if isinstance(event, Started):
+            self._started[key] = time.perf_counter()
+            self._display.start_cell(name)
+        elif isinstance(event, Advanced):
+            self._display.step(name, event.share, event.what)
+        elif isinstance(event, EpochEnded):
+            self._display.epoch(name, event.epoch, event.epochs)
+        elif isinstance(event, Note):
+            self._display.message(f"{name}: {event.text}")
         else:
-            display.message(f"{problem}; the cell was moved to {results.set_aside(plan.out, key)} and is run again")
-    finished = failed = 0
-    if kept:
-        display.message(f"{plan.out}: {len(kept)} of {len(plan.cells)} cells are done already and kept")
-    todo = {key: spec for key, spec in plan.cells.items() if key not in kept}
-    for number, (key, spec) in enumerate(todo.items(), start=1):
-        display.start_cell(number, len(todo), spec.name)
-        started = time.perf_counter()
-        try:
-            content = _measure(plan, spec, display)
-        except Exception as error:  # whatever a defense, model or attack raises, the other cells go on
-            failed += 1
-            reason = " ".join(str(error).split()) or "no text"
-            results.write_failure(plan.out, key, {
-                **spec.__dict__, "error": f"{type(error).__name__}: {reason}", "traceback": traceback.format_exc()})
-            display.end_cell(f"FAILED: {type(error).__name__}: {reason}")
-            continue
-        content["info"]["seconds"] = time.perf_counter() - started
-        try:
-            results.write_cell(plan.out, key, **content)
-        except OSError as error:
-            text = error.strerror or str(error)
-            raise InputError(f"cannot write to {plan.out}: {text}; the cells finished so far are kept") from error
-        finished += 1
-        display.end_cell(f"done in {time.perf_counter() - started:.1f} s")
-    return Outcome(len(kept), finished, failed)
+            try:
+                self._write(key, event)
+            except OSError as error:
+                text = error.strerror or str(error)
+                raise CannotWrite(f"cannot write to {self._plan.out}: {text}; what is finished so far is kept") from error
+
+    def _write(self, key: str, event: Trained | Attacked | Finished | Failed) -> None:
+        out, spec = self._plan.out, self._plan.cells[key]
+        if isinstance(event, Trained):
+            recording.write_trained(out, key, info=event.info, training=event.training, weights=event.weights)
+        elif isinstance(event, Attacked):
+            recording.write_attacked(out, key, event.attack, info=event.info, reconstructions=event.reconstructions,
+                                     images=event.images)
+        elif isinstance(event, Finished):
+            recording.remove_failure(out, key)
+            self.finished += 1
+            self._display.end_cell(spec.name, f"done in {time.perf_counter() - self._started[key]:.1f} s")
+        else:
+            recording.write_failure(out, key, {**spec.__dict__, "error": event.error, "traceback": event.traceback})
+            self.failed += 1
+            self._display.end_cell(spec.name, f"FAILED: {event.error}")
 
 
-def _measure(plan: Plan, spec: CellSpec, display: Display) -> dict[str, Any]:
-    """Train the cell's model, and attack it at the checkpoints; the content of :func:`results.write_cell`."""
-    grid, dataset = plan.grid, plan.datasets[spec.dataset]
-    defense = defenses.create(spec.defense)
-    # An attack that runs others comes first: what it measured is not run again.
-    chosen = sorted(map(attacks.create, grid.attacks), key=lambda attack: attack.tier != "worst case")
-    epochs, points = grid.training.epochs, grid.checkpoints()
-    victims = choose_victims(dataset, grid.evaluation, spec.seed)
-    private = make_private(defense, dataset, spec.model, grid.training, spec.seed)
-    columns = {"dataset": spec.dataset, "model": spec.model, "defense": spec.defense,
-               "defense_params": json.dumps(defense.parameters()), "seed": spec.seed}
-    training: list[dict[str, Any]] = []
-    rebuilt: list[dict[str, Any]] = []
-    inapplicable: list[dict[str, Any]] = []
-    images: dict[str, np.ndarray] = {"original": _uint8(victims.pixels)}
-    checkpoints: dict[int, bytes] = {}
-    share = _Share(display, epochs + len(points) * len(chosen))
-    forward = derive(spec.seed, spec.dataset, spec.model, spec.defense)
-    steps = share.reporter("training")
-    for epoch in train(private, dataset, epochs, forward, on_step=steps):
-        training.append({**columns, **epoch.__dict__})
-        share.done += epoch.epoch > 0
-        display.epoch(epoch, epochs)
-        if epoch.epoch not in points:
-            continue
-        checkpoints[epoch.epoch] = save({name: t.contiguous() for name, t in private.module.state_dict().items()})
-        observation = observe(private, victims, dataset, grid.evaluation, derive(forward, "observe", epoch.epoch))
-        measured: set[str] = set()
-        for attack in chosen:
-            obstacle = attack.obstacle(observation)
-            if attack.label in measured:
-                pass
-            elif obstacle is not None:
-                inapplicable.append({"checkpoint_epoch": epoch.epoch, "attack": attack.label, "reason": obstacle})
-            else:
-                seed = derive(spec.seed, spec.dataset, spec.model, "attack", epoch.epoch)
-                rows, ordered = attack_rows(attack, observation, victims, seed, share.reporter(attack.name))
-                rebuilt += [{**columns, "checkpoint_epoch": epoch.epoch, **row} for row in rows if row["attack"] not in measured]
-                images |= {results.images_key(epoch.epoch, name): _uint8(pixels) for name, pixels in ordered.items()}
-                measured |= ordered.keys()
-            share.done += 1
-    info = {**spec.__dict__, "epochs": epochs, "checkpoints": list(points), "inapplicable": inapplicable,
-            "labels": grid.evaluation.labels, "classes": list(dataset.classes)}
-    return {"info": info, "training": training, "reconstructions": rebuilt, "images": images, "checkpoints": checkpoints}
-
-
-class _Share:
-    """How much of a cell is done. Its parts are epochs and attacks; the display takes each for the same share."""
-
-    def __init__(self, display: Display, parts: int) -> None:
-        self._display, self._parts, self.done = display, max(parts, 1), 0
-
-    def reporter(self, what: str) -> Progress:
-        """A callback for the steps of one part."""
-        return lambda step, total: self._display.step((self.done + step / total) / self._parts, f"{what} {step}/{total}")
-
-
-def _uint8(pixels: np.ndarray) -> np.ndarray:
-    return np.round(pixels * 255).astype(np.uint8)
+def _take_models(plan: Plan, folder: Path) -> None:
+    """Copy trained models of another run that hold all checkpoints of this one, where they are whole."""
+    needed = set(plan.grid.checkpoints())
+    for key in plan.cells:
+        source = results.cell_folder(folder, key)
+        if (source / results.TRAINED).is_dir() and not (results.cell_folder(plan.out, key) / results.TRAINED).exists() \
+                and results.TRAINED not in results.damage(source):
+            cell, _ = results.find_cell(folder, key, {})
+            if cell is not None and needed <= set(cell.trained["checkpoints"]):
+                recording.copy_trained(folder, key, plan.out)
 
 
 def _check_dataset(grid: Grid, name: str, dataset: Dataset) -> None:
@@ -246,22 +225,8 @@ def _check_dataset(grid: Grid, name: str, dataset: Dataset) -> None:
         models.check(model, shape, len(dataset.classes))
 
 
-def _portfolio() -> dict[str, Any]:
-    """Which attacks ``worst-case`` runs: the version of the portfolio, and attacks of plugins, which take part."""
-    own = [cls.name for cls in attacks.registry if not cls.__module__.startswith("attacks.")]
-    return {"version": portfolio.VERSION, "added": sorted(own)}
-
-
-def _key(grid: Grid, determinants: dict[str, Any], spec: CellSpec) -> str:
-    """A hash of all that determines the content of a cell."""
-    own = {key: value for key, value in determinants.items() if key != "fingerprints"}
-    content = [results.FORMAT, own, determinants["fingerprints"][spec.dataset], spec.__dict__, grid.image_size, grid.attacks,
-               grid.training.model_dump(), grid.evaluation.model_dump()]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
-
-
 def _claim(out: Path, manifest: dict[str, Any]) -> FileLock:
-    """Make the run folder, or check that it holds the same grid; returns its lock, taken."""
+    """Make the run folder, or check that it holds the same grid and note the attacks that were added; returns its lock, taken."""
     try:
         new = not (out / "run.json").exists()
         if new and out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {run_lock.NAME}):
@@ -269,15 +234,13 @@ def _claim(out: Path, manifest: dict[str, Any]) -> FileLock:
         out.mkdir(parents=True, exist_ok=True)
         held = run_lock.lock(out)
         try:
-            if (out / "run.json").exists():
-                existing = results.read_manifest(out)
-                for section in ("grid", "determinants"):
-                    _require_same(out, existing.get(section), manifest[section], section)
-                for draft in (out / "cells").glob(".*"):  # left by a run that was killed while it wrote a cell
-                    shutil.rmtree(draft, ignore_errors=True)
-            else:
+            existing = results.read_manifest(out) if (out / "run.json").exists() else None
+            if existing is not None:
+                _require_continuation(out, existing, manifest)
+                recording.remove_drafts(out)
+            if existing is None or existing["attacks"] != manifest["attacks"]:
                 (out / "cells").mkdir(exist_ok=True)
-                results.write_atomically(out / "run.json", json.dumps(manifest, indent=1))
+                recording.write_atomically(out / "run.json", json.dumps(manifest, indent=1))
         except BaseException:
             held.release()
             raise
@@ -286,35 +249,23 @@ def _claim(out: Path, manifest: dict[str, Any]) -> FileLock:
         raise InputError(f"cannot write the output folder {out}: {error.strerror or error}") from error
 
 
-def _require_same(out: Path, existing: Any, wanted: dict[str, Any], section: str) -> None:
-    existing = existing if isinstance(existing, dict) else {}
+def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse a grid that is not that of the folder. It may have further attacks, also of further plugins; then ``worst-case``,
+    which these take part in, is another one, and run again."""
+    given = wanted["grid"]["attacks"]
+    gone = [attack for attack in existing["attacks"].values() if attack not in given]
+    if gone:
+        raise InputError(f"the output folder {out} was made by another grid: it has the attack {gone[0]}, which this one lacks; "
+                         "attacks can be added to a run, not taken away: name it too, or another folder with --out")
+    there, now = existing["determinants"], wanted["determinants"]
+    if isinstance(there.get("plugins"), dict):
+        now = {**now, "plugins": {name: now["plugins"].get(name) for name in there["plugins"]}, "portfolio": there.get("portfolio")}
+    _require_same(out, {**existing["grid"], "attacks": None}, {**wanted["grid"], "attacks": None}, "grid")
+    _require_same(out, there, now, "determinants")
+
+
+def _require_same(out: Path, existing: dict[str, Any], wanted: dict[str, Any], section: str) -> None:
     for key in sorted(existing.keys() | wanted.keys()):
-        if existing.get(key) != json.loads(json.dumps(wanted.get(key))):
+        if existing.get(key) != wanted.get(key):
             raise InputError(f"the output folder {out} was made by another grid: {section} {key} was {existing.get(key)!r} "
                              f"there and is {wanted.get(key)!r} now; name another folder with --out")
-
-
-def _provenance(command: str, device: torch.device) -> dict[str, Any]:
-    packages = ("torch", "torchvision", "opacus", "numpy", "scikit-image", "pandas")
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "command": command,
-        "python": sys.version.split()[0], "packages": {name: version(name) for name in packages},
-        "platform": platform.platform(), "hardware": hardware, "threads": torch.get_num_threads(), "revision": _revision(),
-    }
-
-
-def _revision() -> str | None:
-    """The git revision of this code, where it runs from a checkout."""
-    file = Path(__file__).resolve()
-
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", "-C", str(file.parent), *arguments], capture_output=True, text=True, timeout=10)
-
-    try:
-        # An installed copy can lie within a checkout of something else.
-        if git("ls-files", "--error-unmatch", file.name).returncode != 0:
-            return None
-        return git("describe", "--always", "--dirty", "--abbrev=40").stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        return None

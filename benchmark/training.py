@@ -15,6 +15,7 @@ from benchmark import models
 from benchmark.config import Training
 from benchmark.datasets import Dataset
 from benchmark.loaders import BatchLoader, LabelledImages
+from benchmark.precision import autocast
 from benchmark.step_memory import StepMemory
 from defenses import Defense, Private
 
@@ -60,8 +61,8 @@ def make_private(defense: Defense, dataset: Dataset, model: str, training: Train
             module=module, optimizer=optimizer, data_loader=loader, epochs=training.epochs, generator=noise)
 
 
-def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, on_step: Callable[[int, int], None] | None = None
-          ) -> Iterator[Epoch]:
+def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, precision: str = "float32",
+          on_step: Callable[[int, int], None] | None = None) -> Iterator[Epoch]:
     """Train, yielding the state after each epoch, the untrained one first.
 
     Randomness inside the forward pass (dropout, PRECODE) follows from ``seed``; torch's global random state is left alone.
@@ -71,6 +72,7 @@ def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, on_step
         dataset: for the test accuracy.
         epochs: how many.
         seed: of the forward passes.
+        precision: of the clients' steps and the test, see :func:`benchmark.precision.autocast`.
         on_step: told the steps done and in all of the current epoch, after each step.
     """
     device = dataset.train.labels.device
@@ -81,21 +83,23 @@ def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, on_step
                 torch.manual_seed(derive(seed, "forward", epoch))
                 started = time.perf_counter()
                 meter = StepMemory(private.module, private.optimizer) if epoch == 1 else None
-                loss = _train_epoch(private, device, on_step, meter)
+                loss = _train_epoch(private, device, precision, on_step, meter)
                 seconds = time.perf_counter() - started
                 memory = meter.peak if meter is not None else None
-        accuracy = test_accuracy(private.module, dataset.test, derive(seed, "test", epoch))
+        with autocast(device, precision):
+            accuracy = test_accuracy(private.module, dataset.test, derive(seed, "test", epoch))
         yield Epoch(epoch, loss, accuracy, private.privacy_spent(), private.delta, seconds, memory)
 
 
-def _train_epoch(private: Private, device: torch.device, on_step: Callable[[int, int], None] | None,
+def _train_epoch(private: Private, device: torch.device, precision: str, on_step: Callable[[int, int], None] | None,
                  meter: StepMemory | None) -> float:
     private.module.train()
     # Summed on the device: reading the loss in every step would make a GPU wait.
     total, count = torch.zeros((), device=device), len(private.data_loader)
     for step, (x, y) in enumerate(private.data_loader, start=1):
         with meter if meter is not None and step <= _METERED else nullcontext():
-            loss = private.backward(x, y)
+            with autocast(device, precision):
+                loss = private.backward(x, y)
             private.optimizer.step()
         total += loss if len(x) else 0.0  # a Poisson sample can be empty and has no loss then
         if on_step is not None:

@@ -70,9 +70,9 @@ class Pictures:
     """The pictures of a section's first seed; cells are read once."""
 
     def __init__(self, section: Section) -> None:
-        seeds = [cell.info["seed"] for cell in section.cells]
+        seeds = [cell.trained["seed"] for cell in section.cells]
         self._cells: dict[str, Cell] = {
-            cell.info["defense"]: cell for cell in section.cells if cell.info["seed"] == min(seeds)}
+            cell.trained["defense"]: cell for cell in section.cells if cell.trained["seed"] == min(seeds)}
         frame: pd.DataFrame = section.reconstructions
         self._scores = {} if frame.empty else {
             key: group.sort_values(["victim", "image"])["ssim"].to_numpy()
@@ -111,18 +111,18 @@ class Pictures:
         """
         images = cell.images()
         originals = images.get("original")
-        path = cell.folder / "images.npz"
+        folder = cell.folder
         for name, stored in images.items():
             if stored.dtype != np.uint8 or stored.ndim != 5 or stored.shape[2] not in (1, 3) or originals is None \
                     or stored.shape != originals.shape:
                 raise InputError(
-                    f"{path}: {name!r} holds {stored.dtype} {list(stored.shape)}, expected uint8 [victims, images, 1 or 3, height, "
-                    "width] like the originals; the command of the run sets its cell aside and measures it again")
+                    f"{folder}: {name!r} holds {stored.dtype} {list(stored.shape)}, expected uint8 [victims, images, 1 or 3, "
+                    "height, width] like the originals; remove its attacks and give the command of the run again")
         for (defense, epoch, attack), scores in self._scores.items():
             key = images_key(epoch, attack)
-            if defense == cell.info["defense"] and key in images and len(scores) != len(_flat(images[key])):
-                raise InputError(f"{path}: {key!r} has {len(_flat(images[key]))} images, but {len(scores)} rows in the table; "
-                                 "the command of the run sets its cell aside and measures it again")
+            if defense == cell.trained["defense"] and key in images and len(scores) != len(_flat(images[key])):
+                raise InputError(f"{folder}: {key!r} has {len(_flat(images[key]))} images, but {len(scores)} rows in the table; "
+                                 "remove its attacks and give the command of the run again")
         return images
 
     def of_board(self, out: Path, stem: str) -> Gallery | None:

@@ -53,7 +53,7 @@ def build(runs: list[Run]) -> list[Section]:
         InputError: the description of a run lacks what a protocol needs.
     """
     gathered: dict[str, _Gathered] = {}
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for run in runs:
         cells = {cell.folder.name: cell for cell in run.cells}
         failures = {json.dumps(_identity(f)): f.get("error", "failed") for f in run.failures}
@@ -66,10 +66,10 @@ def build(runs: list[Run]) -> list[Section]:
             name = json.dumps([spec["dataset"], spec["model"], names[spec["dataset"]]])
             group = gathered.setdefault(name, _Gathered(spec["dataset"], spec["model"], protocol))
             problems = group.problems.setdefault(spec["defense"], [])
-            if key in seen:
+            if (name, key) in seen:
                 continue
             if key in cells:
-                seen.add(key)
+                seen.add((name, key))
                 group.cells.append(cells[key])
                 for frames, of_run in ((group.training, training), (group.reconstructions, rebuilt)):
                     if tuple(_identity(spec)) in of_run:
@@ -220,7 +220,7 @@ def _attacks(defense: str, rebuilt: pd.DataFrame | None, cells: list[Cell]) -> l
             winners={str(name): int(count) for name, count in frame["won_by"].dropna().value_counts().items()},
         ))
     for cell in cells:
-        for obstacle in cell.info.get("inapplicable", []) if cell.info["defense"] == defense else []:
+        for obstacle in cell.inapplicable if cell.trained["defense"] == defense else []:
             result = AttackResult(obstacle["attack"], "", obstacle["checkpoint_epoch"], reason=obstacle["reason"])
             if result not in results:
                 results.append(result)

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from benchmark.errors import InputError
-from benchmark.results import Run, read_run, write_atomically
+from benchmark.recording import write_atomically
+from benchmark.results import Run, read_run
 from reports.documents import Leaderboard, RunRecord, Submission, parse, read_document, to_json
 from reports.entries import Board, Entry, Protocol, ranked
 from reports.leaderboard import build
@@ -111,9 +112,9 @@ def _hash(run: Run) -> str:
     """SHA-256 over the raw tables of all finished cells, in the order of their keys."""
     digest = hashlib.sha256()
     for cell in sorted(run.cells, key=lambda cell: cell.folder.name):
-        for table in ("training.parquet", "reconstructions.parquet"):
-            content = (cell.folder / table).read_bytes()
-            digest.update(f"{cell.folder.name}/{table} {len(content)}\n".encode())
+        for table in sorted(cell.tables()):
+            content = table.read_bytes()
+            digest.update(f"{table.relative_to(cell.folder.parent).as_posix()} {len(content)}\n".encode())
             digest.update(content)
     return digest.hexdigest()
 

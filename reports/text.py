@@ -63,8 +63,9 @@ def protocol(board: Board) -> str:
     rounds = f", {evaluation.rounds} rounds" if evaluation.rounds > 1 else ""
     size = f", resized to {board.protocol.image_size} pixels" if board.protocol.image_size else ""
     added = f" with {', '.join(board.protocol.portfolio.added)}" if board.protocol.portfolio.added else ""
+    precision = "" if training.precision == "float32" else f" in {training.precision}"
     return (
-        f"Adam, step size {training.learning_rate:g}, batches of {training.batch_size}, {training.epochs} epochs; "
+        f"Adam, step size {training.learning_rate:g}, batches of {training.batch_size}, {training.epochs} epochs{precision}; "
         f"{evaluation.victims} victims per seed, gradients of {evaluation.batch_size} {images} each{rounds}, labels "
         f"{evaluation.labels}; attacks: {', '.join(board.protocol.attacks) or 'none'} (portfolio "
         f"{board.protocol.portfolio.version}{added}); data {board.protocol.fingerprint[:8]}{size}"

@@ -19,16 +19,19 @@ class Silent:
     def message(self, text):
         self.messages.append(text)
 
-    def start_cell(self, number, total, name):
+    def begin(self, total):
+        self.total = total
+
+    def start_cell(self, name):
         self.cells.append(name)
 
-    def step(self, share, what):
+    def step(self, name, share, what):
         self.shares.append(share)
 
-    def epoch(self, epoch, epochs):
+    def epoch(self, name, epoch, epochs):
         pass
 
-    def end_cell(self, text):
+    def end_cell(self, name, text):
         self.messages.append(text)
 
 
@@ -40,9 +43,9 @@ def grid_of(shapes, **changes):
     return make_grid(content, "test")
 
 
-def run(grid, out, display=None, **arguments):
+def run(grid, out, display=None, executor=None, **arguments):
     plan = runner.prepare(grid, out, CPU, **arguments)
-    return runner.run(plan, display or Silent())
+    return runner.run(plan, display or Silent(), executor)
 
 
 def comparable(run_folder):

@@ -179,7 +179,7 @@ def test_a_report_needs_no_torch(shapes, tmp_path, capsys):
 def test_interrupting_keeps_and_explains(shapes, tmp_path, capsys, monkeypatch):
     from benchmark import runner
 
-    def interrupt(plan, display):
+    def interrupt(plan, display, executor):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "run", interrupt)

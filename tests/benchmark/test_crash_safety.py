@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from run_cases import CPU, Silent, comparable, grid_of, run
 
-from benchmark import results, run_lock, runner
+from benchmark import recording, run_lock, runner
 from benchmark.errors import InputError
 
 
@@ -55,10 +55,12 @@ def test_twenty_kills_at_random_moments(shapes, tmp_path):
     assert not list((tmp_path / "run" / "cells").glob(".*")) and not (tmp_path / "run" / "damaged").exists()
 
 
-@pytest.mark.parametrize("name", ["training.parquet", "reconstructions.parquet", "images.npz", "cell.json", "checkpoint-0002.safetensors"])
+@pytest.mark.parametrize("name", [
+    "trained/training.parquet", "trained/checkpoint-0002.safetensors", "trained/part.json", "attack-*/reconstructions.parquet",
+    "attack-*/images.npz", "attack-*/part.json"])
 @pytest.mark.parametrize("harm", [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"\0" * len(content)],
                          ids=["cut off", "empty", "zeros"])
-def test_a_damaged_cell_is_set_aside_and_run_again(shapes, tmp_path, name, harm):
+def test_a_damaged_part_of_a_cell_is_set_aside_and_measured_again(shapes, tmp_path, name, harm):
     grid = grid_of(shapes, defenses=["none"])
     run(grid, tmp_path / "run")
     before = comparable(tmp_path / "run")
@@ -66,8 +68,8 @@ def test_a_damaged_cell_is_set_aside_and_run_again(shapes, tmp_path, name, harm)
     file.write_bytes(harm(file.read_bytes()))
     display = Silent()
     assert run(grid, tmp_path / "run", display) == runner.Outcome(kept=1, finished=1, failed=0)
-    assert name in display.messages[0] and "was moved to" in display.messages[0]
-    assert (tmp_path / "run" / "damaged" / file.parent.name / name).is_file()
+    assert str(file) in display.messages[0] and "was moved to" in display.messages[0]
+    assert (tmp_path / "run" / "damaged" / f"{file.parents[1].name}-{file.parent.name}" / file.name).is_file()
     for first, second in zip(before, comparable(tmp_path / "run"), strict=True):
         pd.testing.assert_frame_equal(first, second)
 
@@ -100,7 +102,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_finished_cells(shapes, tmp_path, monkeypatch):
     import errno
     grid = grid_of(shapes)
-    write, calls = results.write_table, []
+    write, calls = recording.write_table, []
 
     def full(*arguments):
         calls.append(arguments)
@@ -108,10 +110,10 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_finished_cells(shape
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(*arguments)
 
-    monkeypatch.setattr(results, "write_table", full)
-    with pytest.raises(InputError, match="No space left on device; the cells finished so far are kept"):
+    monkeypatch.setattr(recording, "write_table", full)
+    with pytest.raises(InputError, match="No space left on device; what is finished so far is kept"):
         run(grid, tmp_path / "run")
-    assert len(list((tmp_path / "run" / "cells").iterdir())) == 1  # one whole cell, no draft
+    assert len(list((tmp_path / "run" / "cells").glob("*/*/part.json"))) == 3 and not list((tmp_path / "run" / "cells").glob(".*"))
     monkeypatch.undo()
     assert run(grid, tmp_path / "run") == runner.Outcome(kept=1, finished=3, failed=0)
 
@@ -127,4 +129,4 @@ def test_ctrl_c_stops_within_five_seconds_and_says_how_to_go_on(shapes, tmp_path
     time.sleep(1)
     process.send_signal(2)
     _, error = process.communicate(timeout=5)
-    assert process.returncode == 130 and "the finished cells are kept" in error and "goes on from there" in error
+    assert process.returncode == 130 and "what is finished is kept" in error and "goes on from there" in error

@@ -20,7 +20,7 @@ from safetensors.torch import load_file as load_checkpoint
 
 import attacks
 import defenses
-from benchmark import results, runner
+from benchmark import executors, recording, results, runner
 from benchmark.errors import InputError
 
 
@@ -52,7 +52,7 @@ def test_tables_images_and_checkpoints(shapes, tmp_path):
     images = cell.images()
     assert {key: image.shape for key, image in images.items()} == dict.fromkeys(
         ["original", "epoch 0 inverting-gradients(iterations=3)", "epoch 2 inverting-gradients(iterations=3)"], (3, 2, 3, 8, 8))
-    weights = [load_checkpoint(cell.folder / f"checkpoint-{epoch:04d}.safetensors") for epoch in (0, 2)]
+    weights = [load_checkpoint(results.checkpoint_path(cell.folder, epoch)) for epoch in (0, 2)]
     assert weights[0].keys() == weights[1].keys() and not torch.equal(weights[0]["1.weight"], weights[1]["1.weight"])
 
 
@@ -87,15 +87,15 @@ def test_a_run_goes_on_where_it_stopped_and_says_so(shapes, tmp_path, monkeypatc
     class Stopped(BaseException):
         pass
 
-    grid, calls, measure = grid_of(shapes), [], runner._measure
+    grid, calls, measure = grid_of(shapes), [], executors.measure
 
-    def stop_at_third(plan, spec, display):
-        calls.append(spec)
+    def stop_at_third(work, dataset, tell):
+        calls.append(work)
         if len(calls) == 3:
             raise Stopped
-        return measure(plan, spec, display)
+        measure(work, dataset, tell)
 
-    monkeypatch.setattr(runner, "_measure", stop_at_third)
+    monkeypatch.setattr(executors, "measure", stop_at_third)
     with pytest.raises(Stopped):
         run(grid, tmp_path / "run")
     (tmp_path / "run" / "cells" / ".half-written.1").mkdir()
@@ -118,16 +118,16 @@ def test_a_killed_process_loses_no_finished_cell(shapes, tmp_path):
         command += ["--seed", str(seed)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while len(list(out.glob("cells/*/cell.json"))) < 2 and time.monotonic() < deadline:
+    while len(list(out.glob("cells/*/attack-*/part.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done = {path.parent.name: path.stat().st_mtime_ns for path in out.glob("cells/*/cell.json")}
+    done = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/attack-*/part.json")}
     assert 2 <= len(done) < 15
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
     assert f"{len(done)} of 15 cells are done already and kept" in finished.stdout
-    assert all((out / "cells" / key / "cell.json").stat().st_mtime_ns == time_ns for key, time_ns in done.items())
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in done.items())
     assert len(results.read_run(out).cells) == 15
 
 
@@ -148,7 +148,7 @@ def test_an_attack_that_does_not_apply_is_noted_not_scored(shapes, tmp_path):
     run(grid, tmp_path / "run")
     read = results.read_run(tmp_path / "run")
     assert read.reconstructions.empty
-    (note,) = read.cells[0].info["inapplicable"]
+    (note,) = read.cells[0].inapplicable
     assert "the gradient is not pruned" in note["reason"]
 
 
@@ -184,8 +184,8 @@ def test_folder_of_another_grid_or_of_something_else_is_refused(shapes, tmp_path
     before = sorted(p.name for p in (tmp_path / "run" / "cells").iterdir())
     with pytest.raises(InputError, match="made by another grid: grid seeds was"):
         runner.prepare(grid_of(shapes, seeds=[1]), tmp_path / "run", CPU)
-    with pytest.raises(InputError, match="determinants plugins was"):
-        runner.prepare(grid_of(shapes, seeds=[0]), tmp_path / "run", CPU, plugins={"mine.py": "0" * 64})
+    with pytest.raises(InputError, match="determinants device was 'cpu'"):
+        runner.prepare(grid_of(shapes, seeds=[0]), tmp_path / "run", torch.device("meta"), load_on=CPU)
     assert sorted(p.name for p in (tmp_path / "run" / "cells").iterdir()) == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")
@@ -206,7 +206,7 @@ def test_what_cannot_run_is_refused_before_any_work(shapes, tmp_path, without_da
 
 def test_a_damaged_cell_file_is_named(shapes, tmp_path):
     run(grid_of(shapes, defenses=["none"], seeds=[0]), tmp_path / "run")
-    (table,) = (tmp_path / "run").glob("cells/*/training.parquet")
+    (table,) = (tmp_path / "run").glob("cells/*/trained/training.parquet")
     table.write_bytes(table.read_bytes()[:40])
     with pytest.raises(InputError, match=r"training.parquet is not a readable table"):
         results.read_run(tmp_path / "run")
@@ -214,7 +214,7 @@ def test_a_damaged_cell_file_is_named(shapes, tmp_path):
 
 def test_rows_have_exactly_the_columns_of_the_table(tmp_path):
     with pytest.raises(ValueError, match="expected"):
-        results.write_table(tmp_path / "t.parquet", [{"dataset": "x"}], results.TRAINING)
+        recording.write_table(tmp_path / "t.parquet", [{"dataset": "x"}], results.TRAINING)
 
 
 def test_attacks_see_paired_victims_and_starts(shapes, tmp_path):

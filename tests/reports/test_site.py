@@ -117,7 +117,7 @@ def test_the_gallery_shows_the_stored_images_and_their_scores(tmp_path):
     for name, ascending in (("none", False), ("mine", True)):
         gallery = pictures.of_defense(by_name[name], tmp_path, name)
         first, best, worst = gallery.choices
-        cell = next(cell for cell in run.cells if cell.info["defense"] == name)
+        cell = next(cell for cell in run.cells if cell.trained["defense"] == name)
         stored = cell.images()[images_key(0, by_name[name].attacks[0].attack)][:, 0].transpose(0, 2, 3, 1)
         assert [choice.rows[1].pictures[0].ssim for choice in (best, worst)] == [0.9, pytest.approx(0.1)]
         assert [p.ssim for p in first.rows[1].pictures] == pytest.approx((scores[::-1] if ascending else scores)[:6])
@@ -180,7 +180,7 @@ def test_images_that_do_not_belong_to_the_tables_are_named(tmp_path, shape, mess
 
     from benchmark.results import images_key
     run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.7, 0.1]})
-    (file,) = run.glob("cells/*/images.npz")
+    (file,) = run.glob("cells/*/attack-*/images.npz")
     wrong = np.zeros(shape, dtype=np.uint8)
     np.savez(file, original=wrong, **{images_key(0, "inverting-gradients(iterations=1)"): wrong})
     with pytest.raises(InputError, match=message):

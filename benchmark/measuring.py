@@ -1,0 +1,230 @@
+"""Measuring one cell: its model is trained, or taken as it was saved, and attacked at the checkpoints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load as load_weights
+from safetensors.torch import save as save_weights
+
+import attacks
+import defenses
+from attacks import Attack, Observation
+from attacks.seeds import derive
+from benchmark import results
+from benchmark.cells import CellSpec
+from benchmark.config import Evaluation, Training
+from benchmark.datasets import Dataset
+from benchmark.evaluation import Victims, attack_rows, choose_victims, observe
+from benchmark.provenance import hardware
+from benchmark.training import Epoch, make_private, train
+from benchmark.victim_memory import Chunks
+from defenses import Private
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be measured of a cell. It can be sent to another process.
+
+    Attributes:
+        spec: the cell.
+        training, evaluation: those of the grid.
+        checkpoints: the epochs at which gradients are observed.
+        weights: by epoch, of the model that was trained before, as safetensors; None where it is still to be trained.
+        attacks: the specifications of the attacks that are missing, by their keys; one that runs others comes first.
+    """
+
+    spec: CellSpec
+    training: Training
+    evaluation: Evaluation
+    checkpoints: tuple[int, ...]
+    weights: dict[int, bytes] | None
+    attacks: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """``share`` of the cell, in [0, 1], is done; ``what`` says which step was the last."""
+
+    share: float
+    what: str
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """An epoch of the training is over, of ``epochs`` in all."""
+
+    epoch: Epoch
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that the user is to know of the cell."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The training is done; what :func:`benchmark.recording.write_trained` takes."""
+
+    info: dict[str, Any]
+    training: list[dict[str, Any]]
+    weights: dict[int, bytes]
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """An attack, by its key, is done; what :func:`benchmark.recording.write_attacked` takes."""
+
+    attack: str
+    info: dict[str, Any]
+    reconstructions: list[dict[str, Any]]
+    images: dict[str, np.ndarray]
+
+
+#: What is told while a cell is measured.
+Event = Advanced | EpochEnded | Note | Trained | Attacked
+
+
+def measure(work: Work, dataset: Dataset, tell: Callable[[Event], None]) -> None:
+    """Do the work, telling each part as soon as it is done. Every random draw follows from the seed of the cell and what it is for,
+    so that parts can be measured in any order, place and time."""
+    private = make_private(defenses.create(work.spec.defense), dataset, work.spec.model, work.training, work.spec.seed)
+    share = _Share(tell, (work.training.epochs if work.weights is None else 0) + len(work.checkpoints) * len(work.attacks))
+    weights = _train(work, private, dataset, share, tell) if work.weights is None else work.weights
+    if not work.attacks:
+        return
+    victims = choose_victims(dataset, work.evaluation, work.spec.seed)
+    observations = _Observations(work, private, weights, victims, dataset, tell)
+    measured: set[str] = set()
+    for key, label in work.attacks.items():
+        if label not in measured:
+            done = _attack(work, key, attacks.create(label), observations, victims, dataset, share)
+            measured.update(done.info["measured"])
+            tell(done)
+        share.done += len(work.checkpoints) * (label in measured)
+
+
+def _forward_seed(spec: CellSpec) -> int:
+    return derive(spec.seed, spec.dataset, spec.model, spec.defense)
+
+
+def _columns(spec: CellSpec) -> dict[str, Any]:
+    parameters = defenses.create(spec.defense).parameters()
+    return {"dataset": spec.dataset, "model": spec.model, "defense": spec.defense, "defense_params": json.dumps(parameters),
+            "seed": spec.seed}
+
+
+def _train(work: Work, private: Private, dataset: Dataset, share: _Share, tell: Callable[[Event], None]) -> dict[int, bytes]:
+    started = time.perf_counter()
+    epochs, columns = work.training.epochs, _columns(work.spec)
+    rows, weights = [], {}
+    steps = share.reporter("training")
+    for epoch in train(private, dataset, epochs, _forward_seed(work.spec), precision=work.training.precision, on_step=steps):
+        rows.append({**columns, **epoch.__dict__})
+        share.done += epoch.epoch > 0
+        tell(EpochEnded(epoch, epochs))
+        if epoch.epoch in work.checkpoints:
+            weights[epoch.epoch] = save_weights({name: t.contiguous() for name, t in private.module.state_dict().items()})
+    info = {**work.spec.__dict__, "epochs": epochs, "checkpoints": sorted(weights), "classes": list(dataset.classes),
+            "seconds": time.perf_counter() - started, **hardware(dataset.train.labels.device)}
+    tell(Trained(info, rows, weights))
+    return weights
+
+
+class _Observations:
+    """The gradients that victims share at the checkpoints, made from the saved weights, and kept where the memory allows it."""
+
+    def __init__(self, work: Work, private: Private, weights: dict[int, bytes], victims: Victims, dataset: Dataset,
+                 tell: Callable[[Event], None]) -> None:
+        self._work, self._private, self._weights, self._victims, self._dataset = work, private, weights, victims, dataset
+        self.chunks = Chunks(private.module, work.evaluation, checkpoints=len(work.checkpoints))
+        if self.chunks.note:
+            tell(Note(self.chunks.note))
+        self._kept: dict[tuple[int, int], Observation] = {}
+
+    def of(self, epoch: int, first: int, count: int) -> Observation:
+        """Of ``count`` victims from the ``first`` on."""
+        if (found := self._kept.get((epoch, first))) is not None and len(found) == count:
+            return found
+        if not self.chunks.keep:
+            self._kept.clear()
+        device = self._dataset.train.labels.device
+        # Strictly: a parameter without its weights would be attacked as it was drawn.
+        self._private.module.load_state_dict({name: t.to(device) for name, t in load_weights(self._weights[epoch]).items()})
+        seed = derive(_forward_seed(self._work.spec), "observe", epoch)
+        self._kept[epoch, first] = observe(self._private, self._victims.select(first, count), self._dataset, self._work.evaluation,
+                                           seed, precision=self._work.training.precision)
+        return self._kept[epoch, first]
+
+    def forget(self) -> None:
+        """Free their memory."""
+        self._kept.clear()
+
+
+def _attack(work: Work, key: str, attack: Attack, observations: _Observations, victims: Victims, dataset: Dataset, share: _Share
+            ) -> Attacked:
+    """Attack all victims at every checkpoint; as many at once as the memory holds."""
+    started, spec = time.perf_counter(), work.spec
+    rows: list[dict[str, Any]] = []
+    inapplicable: list[dict[str, Any]] = []
+    images: dict[str, np.ndarray] = {"original": _uint8(victims.pixels)}
+    everywhere: set[str] | None = None
+    for epoch in work.checkpoints:
+        seed = derive(spec.seed, spec.dataset, spec.model, "attack", epoch)
+        parts: list[dict[str, np.ndarray]] = []
+        of_epoch: list[dict[str, Any]] = []
+        first, obstacle = 0, None
+        while first < len(victims) and obstacle is None:
+            count = min(observations.chunks.victims, len(victims) - first)
+            reporter = share.reporter(attack.name, first / len(victims), count / len(victims))
+            try:
+                observation = observations.of(epoch, first, count)
+                obstacle = attack.obstacle(observation)
+                if obstacle is None:
+                    found, ordered = attack_rows(attack, observation, victims.select(first, count), seed, reporter)
+                    of_epoch += [{**row, "victim": victims.numbers[first + row["victim"]]} for row in found]
+                    parts.append(ordered)
+                    first += count
+                continue
+            except Exception as error:
+                failure = error
+            observations.forget()
+            observations.chunks.halve(failure)
+        if obstacle is not None:
+            inapplicable.append({"checkpoint_epoch": epoch, "attack": attack.label, "reason": obstacle})
+            parts, of_epoch = [], []
+        order = {name: place for place, name in enumerate(dict.fromkeys(row["attack"] for row in of_epoch))}
+        of_epoch.sort(key=lambda row: order[row["attack"]])  # as if all victims had been attacked at once
+        rows += [{**_columns(spec), "checkpoint_epoch": epoch, **row} for row in of_epoch]
+        common = set.intersection(*map(set, parts)) if parts else set()
+        for name in common:
+            images[results.images_key(epoch, name)] = _uint8(np.concatenate([part[name] for part in parts]))
+        everywhere = common if everywhere is None else everywhere & common
+        share.done += 1
+    info = {"attack": attack.label, "inapplicable": inapplicable, "measured": sorted((everywhere or set()) - {attack.label}),
+            "seconds": time.perf_counter() - started, **hardware(dataset.train.labels.device)}
+    return Attacked(key, info, rows, images)
+
+
+class _Share:
+    """How much of a cell is done. Its parts are epochs, and attacks at a checkpoint; each is taken for the same share."""
+
+    def __init__(self, tell: Callable[[Event], None], parts: int) -> None:
+        self._tell, self._parts, self.done = tell, max(parts, 1), 0
+
+    def reporter(self, what: str, before: float = 0.0, part: float = 1.0) -> Callable[[int, int], None]:
+        """A callback for the steps done, and all steps, of ``part`` of one part, of which ``before`` is done."""
+        return lambda step, total: self._tell(
+            Advanced((self.done + before + part * step / total) / self._parts, f"{what} {step}/{total}"))
+
+
+def _uint8(pixels: np.ndarray) -> np.ndarray:
+    return np.round(pixels * 255).astype(np.uint8)

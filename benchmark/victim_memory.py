@@ -1,0 +1,50 @@
+"""How many victims' gradients a device holds at once."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+from torch import nn
+
+from attacks import memory
+from benchmark.config import Evaluation
+
+#: Of the free memory, the share that observed gradients may take; attacks need the rest for what they derive from them.
+_SHARE = 4
+
+
+class Chunks:
+    """Of a cell's victims, how many are observed and attacked at once: all, unless their gradients would take more than a quarter
+    of the memory that is free. What becomes of a victim does not depend on it, but for rounding (see :mod:`attacks.width`).
+
+    Args:
+        module: the model that is observed.
+        evaluation: how.
+        checkpoints: at how many states of the training.
+
+    Attributes:
+        victims: how many at once.
+        keep: whether the gradients of all checkpoints fit beside each other.
+        note: what to tell the user of it; "" where all are taken at once.
+    """
+
+    def __init__(self, module: nn.Module, evaluation: Evaluation, *, checkpoints: int) -> None:
+        weights = [p for p in module.parameters() if p.requires_grad]
+        each = sum(p.numel() * p.element_size() for p in weights) * (2 if evaluation.rounds > 1 else 1)
+        allowed = available(weights[0].device) // _SHARE
+        self.victims = evaluation.victims if each * evaluation.victims <= allowed else max(1, allowed // each // 4 * 4)
+        self.keep = each * evaluation.victims * checkpoints <= allowed
+        self.note = "" if self.victims == evaluation.victims else (
+            f"the gradients of {evaluation.victims} victims take {each * evaluation.victims / 2**30:.1f} GiB; "
+            f"{self.victims} victims are attacked at once")
+
+    def halve(self, error: Exception) -> None:
+        """Go on with half as many after a lack of memory; any other error is raised."""
+        self.victims, self.keep = memory.half_of(self.victims, error, torch.device("cpu")), False
+
+
+def available(device: torch.device) -> int:
+    """Bytes that are free on a device, or would be if caches were emptied."""
+    if device.type == "cuda":
+        return memory.budget(device) * 2
+    return int(psutil.virtual_memory().available)
