@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from attacks.upload import upload
 from defenses import Defense
 from defenses.registry import label, parameters
 
@@ -70,7 +71,7 @@ class Observation:
 
     def select(self, positions: Sequence[int]) -> Observation:
         """The observation of some of the victims only."""
-        index = torch.tensor(positions, dtype=torch.long, device=self.device)
+        index = upload(list(positions), self.device, torch.long)
         def some(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: g.index_select(0, index) for name, g in gradients.items()}
 

@@ -17,6 +17,7 @@ from attacks.objectives import Objective
 from attacks.problem import Problem, Start
 from attacks.schedule import Schedule
 from attacks.seeds import VictimNoise, derive
+from attacks.upload import upload
 from attacks.width import choose_width, even, filled
 from defenses import checks
 from defenses.last_linear import last_linear
@@ -90,7 +91,7 @@ class DLG(Attack):
     def _minimise(self, problem: Problem, starts: list[Start], tell: Callable[[int], None]) -> tuple[Tensor, Tensor, Tensor]:
         matcher = problem.matcher(starts, reloaded=False)
         images = problem.first_images(starts)
-        labels = problem.labels[torch.tensor([start.victim for start in starts], device=images.device)]
+        labels = problem.labels[upload([start.victim for start in starts], images.device)]
         logits = _first_logits(problem, starts) if self.joint else images.new_zeros(*labels.shape, 0)
         entries = images[0].numel()
         optimizer = BatchedLBFGS(torch.cat((images.flatten(1), logits.flatten(1)), 1), step_size=self.step_size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from attacks.base import Observation
@@ -16,6 +15,7 @@ from attacks.objectives import Objective
 from attacks.seeds import VictimNoise, derive
 from attacks.slots import Slots
 from attacks.structured import StructuredStep, Unsuitable, sampling
+from attacks.upload import upload
 from defenses import client_loss
 from defenses.precode import bottlenecks
 
@@ -140,7 +140,7 @@ class GradientMatcher:
         observation, labels, objective = self._arguments
         places = self._positions[:2]
         some = observation.select(places)
-        index = torch.tensor(places, device=labels.device)
+        index = upload(list(places), labels.device)
         objective = objective.select(places)
         given = images[: len(some)], [n[: len(some)] for n in noise]
         steps = (kind(some, labels[index], objective, Slots(range(len(some)), len(some), reloaded=False))

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attacks.upload import upload
+
 COSTS = ("cosine", "euclidean")
 STORAGES = ("factored", "dense", "bfloat16")
 _WEIGHTS = ("total_variation", "feature_weight", "statistics", "energy", "anchor_weight")
@@ -91,7 +93,7 @@ class Objective:
     def select(self, positions: Sequence[int]) -> Objective:
         """The objective for some of the victims only."""
         def some(tensor: Tensor) -> Tensor:
-            return tensor[torch.tensor(list(positions), device=tensor.device)]
+            return tensor[upload(list(positions), tensor.device, torch.long)]
 
         return replace(self, masks={name: some(mask) for name, mask in self.masks.items()}, codes=tuple(map(some, self.codes)),
                        features={name: some(known) for name, known in self.features.items()},

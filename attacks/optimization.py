@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from attacks.base import Progress
 from attacks.compiled import worth_compiling
 from attacks.problem import Problem, Start
 from attacks.signed_adam import SignedAdam
+from attacks.upload import upload
 from attacks.width import choose_width, even, filled
 
 #: Iterations of a victim between two looks at whether it is done: each look waits for the device.
@@ -125,8 +127,10 @@ class _Slots:
     def _done(self, objective: Tensor) -> list[int]:
         """The slots whose victim needs no further iteration; those without progress go on to the next step size."""
         schedule = self._problem.schedule
+        # Before it has gone on for so long, no victim can have stalled.
+        first = schedule.patience if schedule.converged == -math.inf else _LOOK_EVERY
         looked_at = [slot for slot, count in enumerate(self._evaluations)
-                     if count and count % _LOOK_EVERY == 0 and not self._idle[slot]]
+                     if count >= first and count % _LOOK_EVERY == 0 and not self._idle[slot]]
         if looked_at:
             converged = (objective <= schedule.converged).tolist()
             stalled = (self._since >= schedule.patience).tolist()
@@ -141,7 +145,7 @@ class _Slots:
     def _step_sizes(self) -> Tensor:
         sizes = [self._problem.schedule.size_at(at) for at in self._at]
         if self._sizes is None or self._sizes[0] != sizes:  # uploaded when they change only
-            self._sizes = sizes, torch.tensor(sizes, dtype=torch.float64, device=self._since.device)
+            self._sizes = sizes, upload(sizes, self._since.device, torch.float64)
         return self._sizes[1]
 
     def _refill(self, done: list[int]) -> None:
@@ -165,7 +169,7 @@ class _Slots:
     def _keep(self, slots: list[int]) -> None:
         self._starts, self._idle = [self._starts[slot] for slot in slots], [self._idle[slot] for slot in slots]
         self._at, self._evaluations = ([counts[slot] for slot in slots] for counts in (self._at, self._evaluations))
-        index = torch.tensor(slots, device=self._since.device)
+        index = upload(slots, self._since.device)
         self._best, self._since = self._best[index], self._since[index]
         self._adam.keep(index)
         self._matcher.keep(slots)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attacks.upload import upload
+
 
 def derive(*key: int | str) -> int:
     """A seed in [0, 2^63) from a key; equal keys give equal seeds, on every machine."""
@@ -41,7 +43,7 @@ class VictimNoise:
         """Go on with some of the streams only."""
         self._generators = [self._generators[place] for place in places]
         self._drawn = [self._drawn[place] for place in places]
-        self._ahead = self._ahead[:, torch.tensor(places, device=self._ahead.device)]
+        self._ahead = self._ahead[:, upload(list(places), self._ahead.device)]
 
     def draw(self) -> Tensor:
         """The next draw of every victim, [victims, *shape]."""
@@ -49,13 +51,13 @@ class VictimNoise:
         empty = [place for place, position in enumerate(at) if position == 0]
         if empty:
             blocks = [torch.randn((self._block, *self._shape), generator=self._generators[place], device="cpu") for place in empty]
-            drawn = torch.stack(blocks, 1).to(self._ahead.device, self._ahead.dtype, non_blocking=True)
+            drawn = upload(torch.stack(blocks, 1), self._ahead.device).to(self._ahead.dtype)
             if len(empty) == len(at):
                 self._ahead = drawn
             else:
-                self._ahead[:, torch.tensor(empty, device=drawn.device)] = drawn
+                self._ahead[:, upload(empty, drawn.device)] = drawn
         self._drawn = [drawn + 1 for drawn in self._drawn]
         if len(set(at)) == 1:
             return self._ahead[at[0]]
         places = torch.arange(len(at), device=self._ahead.device)
-        return self._ahead[torch.tensor(at, device=self._ahead.device), places]
+        return self._ahead[upload(at, self._ahead.device), places]

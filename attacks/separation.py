@@ -32,18 +32,16 @@ def _separate(weight: Tensor, bias: Tensor, batch_size: int, bounds: tuple[Tenso
     precise = rows.double()
     squared = precise.square().sum(1)
     agree = squared[:, None] + squared - 2 * precise @ precise.T < _SAME**2 * squared[:, None]
-    free = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    groups: list[tuple[int, Tensor]] = []
+    outside = torch.maximum(bounds[0] - rows, rows - bounds[1]).clamp_min(0).square().sum(1)
+    # Read once: the groups are few, and found one after another.
+    agreeing, distances = agree.cpu(), outside.tolist()
+    free = torch.ones(len(rows), dtype=torch.bool)
+    groups: list[tuple[int, float, int]] = []
     for row in range(len(rows)):
         if bool(free[row]):
-            group = agree[row] & free
+            group = agreeing[row] & free
             free &= ~group
-            groups.append((int(group.sum()), rows[row]))
-
-    def rank(group: tuple[int, Tensor]) -> tuple[int, float]:
-        outside = torch.maximum(bounds[0] - group[1], group[1] - bounds[1]).clamp_min(0)
-        return -group[0], float(outside.square().sum())
-
-    chosen = [row for _, row in sorted(groups, key=rank)[:batch_size]]
+            groups.append((-int(group.sum()), distances[row], row))
+    chosen = [rows[row] for _, _, row in sorted(groups)[:batch_size]]
     missing = [weight.new_zeros(weight.shape[1])] * (batch_size - len(chosen))  # fewer rows than images
     return torch.stack([*chosen, *missing])

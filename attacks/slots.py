@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from attacks.upload import upload
+
 
 class Held:
     """A tensor of one entry a slot; its place in memory stays, so that a compiled step sees what is loaded later."""
@@ -61,7 +63,7 @@ class Slots:
         """Go on with some of the slots only."""
         self.positions = [self.positions[slot] for slot in slots]
         for held in self._held:
-            held.keep(torch.tensor(slots, device=held.value.device))
+            held.keep(upload(list(slots), held.value.device))
 
     def bytes_per_slot(self) -> int:
         """What all held tensors take for one victim."""

@@ -17,6 +17,7 @@ import numpy as np
 import platformdirs
 import torch
 
+from attacks.upload import upload
 from benchmark.errors import InputError
 from benchmark.image_folders import DecodedImages, read, split_by_class
 from benchmark.loaders import LabelledImages
@@ -131,7 +132,7 @@ def load(source: DatasetSource, device: torch.device) -> Dataset:
     mean, std = _statistics(decoded.train_pixels)
 
     def on_device(pixels: np.ndarray, labels: np.ndarray) -> LabelledImages:
-        tensors = (torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in (pixels, labels, mean, std))
+        tensors = (upload(torch.from_numpy(np.ascontiguousarray(array)), device) for array in (pixels, labels, mean, std))
         return LabelledImages(*tensors)
 
     return Dataset(source.name, decoded.classes, on_device(decoded.train_pixels, decoded.train_labels),

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attacks import Attack, Observation, Progress, Reconstruction
 from attacks.seeds import derive
+from attacks.upload import upload
 from benchmark.config import Evaluation
 from benchmark.datasets import Dataset
 from benchmark.metrics import compare
@@ -49,7 +50,7 @@ def choose_victims(dataset: Dataset, evaluation: Evaluation, seed: int) -> Victi
     """Draw training images (clients' private data) without replacement; the same for every model and defense of a seed."""
     count = evaluation.victims * evaluation.batch_size
     generator = torch.Generator().manual_seed(derive(seed, dataset.name, "victims"))
-    chosen = torch.randperm(len(dataset.train), generator=generator)[:count].to(dataset.train.labels.device)
+    chosen = upload(torch.randperm(len(dataset.train), generator=generator)[:count], dataset.train.labels.device)
     shape = (evaluation.victims, evaluation.batch_size)
     x, y = dataset.train.batch(chosen)
     pixels = dataset.train.pixels(chosen).cpu().numpy()
@@ -112,7 +113,7 @@ def attack_rows(attack: Attack, observation: Observation, victims: Victims, seed
     if candidates is None:
         return rows, ordered
     labels = [member.label for member in candidates.attacks]
-    winners = candidates.scores.argmin(0).tolist()
+    winners, scores = candidates.scores.argmin(0).tolist(), candidates.scores.tolist()
     rows = [{**row, "won_by": labels[winners[row["victim"]]]} for row in rows]
     compared = [_compared(member, of_member, observation, victims, of_time)
                 for member, of_member, of_time in zip(candidates.attacks, candidates.found, candidates.seconds, strict=True)]
@@ -123,7 +124,7 @@ def attack_rows(attack: Attack, observation: Observation, victims: Victims, seed
         best.append(max(range(len(own)), key=lambda k, own=own: sum(row["ssim"] for row in own[k])))  # type: ignore[misc]
         rows += [{**row, "attack": bound, "attack_params": json.dumps(attack.parameters()), "tier": ORACLE,
                   "won_by": labels[best[-1]], "label_correct": None, "seconds": seconds / len(observation),
-                  "cost": float(candidates.scores[best[-1], victim])} for row in own[best[-1]]]
+                  "cost": scores[best[-1]][victim]} for row in own[best[-1]]]
     ordered[bound] = np.stack([compared[place][1][victim] for victim, place in enumerate(best)])
     for label, (of_member, images) in zip(labels, compared, strict=True):
         rows += of_member

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from attacks.upload import upload
+
 
 class LabelledImages:
     """Images as uint8 with labels, normalised when a batch is taken.
@@ -82,7 +84,7 @@ class BatchLoader:
         if self.poisson:
             for _ in range(len(self)):
                 chosen = torch.rand(count, generator=self.generator) < 1 / len(self)
-                yield chosen.nonzero().flatten().to(device, non_blocking=True)
+                yield upload(chosen.nonzero().flatten(), device)
         else:
             order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
-            yield from order.to(device, non_blocking=True).split(self.batch_size)
+            yield from upload(order, device).split(self.batch_size)

@@ -16,6 +16,7 @@ import attacks
 import defenses
 from attacks import Attack, Observation
 from attacks.seeds import derive
+from attacks.upload import upload
 from benchmark import results
 from benchmark.cells import CellSpec
 from benchmark.config import Evaluation, Training
@@ -158,7 +159,7 @@ class _Observations:
             self._kept.clear()
         device = self._dataset.train.labels.device
         # Strictly: a parameter without its weights would be attacked as it was drawn.
-        self._private.module.load_state_dict({name: t.to(device) for name, t in load_weights(self._weights[epoch]).items()})
+        self._private.module.load_state_dict({name: upload(t, device) for name, t in load_weights(self._weights[epoch]).items()})
         seed = derive(_forward_seed(self._work.spec), "observe", epoch)
         self._kept[epoch, first] = observe(self._private, self._victims.select(first, count), self._dataset, self._work.evaluation,
                                            seed, precision=self._work.training.precision)

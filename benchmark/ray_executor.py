@@ -19,6 +19,7 @@ import ray
 import torch
 
 from attacks import memory
+from attacks.upload import upload
 from benchmark import cells, plugins
 from benchmark import device as devices
 from benchmark.datasets import Dataset
@@ -235,7 +236,7 @@ def _unpacked(packed: tuple[Any, ...], device: torch.device) -> Dataset:
     name, classes, fingerprint, splits = packed
     if (name, fingerprint) not in _unpacked_before:
         _unpacked_before.clear()
-        train, test = (LabelledImages(*(_tensor(array).to(device) for array in split)) for split in splits)
+        train, test = (LabelledImages(*(upload(_tensor(array), device) for array in split)) for split in splits)
         _unpacked_before[name, fingerprint] = Dataset(name, classes, train, test, fingerprint)
     return _unpacked_before[name, fingerprint]
 
