@@ -130,3 +130,32 @@ def test_ctrl_c_stops_within_five_seconds_and_says_how_to_go_on(shapes, tmp_path
     process.send_signal(2)
     _, error = process.communicate(timeout=5)
     assert process.returncode == 130 and "what is finished is kept" in error and "goes on from there" in error
+
+
+@pytest.mark.parametrize("where", ["run", "."])
+def test_a_read_only_folder_is_one_line(shapes, tmp_path, where):
+    """The folder of the run, or the one that it is to be made in. As another user where the tests run as root, to whom nothing is
+    read-only."""
+    (tmp_path / "run").mkdir()
+    script = textwrap.dedent(f"""
+        import os, pathlib
+        from run_cases import CPU, grid_of
+        from benchmark import runner
+        from benchmark.errors import InputError
+        out = pathlib.Path({str(tmp_path)!r})
+        grid = grid_of({str(shapes)!r})
+        runner.prepare(grid, out / "other", CPU).lock.release()  # imports all that is needed
+        found = runner.identify(grid, CPU)
+        runner.identify = lambda *arguments, **others: found  # the other user may not read the data
+        os.chdir(out)
+        pathlib.Path({where!r}).chmod(0o555)
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        try:
+            runner.prepare(grid, pathlib.Path("run" if {where!r} == "run" else "new"), CPU)
+        except InputError as error:
+            print(error)
+    """)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, env=environment)
+    assert finished.stdout.splitlines() == [f"cannot write the output folder {'run' if where == 'run' else 'new'}: Permission denied"], finished

@@ -15,9 +15,11 @@ def test_five_hundred_cells_in_one_process(shapes, tmp_path):
     """The resident memory after the last cell is within a tenth of that after the fiftieth, and no file is left open."""
     script = textwrap.dedent(f"""
         import json, pathlib, psutil, torch
+        from opacus.accountants import PRVAccountant
         from run_cases import CPU, Silent, grid_of
         from benchmark import runner
         torch.set_num_threads(1)
+        PRVAccountant.get_epsilon = lambda accountant, delta: 1.0  # half a second each, and only arithmetic
         process, sizes, files = psutil.Process(), [], []
 
         class Watching(Silent):
@@ -27,7 +29,7 @@ def test_five_hundred_cells_in_one_process(shapes, tmp_path):
 
         grid = grid_of({str(shapes)!r}, models=["lenet"], defenses=["none", "precode", "noise", "pruning", "dp-sgd"],
                        seeds=list(range({CELLS // 5})), attacks=["inverting-gradients(iterations=2)", "dlg(iterations=2)"],
-                       training={{"epochs": 1, "batch_size": 16}}, evaluation={{"victims": 2, "checkpoints": [0, -1]}})
+                       training={{"epochs": 1, "batch_size": 16}}, evaluation={{"victims": 2, "checkpoints": [-1]}})
         plan = runner.prepare(grid, pathlib.Path({str(tmp_path / "run")!r}), CPU)
         before = process.num_fds() - 1  # the lock
         outcome = runner.run(plan, Watching())

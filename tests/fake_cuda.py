@@ -1,0 +1,125 @@
+"""Runs the steps of every defense, model and attack on fake tensors of a GPU, on a machine without one; prints a line for each.
+
+Fake tensors have a shape, a type and a device, and an operation that mixes devices raises, as on a GPU. PyTorch's autograd engine asks a
+GPU for its context, which is not there, so zeros of the right shape stand in for derivatives; with real derivatives the same code is
+run on fake tensors of the meta device by the contract tests. DP-SGD is left to these alone: Opacus works in hooks of the engine.
+
+It is a program of its own: torch 2.14 crashes where Python collects the cycles of graphs over fake CUDA tensors, so nothing is
+collected here, and the process ends without clearing up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import pytest
+import torch
+from attack_cases import observation_of
+from conftest import MODELS
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import attacks
+import defenses
+from attacks.matching import GradientMatcher
+from benchmark import evaluation, training
+from benchmark.config import Evaluation
+from benchmark.datasets import Dataset
+from benchmark.evaluation import Victims
+from benchmark.loaders import BatchLoader, LabelledImages
+
+DEVICE = torch.device("cuda:0")
+DEFENSES = [name for name in defenses.registry.names() if name != "dp-sgd"]
+
+
+def zeros_for(outputs, inputs, *arguments, **others):
+    return tuple(torch.zeros_like(tensor) for tensor in ((inputs,) if isinstance(inputs, torch.Tensor) else inputs))
+
+
+def stand_in(patch: pytest.MonkeyPatch) -> None:
+    """Put something in the place of what only a GPU can do, and of comparisons of numbers, which fake tensors do not have."""
+    fork, generator = torch.random.fork_rng, torch.Generator
+    patch.setattr(torch.autograd, "grad", zeros_for)
+    patch.setattr("torch._functorch.eager_transforms._autograd_grad", zeros_for)
+    patch.setattr(torch.random, "fork_rng", lambda devices=(), **others: fork(devices=[]))
+    patch.setattr(torch, "Generator", lambda device="cpu": generator("cpu"))
+    patch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    patch.setattr(torch, "equal", lambda a, b: a.shape == b.shape)
+    patch.setattr(torch.Tensor, "tolist", lambda tensor: torch.zeros(tensor.shape, device="cpu").numpy().tolist())
+    patch.setattr(GradientMatcher, "_disagreement", lambda *arguments: None)
+    patch.setattr("attacks.layer_gradients.factors", lambda gradients, rank: None)
+    patch.setattr("attacks.portfolio.BUDGETS", {"standard": (1, 1)})
+    for module in ("optimization", "dlg"):
+        patch.setattr(f"attacks.{module}.choose_width", lambda problem, waiting: 4)
+
+
+def train_and_observe(defense: str, model: str) -> None:
+    """A training of two steps from the benchmark's loader, the test, and an observation."""
+    pixels = torch.zeros(12, 8, 8, 2, dtype=torch.uint8)
+    images = LabelledImages(pixels, torch.zeros(12, dtype=torch.long), torch.zeros(2), torch.ones(2))
+    dataset = Dataset("fake", tuple("abcde"), images, images, "")
+    module = MODELS[model]()
+    private = defenses.create(defense).make_private(
+        module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1, foreach=False), data_loader=BatchLoader(images, 6), epochs=1,
+        generator=torch.Generator("cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "float", lambda tensor: 0.0, raising=False)
+        patch.setattr(training, "int", lambda tensor: 0, raising=False)
+        for precision in ("float32", "bfloat16"):
+            training._train_epoch(private, DEVICE, precision, None, None)
+        training.test_accuracy(private.module, images, 0)
+    assert {p.grad.device for p in private.module.parameters()} == {DEVICE}
+    victims = Victims(torch.zeros(3, 2, 2, 8, 8), None, torch.zeros(3, 2, dtype=torch.long), (0, 1, 2))
+    for precision in ("float32", "bfloat16"):
+        observed = evaluation.observe(private, victims, dataset, Evaluation(victims=3, batch_size=2, rounds=2), 0, precision=precision)
+        assert {g.device for g in (*observed.gradients.values(), *observed.averaged.values())} == {DEVICE}
+
+
+def attack(cls: type[attacks.Attack], defense: str, model: str) -> str:
+    observation, _ = observation_of(defense, model, client_generator=torch.Generator("cpu"), victims=5)
+    known = {field.name for field in dataclasses.fields(cls)}
+    made = cls(**{name: count for name, count in (("iterations", 1), ("restarts", 2)) if name in known})
+    if (obstacle := made.obstacle(observation)) is not None:
+        return f"does not apply: {obstacle}"
+    found = made.reconstruct(observation, seed=0)
+    assert found.images.device == found.cost.device == found.labels.device == DEVICE
+    return ""
+
+
+def tell(name: str, step: Callable[[], str | None]) -> None:
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.device(DEVICE):
+            outcome = step() or "ok"
+    except Exception as error:
+        own = [place for place in traceback.extract_tb(error.__traceback__) if "site-packages" not in place.filename]
+        place = own[-1]
+        outcome = f"FAILED: {type(error).__name__}: {' '.join(str(error).split())[:200]} ({place.filename}:{place.lineno})"
+    print(f"{name}: {outcome}", flush=True)
+
+
+def main() -> None:
+    gc.disable()
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch)
+        for defense in DEFENSES:
+            for model in MODELS:
+                try:
+                    defenses.create(defense).extend_model(MODELS[model]())
+                except ValueError as reason:
+                    print(f"{defense} / {model}: does not apply: {reason}")
+                    continue
+                tell(f"{defense} / {model} / training", lambda defense=defense, model=model: train_and_observe(defense, model))
+                for cls in attacks.registry:
+                    if cls is attacks.WorstCase and (defense, model) != ("ppp", "lenet"):
+                        continue  # which runs the others once more
+                    tell(f"{defense} / {model} / {cls.name}", lambda cls=cls, defense=defense, model=model: attack(cls, defense, model))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
