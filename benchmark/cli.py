@@ -63,13 +63,14 @@ def run(
         help="CPU threads of each cell; rounding depends on it.", show_default="all cores")] = None,
 ) -> int:
     """Train, observe and attack every cell of a grid, then write its report."""
-    from benchmark import executors, runner
+    from benchmark import executors, interrupts, runner
     from benchmark.progress import LiveBars, LogLines
 
     grid, folder, loaded = _chosen(options := locals())
     console = Console()
     try:
-        with executors.create(executor, threads=threads, ray_address=ray_address, gpus_per_cell=gpus_per_cell) as chosen:
+        with executors.create(executor, threads=threads, ray_address=ray_address, gpus_per_cell=gpus_per_cell) as chosen, \
+                interrupts.heeded():
             plan = runner.prepare(grid, folder, chosen.device(options["device"]), data_root=data_root, plugins=loaded,
                                   load_on=chosen.loads_on, models_from=models_from or [],
                                   command=shlex.join(["leakboard", *sys.argv[1:]]))
@@ -119,7 +120,7 @@ def reproduce(
     threads: Annotated[Optional[int], typer.Option(help="CPU threads; rounding depends on it.", show_default="as the run")] = None,
 ) -> int:
     """Train and attack random cells of a run from the beginning, and compare with its tables; the run is left as it is."""
-    from benchmark import executors, plugins, reproducing, results
+    from benchmark import executors, interrupts, plugins, reproducing, results
     from benchmark.progress import LogLines
 
     warnings.filterwarnings("ignore", module=r"(opacus|torch)\b")
@@ -131,7 +132,8 @@ def reproduce(
         for note in drawn.notes:
             _say(note)
         try:
-            compared = reproducing.reproduce(drawn, LogLines(Console()), chosen, loaded)
+            with interrupts.heeded():
+                compared = reproducing.reproduce(drawn, LogLines(Console()), chosen, loaded)
         except KeyboardInterrupt:
             _say("interrupted; nothing was changed")
             return INTERRUPTED

@@ -17,7 +17,7 @@ import defenses
 from attacks import Attack, Observation
 from attacks.seeds import derive
 from attacks.upload import upload
-from benchmark import results
+from benchmark import interrupts, results
 from benchmark.cells import CellSpec
 from benchmark.config import Evaluation, Training
 from benchmark.datasets import Dataset
@@ -98,12 +98,15 @@ def measure(work: Work, dataset: Dataset, tell: Callable[[Event], None]) -> None
     """Do the work, telling each part as soon as it is done. Every random draw follows from the seed of the cell and what it is for,
     so that parts can be measured in any order, place and time."""
     private = make_private(defenses.create(work.spec.defense), dataset, work.spec.model, work.training, work.spec.seed)
+    chunks = Chunks(private.module, work.evaluation, checkpoints=len(work.checkpoints))
+    if work.attacks and chunks.note:
+        tell(Note(chunks.note))
     share = _Share(tell, (work.training.epochs if work.weights is None else 0) + len(work.checkpoints) * len(work.attacks))
     weights = _train(work, private, dataset, share, tell) if work.weights is None else work.weights
     if not work.attacks:
         return
     victims = choose_victims(dataset, work.evaluation, work.spec.seed)
-    observations = _Observations(work, private, weights, victims, dataset, tell)
+    observations = _Observations(work, private, weights, victims, dataset, chunks)
     measured: set[str] = set()
     for key, label in work.attacks.items():
         if label not in measured:
@@ -144,11 +147,9 @@ class _Observations:
     """The gradients that victims share at the checkpoints, made from the saved weights, and kept where the memory allows it."""
 
     def __init__(self, work: Work, private: Private, weights: dict[int, bytes], victims: Victims, dataset: Dataset,
-                 tell: Callable[[Event], None]) -> None:
+                 chunks: Chunks) -> None:
+        self.chunks = chunks
         self._work, self._private, self._weights, self._victims, self._dataset = work, private, weights, victims, dataset
-        self.chunks = Chunks(private.module, work.evaluation, checkpoints=len(work.checkpoints))
-        if self.chunks.note:
-            tell(Note(self.chunks.note))
         self._kept: dict[tuple[int, int], Observation] = {}
 
     def of(self, epoch: int, first: int, count: int) -> Observation:
@@ -223,8 +224,11 @@ class _Share:
 
     def reporter(self, what: str, before: float = 0.0, part: float = 1.0) -> Callable[[int, int], None]:
         """A callback for the steps done, and all steps, of ``part`` of one part, of which ``before`` is done."""
-        return lambda step, total: self._tell(
-            Advanced((self.done + before + part * step / total) / self._parts, f"{what} {step}/{total}"))
+        def report(step: int, total: int) -> None:
+            interrupts.check()
+            self._tell(Advanced((self.done + before + part * step / total) / self._parts, f"{what} {step}/{total}"))
+
+        return report
 
 
 def _uint8(pixels: np.ndarray) -> np.ndarray:

@@ -173,6 +173,8 @@ class _Tasks:
             lines = str(error).splitlines() or [type(error).__name__]
             self._tell(key, Failed(f"the process of the cell was lost {self._lost[key]} times, last with: {lines[0]}", str(error)))
             return False
+        if isinstance(event, (Finished, Failed)):  # whatever becomes of its machine now
+            del self._running[stream]
         self._tell(key, event)
         return False
 

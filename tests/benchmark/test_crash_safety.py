@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,7 +15,7 @@ import pandas as pd
 import pytest
 from run_cases import CPU, Silent, comparable, grid_of, run
 
-from benchmark import recording, run_lock, runner
+from benchmark import interrupts, recording, run_lock, runner
 from benchmark.errors import InputError
 
 
@@ -130,6 +132,18 @@ def test_ctrl_c_stops_within_five_seconds_and_says_how_to_go_on(shapes, tmp_path
     process.send_signal(2)
     _, error = process.communicate(timeout=5)
     assert process.returncode == 130 and "what is finished is kept" in error and "goes on from there" in error
+
+
+def test_ctrl_c_that_a_callback_swallowed_is_heeded_at_the_next_step():
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts.heeded():
+        interrupts.check()
+        with contextlib.suppress(KeyboardInterrupt):  # as what is called from C does
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    interrupts.check()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("where", ["run", "."])

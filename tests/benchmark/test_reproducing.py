@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,10 +15,17 @@ from benchmark.cli import execute
 from benchmark.errors import InputError
 
 
-@pytest.fixture
-def finished(shapes, tmp_path):
+@pytest.fixture(scope="module")
+def made(shapes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "run"
     grid = grid_of(shapes, defenses=["none", "precode"], attacks=["inverting-gradients(iterations=30)", "omit-stochastic(iterations=3)"])
-    run(grid, tmp_path / "run")
+    run(grid, folder)
+    return folder
+
+
+@pytest.fixture
+def finished(made, tmp_path):
+    shutil.copytree(made, tmp_path / "run")
     return tmp_path / "run"
 
 

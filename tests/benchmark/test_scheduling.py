@@ -78,8 +78,9 @@ def test_a_training_survives_the_failure_of_an_attack(shapes, tmp_path, monkeypa
 def test_a_worst_case_that_is_added_later_counts_its_members_once(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (3, 1)})
     evaluation = {"victims": 2, "checkpoints": [0, -1]}
-    small = grid_of(shapes, defenses=["pruning(p=0.9)"], seeds=[0], attacks=["mask-aware(iterations=3)"], evaluation=evaluation)
-    both = grid_of(shapes, defenses=["pruning(p=0.9)"], seeds=[0], attacks=["mask-aware(iterations=3)", "worst-case"], evaluation=evaluation)
+    small = grid_of(shapes, models=["lenet"], defenses=["pruning(p=0.9)"], seeds=[0], attacks=["mask-aware(iterations=3)"],
+                    evaluation=evaluation)
+    both = grid_of(shapes, models=["lenet"], defenses=["pruning(p=0.9)"], seeds=[0], attacks=["mask-aware(iterations=3)", "worst-case"], evaluation=evaluation)
     run(small, tmp_path / "later")
     run(both, tmp_path / "later")
     run(both, tmp_path / "at once")
@@ -110,9 +111,9 @@ def test_an_attack_of_a_plugin_that_is_added_takes_part_in_the_worst_case(shapes
 @pytest.mark.parametrize("defense", ["none", "precode"])
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_fewer_victims_at_once_where_memory_is_short_give_the_same(shapes, tmp_path, monkeypatch, defense, rounds):
-    grid = grid_of(shapes, models=["lenet"], defenses=[defense], seeds=[0], attacks=["worst-case", "averaging(iterations=20)"],
+    grid = grid_of(shapes, models=["lenet"], defenses=[defense], seeds=[0], attacks=["worst-case", "averaging(iterations=4)"],
                    evaluation={"victims": 11, "batch_size": 2, "checkpoints": [0, -1], "rounds": rounds, "labels": "inferred"})
-    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (20, 1)})
+    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (4, 1)})
     run(grid, tmp_path / "all")
     display = Silent()
     with monkeypatch.context() as patch:
