@@ -98,9 +98,10 @@ class Ray:
             plugins: Sequence[Plugin], tell: Tell) -> None:
         gpu = device.type == "cuda"
         options = {"num_cpus": 1 if gpu else self._threads, "num_gpus": self._gpus if gpu else 0}
-        if all(node["Resources"].get("CPU", 0) < options["num_cpus"] for node in ray.nodes() if node["Alive"]):
-            raise InputError(f"no machine of the Ray cluster has {options['num_cpus']} CPUs, which a cell takes; "
-                             "give fewer --threads")
+        for kind, option, hint in (("CPU", "num_cpus", "--threads"), ("GPU", "num_gpus", "--gpus-per-cell")):
+            if all(node["Resources"].get(kind, 0) < options[option] for node in ray.nodes() if node["Alive"]):
+                raise InputError(f"no machine of the Ray cluster has {options[option]:g} {kind}s, which a cell takes; "
+                                 f"give fewer {hint}")
         settings = _Settings(device.type, self._gpus, self._threads, cells.versions(), tuple(plugins))
         # Once for all cells: each machine takes its copy from the object store.
         stored = {name: ray.put(_packed(dataset)) for name, dataset in datasets.items()}

@@ -83,7 +83,7 @@ def attack(cls: type[attacks.Attack], defense: str, model: str) -> str:
     observation, _ = observation_of(defense, model, client_generator=torch.Generator("cpu"), victims=5)
     observation = dataclasses.replace(observation, rounds=2, averaged=observation.gradients)
     known = {field.name for field in dataclasses.fields(cls)}
-    made = cls(**{name: count for name, count in (("iterations", 1), ("restarts", 2)) if name in known})
+    made = cls(**{name: count for name, count in (("iterations", 1), ("restarts", 1)) if name in known})
     if (obstacle := made.obstacle(observation)) is not None:
         return f"does not apply: {obstacle}"
     found = made.reconstruct(observation, seed=0)

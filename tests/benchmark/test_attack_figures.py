@@ -60,7 +60,12 @@ def test_success_rate_on_cifar10(defense, attack, low, high):
 
 
 @pytest.mark.slow
-def test_precode_on_medical_mnist_in_the_worst_case():
+def test_precode_on_medical_mnist_in_the_worst_case(monkeypatch):
+    """With three members of the portfolio, the one that succeeds among them; all take two minutes more."""
+    from attacks import portfolio, worst_case
+    some = {"inverting-gradients", "see-through-gradients", "replay-bottleneck"}
+    monkeypatch.setattr(worst_case, "portfolio", lambda classes, budget: [
+        attack for attack in portfolio.portfolio(classes, budget) if attack.name in some])
     found = similarities("worst-case", "precode", "worst case", dataset="medical-mnist", victims=4)
     assert np.mean(found >= 0.6) >= 0.9
 

@@ -33,7 +33,7 @@ def test_twenty_kills_at_random_moments(shapes, tmp_path):
         def start(name):
             child = os.fork()
             if child == 0:
-                grid = grid_of({str(shapes)!r}, seeds=list(range(12)), attacks=["inverting-gradients(iterations=20)"])
+                grid = grid_of({str(shapes)!r}, seeds=list(range(8)), attacks=["inverting-gradients(iterations=20)"])
                 runner.run(runner.prepare(grid, __import__("pathlib").Path({str(tmp_path)!r}) / name, CPU), Silent())
                 os._exit(0)
             return child

@@ -149,17 +149,3 @@ def test_assignment_is_the_best_of_all_permutations():
     found = metrics.compare(originals, candidates)
     assert sum(m.ssim for m in found) == pytest.approx(best)
     assert sorted(m.position for m in found) == [0, 1, 2, 3]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("specification", "iterations", "low", "high"), [("none", 3000, 0.9, 1.0), ("precode", 3000, 0.0, 0.0)])
-def test_static_attack_on_cifar10(specification, iterations, low, high):
-    """Untrained LeNet, 16 victims: the static attack rebuilds all images of an undefended client, and none under PRECODE."""
-    dataset = datasets.load(datasets.find("cifar10"), CPU)
-    settings = Evaluation(victims=16)
-    private = make_private(defenses.create(specification), dataset, "lenet", Training(), 0)
-    victims = choose_victims(dataset, settings, 0)
-    observation = observe(private, victims, dataset, settings, 0)
-    attack = attacks.create(f"inverting-gradients(iterations={iterations}, step_size=0.1, total_variation=1e-6)")
-    rows, _ = attack_rows(attack, observation, victims, 0)
-    assert low <= np.mean([row["ssim"] >= 0.6 for row in rows]) <= high

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -107,28 +102,6 @@ def test_a_run_goes_on_where_it_stopped_and_says_so(shapes, tmp_path, monkeypatc
     run(grid, tmp_path / "whole")
     for first, second in zip(comparable(tmp_path / "run"), comparable(tmp_path / "whole"), strict=True):
         pd.testing.assert_frame_equal(first, second)
-
-
-def test_a_killed_process_loses_no_finished_cell(shapes, tmp_path):
-    """kill -9 in the middle of a run; the same command then keeps what was finished."""
-    out = tmp_path / "run"
-    command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "lenet",
-               "--defense", "none", "--epochs", "2", "--victims", "2", "--attack", "inverting-gradients(iterations=60)", "--out", str(out)]
-    for seed in range(8):
-        command += ["--seed", str(seed)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("cells/*/attack-*/part.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    done = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/attack-*/part.json")}
-    assert 2 <= len(done) < 8
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
-    assert f"{len(done)} of 8 cells are done already and kept" in finished.stdout
-    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in done.items())
-    assert len(results.read_run(out).cells) == 8
 
 
 def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(shapes, tmp_path, failing_defense):

@@ -36,6 +36,13 @@ def test_an_entry_holds_aggregates_configuration_versions_and_the_hash(tmp_path)
     assert "valid entry 'My defense': 1 boards, 2 defenses" in check(tmp_path / "new" / "entry.json", run)
 
 
+def test_an_entry_names_the_machines_that_measured_its_cells(tmp_path):
+    run = a_run(tmp_path / "run")
+    for name, file in zip(("H200", "H100"), sorted(run.glob("cells/*/trained/part.json")), strict=True):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "hardware": name}))
+    assert submit(run, "a", "", tmp_path / "a.json").runs[0].hardware == "H100, H200"
+
+
 def test_numbers_that_the_tables_do_not_give_are_found(tmp_path):
     path = an_entry(tmp_path, "a")
     document = json.loads(path.read_text())
