@@ -174,7 +174,7 @@ class _Observations:
 def _attack(work: Work, key: str, attack: Attack, observations: _Observations, victims: Victims, dataset: Dataset, share: _Share
             ) -> Attacked:
     """Attack all victims at every checkpoint; as many at once as the memory holds."""
-    started, spec = time.perf_counter(), work.spec
+    started, spec, columns = time.perf_counter(), work.spec, _columns(work.spec)
     rows: list[dict[str, Any]] = []
     inapplicable: list[dict[str, Any]] = []
     images: dict[str, np.ndarray] = {"original": _uint8(victims.pixels)}
@@ -205,7 +205,7 @@ def _attack(work: Work, key: str, attack: Attack, observations: _Observations, v
             parts, of_epoch = [], []
         order = {name: place for place, name in enumerate(dict.fromkeys(row["attack"] for row in of_epoch))}
         of_epoch.sort(key=lambda row: order[row["attack"]])  # as if all victims had been attacked at once
-        rows += [{**_columns(spec), "checkpoint_epoch": epoch, **row} for row in of_epoch]
+        rows += [{**columns, "checkpoint_epoch": epoch, **row} for row in of_epoch]
         common = set.intersection(*map(set, parts)) if parts else set()
         for name in common:
             images[results.images_key(epoch, name)] = _uint8(np.concatenate([part[name] for part in parts]))

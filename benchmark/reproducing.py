@@ -21,7 +21,7 @@ from benchmark.plugins import Plugin
 from benchmark.progress import Display
 from benchmark.provenance import provenance
 from benchmark.results import RECONSTRUCTIONS, TRAINING
-from benchmark.runner import identify
+from benchmark.runner import identify, show
 
 #: The largest difference in SSIM, and in test accuracy, of what counts as the same.
 TOLERANCE = 1e-4
@@ -133,13 +133,8 @@ def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Seq
         spec = sample.cells[key]
         if isinstance(event, Started):
             measured[key].clear()
-            display.start_cell(spec.name)
-        elif isinstance(event, Advanced):
-            display.step(spec.name, event.share, event.what)
-        elif isinstance(event, EpochEnded):
-            display.epoch(spec.name, event.epoch, event.epochs)
-        elif isinstance(event, Note):
-            display.message(f"{spec.name}: {event.text}")
+        if isinstance(event, (Started, Advanced, EpochEnded, Note)):
+            show(display, spec.name, event)
         elif isinstance(event, (Trained, Attacked)):
             measured[key].append(event)
         elif isinstance(event, Failed):

@@ -157,6 +157,18 @@ def _work(plan: Plan, key: str) -> Work:
                 {attack: plan.attacks[attack] for attack in missing})
 
 
+def show(display: Display, name: str, event: Started | Advanced | EpochEnded | Note) -> None:
+    """Tell a display how a cell, by its name, goes."""
+    if isinstance(event, Started):
+        display.start_cell(name)
+    elif isinstance(event, Advanced):
+        display.step(name, event.share, event.what)
+    elif isinstance(event, EpochEnded):
+        display.epoch(name, event.epoch, event.epochs)
+    else:
+        display.message(f"{name}: {event.text}")
+
+
 class _Recorder:
     """Writes what is measured, and shows it."""
 
@@ -167,16 +179,10 @@ class _Recorder:
         display.begin(total)
 
     def tell(self, key: str, event: Event | Started | Finished | Failed) -> None:
-        name = self._plan.cells[key].name
         if isinstance(event, Started):
             self._started[key] = time.perf_counter()
-            self._display.start_cell(name)
-        elif isinstance(event, Advanced):
-            self._display.step(name, event.share, event.what)
-        elif isinstance(event, EpochEnded):
-            self._display.epoch(name, event.epoch, event.epochs)
-        elif isinstance(event, Note):
-            self._display.message(f"{name}: {event.text}")
+        if isinstance(event, (Started, Advanced, EpochEnded, Note)):
+            show(self._display, self._plan.cells[key].name, event)
         else:
             try:
                 self._write(key, event)

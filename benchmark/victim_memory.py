@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from attacks import memory
+from attacks.width import even
 from benchmark.config import Evaluation
 
 #: Of the free memory, the share that observed gradients may take; attacks need the rest for what they derive from them.
@@ -31,8 +32,9 @@ class Chunks:
     def __init__(self, module: nn.Module, evaluation: Evaluation, *, checkpoints: int) -> None:
         weights = [p for p in module.parameters() if p.requires_grad]
         each = sum(p.numel() * p.element_size() for p in weights) * (2 if evaluation.rounds > 1 else 1)
-        allowed = available(weights[0].device) // _SHARE
-        self.victims = evaluation.victims if each * evaluation.victims <= allowed else max(1, allowed // each // 4 * 4)
+        self._device = weights[0].device
+        allowed = available(self._device) // _SHARE
+        self.victims = evaluation.victims if each * evaluation.victims <= allowed else max(1, even(allowed // each))
         self.keep = each * evaluation.victims * checkpoints <= allowed
         self.note = "" if self.victims == evaluation.victims else (
             f"the gradients of {evaluation.victims} victims take {each * evaluation.victims / 2**30:.1f} GiB; "
@@ -40,7 +42,7 @@ class Chunks:
 
     def halve(self, error: Exception) -> None:
         """Go on with half as many after a lack of memory; any other error is raised."""
-        self.victims, self.keep = memory.half_of(self.victims, error, torch.device("cpu")), False
+        self.victims, self.keep = even(memory.half_of(self.victims, error, self._device)), False
 
 
 def available(device: torch.device) -> int:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+
 import torch
 
 from benchmark import results, runner
@@ -46,6 +51,24 @@ def grid_of(shapes, **changes):
 def run(grid, out, display=None, executor=None, **arguments):
     plan = runner.prepare(grid, out, CPU, **arguments)
     return runner.run(plan, display or Silent(), executor)
+
+
+def stop_by_ctrl_c(shapes, out, *options):
+    """Start a long run by its command, interrupt it in the attack; its exit code and errors, which must come within five seconds."""
+    command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "lenet",
+               "--defense", "none", "--epochs", "1", "--victims", "4", "--attack", "inverting-gradients(iterations=100000)",
+               "--out", str(out), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        for line in process.stdout:
+            if "epoch 0/1" in line:
+                break
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=5)
+    finally:
+        process.kill()
+    return process.returncode, error
 
 
 def comparable(run_folder):

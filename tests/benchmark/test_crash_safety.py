@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import pandas as pd
 import pytest
-from run_cases import CPU, Silent, comparable, grid_of, run
+from run_cases import CPU, Silent, comparable, grid_of, run, stop_by_ctrl_c
 
 from benchmark import interrupts, recording, run_lock, runner
 from benchmark.errors import InputError
@@ -121,17 +119,8 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_finished_cells(shape
 
 
 def test_ctrl_c_stops_within_five_seconds_and_says_how_to_go_on(shapes, tmp_path):
-    command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "lenet",
-               "--defense", "none", "--epochs", "1", "--victims", "4", "--attack", "inverting-gradients(iterations=100000)",
-               "--seed", str(random.randrange(10**6)), "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if "epoch 0/1" in line:
-            break
-    time.sleep(1)
-    process.send_signal(2)
-    _, error = process.communicate(timeout=5)
-    assert process.returncode == 130 and "what is finished is kept" in error and "goes on from there" in error
+    code, error = stop_by_ctrl_c(shapes, tmp_path / "run")
+    assert code == 130 and "what is finished is kept" in error and "goes on from there" in error, error
 
 
 def test_ctrl_c_that_a_callback_swallowed_is_heeded_at_the_next_step():

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
-from run_cases import CPU, Silent, comparable, grid_of, run
+from run_cases import CPU, Silent, comparable, grid_of, run, stop_by_ctrl_c
 
 from benchmark import executors, plugins, recording, results, runner
 from benchmark.cli import execute
@@ -130,17 +129,8 @@ def test_a_cell_whose_process_is_lost_each_time_is_given_up(shapes, tmp_path, cl
 
 
 def test_ctrl_c_stops_ray_within_five_seconds(shapes, tmp_path):
-    command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "lenet",
-               "--defense", "none", "--epochs", "1", "--victims", "4", "--attack", "inverting-gradients(iterations=100000)",
-               "--executor", "ray", "--threads", "1", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if "epoch 0/1" in line:
-            break
-    time.sleep(1)
-    process.send_signal(2)
-    _, error = process.communicate(timeout=5)
-    assert process.returncode == 130 and "what is finished is kept" in error, error
+    code, error = stop_by_ctrl_c(shapes, tmp_path / "run", "--executor", "ray", "--threads", "1")
+    assert code == 130 and "what is finished is kept" in error, error
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -129,6 +129,18 @@ def test_the_trained_module_can_be_copied(specification):
     assert same(state(private), copy.deepcopy(private.module).state_dict())
 
 
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("specification", SPECIFICATIONS)
+def test_a_training_that_was_saved_and_loaded_leaks_the_same(specification, model):
+    """Attacks observe the saved weights in a training made anew: nothing that the gradient depends on may be elsewhere."""
+    live, loaded = make(specification, model), make(specification, model)
+    for seed in range(3):
+        live.backward(*batch(6, seed))
+        live.optimizer.step()
+    loaded.module.load_state_dict(state(live))
+    assert same(live.shared_gradient(*batch(2), seed=5), loaded.shared_gradient(*batch(2), seed=5))
+
+
 @pytest.mark.parametrize("specification", SPECIFICATIONS)
 def test_client_step_stays_on_the_device(specification):
     """On fake tensors of another device: an operation that meets a tensor left on the CPU raises."""
