@@ -20,6 +20,7 @@ from benchmark.measuring import Advanced, Attacked, EpochEnded, Event, Note, Tra
 from benchmark.plugins import Plugin
 from benchmark.progress import Display
 from benchmark.provenance import provenance
+from benchmark.result_files import read_table
 from benchmark.results import RECONSTRUCTIONS, TRAINING
 from benchmark.runner import identify, show
 
@@ -155,8 +156,8 @@ def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Seq
 def _compare(sample: Sample, key: str, events: list[Trained | Attacked]) -> Comparison:
     cell, _ = results.find_cell(sample.run, key, sample.attacks)
     assert cell is not None
-    training = results.read_table(cell.folder / results.TRAINED / "training.parquet", TRAINING).to_pylist()
-    rebuilt = [row for table in cell.tables()[1:] for row in results.read_table(table, RECONSTRUCTIONS).to_pylist()]
+    training = read_table(cell.folder / results.TRAINED / "training.parquet", TRAINING).to_pylist()
+    rebuilt = [row for table in cell.tables()[1:] for row in read_table(table, RECONSTRUCTIONS).to_pylist()]
     of_epochs, of_images = _by(training, _EPOCH), _by(rebuilt, _IMAGE)
     epochs_now = _by([row for event in events if isinstance(event, Trained) for row in event.training], _EPOCH)
     images_now = _by([row for event in events if isinstance(event, Attacked) for row in event.reconstructions], _IMAGE)

@@ -13,30 +13,34 @@ A cell is finished when it is trained and all attacks of the grid are there, or 
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
 
 from benchmark.errors import InputError
+from benchmark.result_files import (
+    AttackedPart,
+    Failure,
+    Manifest,
+    TrainedPart,
+    check,
+    read_checkpoint,
+    read_images,
+    read_json,
+    read_part,
+    read_table,
+)
 
 #: A reconstruction of at least this SSIM counts as a success of the attack (Scheliga et al., WACV 2022).
 SUCCESS_SSIM = 0.6
 
 #: The tier of what only the owner of the data can choose: of each victim, the best of all candidates. It is no attack.
 ORACLE = "oracle bound"
-
-_REPAIR = "the command of the run sets it aside and measures it again"
 
 #: The folder of a cell's training within that of the cell.
 TRAINED = "trained"
@@ -81,54 +85,6 @@ RECONSTRUCTIONS = pa.schema([
     ("cost", pa.float64()),  # the attacker's own
     ("seconds", pa.float64()),  # of the attack, per victim
 ])
-
-
-#: Keys are parts of the names of folders.
-_Key = Annotated[str, Field(pattern="^[0-9a-f]{20}$")]
-
-
-class _Part(BaseModel):
-    """What is relied on of a JSON file; more may be there."""
-
-    model_config = ConfigDict(strict=True)
-
-
-class _Spec(_Part):
-    dataset: str
-    model: str
-    defense: str
-    seed: int
-
-
-class _Manifest(_Part):
-    name: str
-    grid: dict[str, Any]
-    determinants: dict[str, Any]
-    provenance: dict[str, Any]
-    cells: dict[_Key, _Spec]
-    attacks: dict[_Key, str]
-
-
-class _Obstacle(_Part):
-    checkpoint_epoch: Annotated[int, Field(ge=0)]
-    attack: str
-    reason: str
-
-
-class _Trained(_Spec):
-    checkpoints: list[Annotated[int, Field(ge=0, le=9999)]]
-    seconds: float
-
-
-class _Attacked(_Part):
-    attack: str
-    inapplicable: list[_Obstacle]
-    measured: list[str]
-    seconds: float
-
-
-class _Failure(_Spec):
-    error: str
 
 
 @dataclass(frozen=True)
@@ -204,61 +160,32 @@ def find_cell(run: Path, key: str, attacks: Mapping[str, str]) -> tuple[Cell | N
         InputError: what describes a part is damaged.
     """
     folder = cell_folder(run, key)
-    found = {attack: _read_part(folder / attack_folder(attack), _Attacked) for attack in attacks
+    found = {attack: read_part(folder / attack_folder(attack), AttackedPart) for attack in attacks
              if (folder / attack_folder(attack)).is_dir()}
     members = {label for info in found.values() for label in info["measured"]}
     missing = [attack for attack, label in attacks.items() if attack not in found and label not in members]
     if not (folder / TRAINED).is_dir():
         return None, missing
-    trained = _read_part(folder / TRAINED, _Trained)
+    trained = read_part(folder / TRAINED, TrainedPart)
     return Cell(folder, trained, {attack_folder(attack): info for attack, info in found.items()}), missing
 
 
 def damage(cell: Path) -> dict[str, str]:
     """What is wrong with the parts of a cell on disk, by their names; nothing where all can be read whole."""
     found = {}
-    for part in sorted(cell.glob("*/")):
+    for part in sorted(path for path in cell.glob("*") if path.is_dir()):
         try:
             if part.name == TRAINED:
-                for epoch in _read_part(part, _Trained)["checkpoints"]:
-                    read_checkpoint(cell, epoch)
+                for epoch in read_part(part, TrainedPart)["checkpoints"]:
+                    read_checkpoint(checkpoint_path(cell, epoch))
                 read_table(part / "training.parquet", TRAINING)
             else:
-                _read_part(part, _Attacked)
+                read_part(part, AttackedPart)
                 read_table(part / "reconstructions.parquet", RECONSTRUCTIONS)
                 read_images(part / "images.npz")
         except InputError as error:
             found[part.name] = str(error)
     return found
-
-
-def read_checkpoint(cell: Path, epoch: int) -> bytes:
-    """The weights of a cell after an epoch, as safetensors.
-
-    Raises:
-        InputError: they are not there, or damaged.
-    """
-    path = checkpoint_path(cell, epoch)
-    try:
-        with safe_open(path, framework="np"):
-            pass  # checks the header, and the length that it states
-        return path.read_bytes()
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable checkpoint: {error}; {_REPAIR}") from error
-
-
-def read_images(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an images file.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError, MemoryError,
-            zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is not a readable images file: {error}; {_REPAIR}") from error
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
@@ -268,10 +195,10 @@ def read_manifest(run: Path) -> dict[str, Any]:
         InputError: the folder is no run, one of another format, or its description lacks what a run has.
     """
     path = run / "run.json"
-    manifest = _read_json(path, f"{run} is not a run folder: it has no run.json")
+    manifest = read_json(path, f"{run} is not a run folder: it has no run.json")
     if manifest.get("format") != FORMAT:
         raise InputError(f"{path} has format {manifest.get('format')!r}, expected {FORMAT}")
-    _check(_Manifest, manifest, path)
+    check(Manifest, manifest, path)
     return manifest
 
 
@@ -290,8 +217,8 @@ def read_run(run: Path) -> Run:
             training.append(read_table(cell.folder / TRAINED / "training.parquet", TRAINING))
             reconstructions += _reconstructions(cell)
         elif (run / "failures" / f"{key}.json").is_file():
-            failure = _read_json(run / "failures" / f"{key}.json", "no failure")
-            _check(_Failure, failure, run / "failures" / f"{key}.json")
+            failure = read_json(run / "failures" / f"{key}.json", "no failure")
+            check(Failure, failure, run / "failures" / f"{key}.json")
             failures.append(failure)
     return Run(run, manifest, cells, failures, _join(training, TRAINING), _join(reconstructions, RECONSTRUCTIONS))
 
@@ -314,47 +241,3 @@ def _reconstructions(cell: Cell) -> list[pa.Table]:
 
 def _join(tables: list[pa.Table], schema: pa.Schema) -> pd.DataFrame:
     return (pa.concat_tables(tables) if tables else schema.empty_table()).to_pandas()
-
-
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """A table that has the columns of the schema.
-
-    Raises:
-        InputError: it is damaged, or has others.
-    """
-    try:
-        table = pq.ParquetFile(path).read()
-        table.validate(full=True)
-    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a readable table: {reason}; {_REPAIR}") from error
-    if not table.schema.equals(schema):
-        raise InputError(f"{path} has other columns than this version of leakboard writes; {_REPAIR}")
-    return table
-
-
-def _read_part(folder: Path, kind: type[_Part]) -> dict[str, Any]:
-    info = _read_json(folder / "part.json", f"{folder} has no part.json; {_REPAIR}")
-    _check(kind, info, folder / "part.json")
-    return info
-
-
-def _check(kind: type[_Part], content: dict[str, Any], path: Path) -> None:
-    try:
-        kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where, given = ".".join(map(str, first["loc"])), repr(first["input"])
-        raise InputError(f"{path}: {where}: {first['msg']}, got {given[:80]}") from error
-
-
-def _read_json(path: Path, absent: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(absent) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not readable: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object")
-    return content

@@ -23,6 +23,7 @@ from benchmark.metrics import SSIM_WINDOW
 from benchmark.plugins import Plugin
 from benchmark.progress import Display
 from benchmark.provenance import provenance
+from benchmark.result_files import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _work(plan: Plan, key: str) -> Work:
     """What is left to be done of a cell."""
     points = plan.grid.checkpoints()
     cell, missing = results.find_cell(plan.out, key, plan.attacks)
-    weights = None if cell is None else {epoch: results.read_checkpoint(cell.folder, epoch) for epoch in points}
+    weights = None if cell is None else {epoch: read_checkpoint(results.checkpoint_path(cell.folder, epoch)) for epoch in points}
     return Work(plan.cells[key], plan.grid.training, plan.grid.evaluation, points, weights,
                 {attack: plan.attacks[attack] for attack in missing})
 

@@ -1,0 +1,149 @@
+"""Reading the single files of a run folder: each is checked, and an error names the file. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from benchmark.errors import InputError
+
+REPAIR = "the command of the run sets it aside and measures it again"
+
+#: Keys are parts of the names of folders.
+_Key = Annotated[str, Field(pattern="^[0-9a-f]{20}$")]
+
+
+class Part(BaseModel):
+    """What is relied on of a JSON file; more may be there."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Spec(Part):
+    dataset: str
+    model: str
+    defense: str
+    seed: int
+
+
+class Manifest(Part):
+    """``run.json``."""
+
+    name: str
+    grid: dict[str, Any]
+    determinants: dict[str, Any]
+    provenance: dict[str, Any]
+    cells: dict[_Key, _Spec]
+    attacks: dict[_Key, str]
+
+
+class _Obstacle(Part):
+    checkpoint_epoch: Annotated[int, Field(ge=0)]
+    attack: str
+    reason: str
+
+
+class TrainedPart(_Spec):
+    """``part.json`` of the training of a cell."""
+
+    checkpoints: list[Annotated[int, Field(ge=0, le=9999)]]
+    seconds: float
+
+
+class AttackedPart(Part):
+    """``part.json`` of an attack on a cell."""
+
+    attack: str
+    inapplicable: list[_Obstacle]
+    measured: list[str]
+    seconds: float
+
+
+class Failure(_Spec):
+    """The record of a cell that failed."""
+
+    error: str
+
+
+def read_part(folder: Path, kind: type[Part]) -> dict[str, Any]:
+    """What a part of a cell, by its folder, says of itself."""
+    info = read_json(folder / "part.json", f"{folder} has no part.json; {REPAIR}")
+    check(kind, info, folder / "part.json")
+    return info
+
+
+def check(kind: type[Part], content: dict[str, Any], path: Path) -> None:
+    """Raise InputError where the content of a file lacks what is relied on; the text names the place."""
+    try:
+        kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, given = ".".join(map(str, first["loc"])), repr(first["input"])
+        raise InputError(f"{path}: {where}: {first['msg']}, got {given[:80]}") from error
+
+
+def read_json(path: Path, absent: str) -> dict[str, Any]:
+    """A JSON object; ``absent`` is the text of the error where there is no file."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(absent) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not readable: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object")
+    return content
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """A table that has the columns of the schema.
+
+    Raises:
+        InputError: it is damaged, or has others.
+    """
+    try:
+        table = pq.ParquetFile(path).read()
+        table.validate(full=True)
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a readable table: {reason}; {REPAIR}") from error
+    if not table.schema.equals(schema):
+        raise InputError(f"{path} has other columns than this version of leakboard writes; {REPAIR}")
+    return table
+
+
+def read_images(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an images file.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError, MemoryError,
+            zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is not a readable images file: {error}; {REPAIR}") from error
+
+
+def read_checkpoint(path: Path) -> bytes:
+    """The weights in a file, as safetensors.
+
+    Raises:
+        InputError: they are not there, or damaged.
+    """
+    try:
+        with safe_open(path, framework="np"):
+            pass  # checks the header, and the length that it states
+        return path.read_bytes()
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a readable checkpoint: {error}; {REPAIR}") from error
