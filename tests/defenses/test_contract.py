@@ -122,6 +122,18 @@ def test_observations_differ_from_call_to_call_only_by_the_clients_randomness(sp
 
 
 @pytest.mark.parametrize("specification", SPECIFICATIONS)
+def test_every_step_of_a_training_draws_anew(specification):
+    """A server that saw two steps would else subtract their noise."""
+    private = make(specification)
+    steps = []
+    for _ in range(2):
+        private.backward(*batch(6))
+        steps.append({name: p.grad.clone() for name, p in private.module.named_parameters()})
+    random = any(name in specification for name in ("noise", "precode", "dp-sgd", "ppp"))
+    assert same(*steps) is not random
+
+
+@pytest.mark.parametrize("specification", SPECIFICATIONS)
 def test_the_trained_module_can_be_copied(specification):
     private = make(specification)
     private.backward(*batch(6))

@@ -15,7 +15,7 @@ def make(defense: DPSGD, model: str = "lenet", **arguments):
     torch.manual_seed(0)
     module = MODELS[model]()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    private = defense.make_private(module=module, optimizer=optimizer, data_loader=loader(), **arguments)
+    private = defense.make_private(module=module, optimizer=optimizer, **{"data_loader": loader(), **arguments})
     private.module.train()
     return private
 
@@ -60,32 +60,36 @@ def test_noise_of_an_observed_batch_is_divided_by_its_size():
     assert torch.stack(draws).std(0).mean().item() == pytest.approx(2.0 * 3.0 / 2, rel=0.03)
 
 
+@pytest.mark.parametrize("delta", [1e-5, 1e-3])
 @pytest.mark.parametrize("accountant", ["prv", "rdp"])
-def test_epsilon_is_that_of_the_privacy_engine(accountant):
-    private = make(DPSGD(noise_multiplier=1.1, accountant=accountant))
+def test_epsilon_is_that_of_the_privacy_engine(accountant, delta):
+    """Also where the last batch is not full: a Poisson sample is then smaller than a batch on average."""
+    private = make(DPSGD(noise_multiplier=1.1, accountant=accountant, delta=delta), data_loader=loader(25))
     for x, y in private.data_loader:
         private.backward(x, y)
         private.optimizer.step()
     engine = PrivacyEngine(accountant=accountant)
     module = MODELS["lenet"]()
     module, optimizer, data = engine.make_private(
-        module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(), noise_multiplier=1.1,
+        module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(25), noise_multiplier=1.1,
         max_grad_norm=1.0)
     for x, y in data:
         optimizer.zero_grad()
         F.cross_entropy(module(x), y).backward()
         optimizer.step()
     assert len(data) == len(private.data_loader)
-    assert private.privacy_spent() == pytest.approx(engine.get_epsilon(1e-5), rel=1e-9)
-    assert private.privacy_spent(1e-3) < private.privacy_spent(1e-6)
+    assert private.delta == delta and private.privacy_spent() == pytest.approx(engine.get_epsilon(delta), rel=1e-9)
+    assert private.privacy_spent(1e-6) == pytest.approx(engine.get_epsilon(1e-6), rel=1e-9)
 
 
-def test_target_epsilon_is_met_by_the_planned_training():
-    private = make(DPSGD(target_epsilon=2.0), epochs=3)
+@pytest.mark.parametrize(("accountant", "delta"), [("prv", 1e-5), ("rdp", 1e-3)])
+def test_target_epsilon_is_met_by_the_planned_training_at_the_delta_asked_for(accountant, delta):
+    private = make(DPSGD(target_epsilon=2.0, delta=delta, accountant=accountant), epochs=3)
     for _ in range(3):
         for x, y in private.data_loader:
             private.backward(x, y)
-    assert 1.9 < private.privacy_spent() <= 2.0
+    assert 1.98 < private.privacy_spent() == private.privacy_spent(delta) <= 2.0  # Opacus searches to 0.01
+    assert private.privacy_spent(delta / 10) > 2.1
 
 
 def test_target_epsilon_needs_the_number_of_epochs():
