@@ -191,8 +191,42 @@ def test_rows_have_exactly_the_columns_of_the_table(tmp_path):
 
 
 def test_attacks_see_paired_victims_and_starts(shapes, tmp_path):
-    """Two defenses are attacked on the same images, so that their rows can be compared one by one."""
-    run(grid_of(shapes, seeds=[0]), tmp_path / "run")
-    first, second = (cell.images()["original"] for cell in results.read_run(tmp_path / "run").cells)
-    assert np.array_equal(first, second)
-    assert attacks.registry.names()
+    """Defenses are attacked on the same images and from the same starts, so that their rows can be compared one by one. A step too
+    small to move an image makes an attack return its start."""
+    label = "inverting-gradients(iterations=1, step_size=1e-12)"
+    run(grid_of(shapes, models=["lenet"], defenses=["none", "noise(std=0.1)", "precode"], attacks=[label]), tmp_path / "run")
+    read = results.read_run(tmp_path / "run")
+    (label,) = read.manifest["attacks"].values()
+    starts = [results.images_key(epoch, label) for epoch in (0, 2)]
+    of_seeds = []
+    for seed in (0, 1):
+        first, *others = [cell.images() for cell in read.cells if cell.trained["seed"] == seed]
+        assert len(others) == 2
+        assert all(np.array_equal(first[name], other[name]) for name in ("original", *starts) for other in others)
+        of_seeds.append(first)
+    assert not any(np.array_equal(of_seeds[0][name], of_seeds[1][name]) for name in ("original", *starts))
+
+
+def test_each_checkpoint_is_attacked_in_its_own_state(shapes, tmp_path):
+    """Its rows are those of a run that observes no other epoch; before the first epoch, those of a run that does not train."""
+    def rows(name, checkpoints, epochs=2):
+        grid = grid_of(shapes, models=["lenet"], defenses=["none", "precode"], seeds=[0],
+                       evaluation={"checkpoints": checkpoints, "victims": 3}, training={"epochs": epochs, "batch_size": 8})
+        run(grid, tmp_path / name)
+        return comparable(tmp_path / name)[1]
+
+    both = rows("both", [0, -1])
+    first, last = (both[both["checkpoint_epoch"] == epoch].reset_index(drop=True) for epoch in (0, 2))
+    pd.testing.assert_frame_equal(first, rows("first", [0]))
+    pd.testing.assert_frame_equal(first, rows("untrained", [0], epochs=0))
+    pd.testing.assert_frame_equal(last, rows("last", [-1]))
+    assert (first["cost"] != last["cost"]).all()
+
+
+def test_no_image_is_a_victim_twice(shapes, tmp_path):
+    """All 32 training images are victims, in pairs."""
+    grid = grid_of(shapes, models=["lenet"], defenses=["none"], seeds=[0], evaluation={"victims": 16, "batch_size": 2},
+                   attacks=["inverting-gradients(iterations=1)"])
+    run(grid, tmp_path / "run")
+    originals = results.read_run(tmp_path / "run").cells[0].images()["original"]
+    assert len(np.unique(originals.reshape(32, -1), axis=0)) == 32

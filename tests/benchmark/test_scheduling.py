@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from run_cases import CPU, Silent, comparable, grid_of, run
 
 import attacks
@@ -63,6 +65,31 @@ def test_models_of_another_run_are_taken_where_they_are_the_same(shapes, tmp_pat
     with pytest.raises(InputError, match="not a run folder"):
         runner.prepare(grid, tmp_path / "x", CPU, models_from=[tmp_path / "nowhere"])
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("change", [{"epochs": 2}, {"batch_size": 4}, {"learning_rate": 1e-2}, {"precision": "bfloat16"}], ids=min)
+def test_each_setting_of_the_training_makes_other_models(shapes, tmp_path, change):
+    first, second = (grid_of(shapes, defenses=["none"], seeds=[0], attacks=[], evaluation={"checkpoints": [0, 1], "victims": 1},
+                             training={"epochs": 1, "batch_size": 8, **changed}) for changed in ({}, change))
+    run(first, tmp_path / "first")
+    plan = runner.prepare(second, tmp_path / "second", CPU, models_from=[tmp_path / "first"])
+    assert not list((tmp_path / "second" / "cells").iterdir())
+    assert runner.run(plan, Silent()).finished == 1
+    keys, others = (results.read_manifest(tmp_path / name)["cells"].keys() for name in ("first", "second"))
+    assert not keys & others
+    losses, other_losses = (comparable(tmp_path / name)[0]["train_loss"] for name in ("first", "second"))
+    assert not losses.equals(other_losses)
+
+
+def test_images_that_changed_under_the_same_name_make_other_models(shapes, tmp_path):
+    shutil.copytree(shapes, tmp_path / "shapes")
+    grid = grid_of(tmp_path / "shapes", defenses=["none"], seeds=[0], attacks=[], evaluation={"victims": 1})
+    run(grid, tmp_path / "before")
+    for image in (tmp_path / "shapes" / "blue").iterdir():
+        Image.new("RGB", (8, 8), (255, 255, 0)).save(image)
+    plan = runner.prepare(grid, tmp_path / "after", CPU, models_from=[tmp_path / "before"])
+    plan.lock.release()
+    assert not list((tmp_path / "after" / "cells").iterdir())
 
 
 def test_a_training_survives_the_failure_of_an_attack(shapes, tmp_path, monkeypatch):
