@@ -28,7 +28,8 @@ def write_run(folder: Path, accuracies: dict[tuple[str, int], list[float]], ssim
 
 def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, epochs: int, attacks: list[str], victims: int,
                 failed: list[tuple[str, str, str, int]] = [], size: int = 8) -> Path:  # noqa: B006
-    """A run of cells (data set, model, defense, seed): ``accuracies`` per epoch, and SSIM per victim by (checkpoint, attack, tier)."""
+    """A run of cells (data set, model, defense, seed): ``accuracies`` per epoch, SSIM per victim by (checkpoint, attack, tier), and,
+    where they matter, other columns of ``training`` per epoch."""
     specs = {}
     for cell in [*cells, *failed]:
         key = hashlib.sha256(repr((cell, epochs, attacks, victims)).encode()).hexdigest()[:20]
@@ -55,7 +56,8 @@ def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, e
             continue
         common = {**spec, "defense_params": json.dumps({"strength": 1})}
         training = [{**common, "epoch": epoch, "train_loss": None, "test_accuracy": accuracy, "epsilon": None, "delta": None,
-                     "seconds": 1.0 + spec["seed"] * (spec["defense"] != "none"), "step_memory": 1000 if epoch == 1 else None}
+                     "seconds": 1.0 + spec["seed"] * (spec["defense"] != "none"), "step_memory": 1000 if epoch == 1 else None,
+                     **{column: values[epoch] for column, values in cell.get("training", {}).items()}}
                     for epoch, accuracy in enumerate(cell["accuracies"])]
         recording.write_trained(folder, key, info={**spec, "checkpoints": [], "seconds": 1.0}, training=training, weights={})
         count = max((len(scores) for scores in cell["attacks"].values()), default=0) or victims

@@ -36,3 +36,11 @@ def test_rank_and_front_by_their_definition(points):
 
 def test_equal_entries_share_the_front():
     assert [e.pareto for e in ranked([entry("a", 0.5, 0.5), entry("b", 0.5, 0.5), entry("c", 0.4, 0.5)])] == [True, True, False]
+
+
+def test_the_higher_rate_is_stronger_though_its_mean_similarity_is_lower():
+    """An attack that rebuilds half of the images well, and one that rebuilds all of them not quite."""
+    half, nearly = (AttackResult(name, "static", 0, asr=Estimate(asr, None, None), ssim=Estimate(ssim, None, None))
+                    for name, asr, ssim in (("half", 0.5, 0.4), ("nearly", 0.0, 0.59)))
+    for attacks in ([half, nearly], [nearly, half]):
+        assert Entry("d", {}, 1, 1, attacks=attacks).strongest == half

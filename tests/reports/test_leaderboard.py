@@ -107,6 +107,48 @@ def test_time_and_memory_are_multiples_of_the_undefended_models(run):
     assert shown(board, "weak")["time"] == "1.50×" and shown(board, "weak")["memory"] == "1.00×"
 
 
+def test_accuracy_is_that_of_the_last_epoch_though_an_earlier_one_was_better(tmp_path):
+    run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.9, 0.6], ("falling", 0): [0.1, 0.8, 0.3]}, {})
+    by_name, _ = entries(run)
+    assert by_name["none"].accuracy.mean == 0.6 and by_name["falling"].accuracy.mean == 0.3
+    assert by_name["falling"].change.mean == pytest.approx(-0.3)
+    assert by_name["falling"].converged == [None]  # 0.8 is less than 95 % of the undefended model's best, 0.9, which it lost again
+
+
+def a_training(tmp_path, none, mine):
+    """The entry ``mine`` of a run with one seed for each of the given columns of its training, and that of ``none``."""
+    run = write_cells(tmp_path / "run", {
+        ("d", "m", defense, seed): {"accuracies": [0.1, 0.2, 0.3, 0.4], "attacks": {}, "training": columns}
+        for defense, seeds in (("none", none), ("mine", mine)) for seed, columns in enumerate(seeds)}, epochs=3, attacks=["a"], victims=1)
+    return entries(run)[0]["mine"]
+
+
+def test_the_privacy_budget_is_what_was_spent_by_the_last_epoch(tmp_path):
+    """Of several seeds the most."""
+    mine = a_training(tmp_path, [{}], [{"epsilon": [0.0, 1.0, 2.0, 2.5], "delta": [1e-5] * 4}, {"epsilon": [0.0, 1.5, 2.2, 2.75], "delta": [1e-5] * 4}])
+    assert (mine.epsilon, mine.delta) == (2.75, 1e-5)
+
+
+def test_times_are_compared_seed_by_seed(tmp_path):
+    """The mean of 1 / 1 and 6 / 2, not 7 / 3; an epoch is the median of 1 to 3, and epoch 0 trains nothing."""
+    mine = a_training(tmp_path, [{"seconds": [99.0, 1.0, 1.0, 7.0]}, {"seconds": [99.0, 2.0, 2.0, 2.0]}],
+                      [{"seconds": [0.0, 1.0, 9.0, 1.0]}, {"seconds": [0.0, 6.0, 6.0, 6.0]}])
+    assert mine.time_ratio == pytest.approx(2.0) and mine.seconds_per_epoch == pytest.approx(3.5)
+
+
+def test_memory_is_the_most_of_any_step(tmp_path):
+    mine = a_training(tmp_path, [{"step_memory": [None, 100, 200, 150]}], [{"step_memory": [None, 500, 100, None]}, {"step_memory": [None, 300, 300, 300]}])
+    assert mine.step_memory == 500 and mine.memory_ratio == pytest.approx(2.5)
+
+
+def test_the_change_is_against_the_undefended_model_of_the_same_seed(tmp_path):
+    run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.7, 0.8], ("none", 1): [0.1, 0.5, 0.6], ("none", 2): [0.1, 0.9, 0.99],
+                                       ("mine", 0): [0.1, 0.2, 0.7], ("mine", 1): [0.1, 0.2, 0.7]}, {})
+    change = entries(run)[0]["mine"].change  # seed 2 has nothing to be compared with
+    assert (change.mean, change.low, change.high) == pytest.approx((0.0, -0.1, 0.1), abs=1e-9)
+    assert entries(run)[0]["mine"].converged == [None, 2]
+
+
 def test_tiers_are_shown_side_by_side_and_the_rank_goes_by_the_highest(tmp_path):
     """Of static, adaptive and worst-case attacks each tier shows its highest ASR over checkpoints."""
     scores = {(0, "a", "static"): [0.1, 0.9], (0, "b", "static"): [0.1, 0.2], (0, "c", "adaptive"): [0.9, 0.9],

@@ -41,6 +41,7 @@ def test_one_value_has_no_interval_and_infinite_ones_stay():
 
 def test_convergence_by_hand():
     assert epochs_to_converge([0.1, 0.5, 0.76, 0.9], undefended_best=0.8) == 2  # 0.95 * 0.8 = 0.76
+    assert epochs_to_converge([0.1, 0.73, 0.75, 0.77], undefended_best=0.8) == 3  # 91 and 94 % of the best are not 95
     assert epochs_to_converge([0.1, 0.5], undefended_best=0.8) is None
     assert accuracy_area([0.0, 0.5, 1.0]) == pytest.approx(0.5)
     assert accuracy_area([0.3]) == 0.3

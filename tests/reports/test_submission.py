@@ -55,6 +55,19 @@ def test_numbers_that_the_tables_do_not_give_are_found(tmp_path):
         check(path, a_run(tmp_path / "other", accuracy=0.5))
 
 
+@pytest.mark.parametrize(("column", "forged"), [("asr", {"mean": 0.25, "low": 0.0, "high": 0.7}), ("ssim", {"mean": 0.2, "low": 0.1, "high": 0.3}),
+                                                ("seconds_per_victim", 0.1), ("label_accuracy", 0.0)])
+def test_forged_figures_of_an_attack_are_found_where_the_rank_stays(tmp_path, column, forged):
+    path = an_entry(tmp_path, "a")
+    document = json.loads(path.read_text())
+    assert document["boards"][0]["entries"][0]["attacks"][0][column] != forged
+    document["boards"][0]["entries"][0]["attacks"][0][column] = forged
+    path.write_text(json.dumps(document))
+    assert check(path)  # it still leads
+    with pytest.raises(InputError, match=r"boards\.0\.entries\.0: the numbers of mine are not those that the tables"):
+        check(path, tmp_path / "a")
+
+
 @pytest.mark.parametrize("change", [
     lambda board: board["entries"].append({**board["entries"][-1], "defense": "invented", "rank": 3}),
     lambda board: board["entries"].pop(),
