@@ -3,7 +3,8 @@
 For S victims of B images each, a layer's input ``a`` and the error ``delta`` of its output are batched over all S * B images.
 The gradient of the loss with respect to the layer's weight is a sum of products of the two, so for a large layer it need not be
 formed: its inner product with an observed gradient G is delta^T G a, and its squared norm follows from Gram matrices of size P x P
-over the P images and positions (the idea behind ghost clipping, Li et al., ICLR 2022, here for matching). Small ones form theirs.
+over the P images and positions (the idea behind ghost clipping, Li et al., ICLR 2022, here for matching), or, where only entries
+that a mask leaves count, from products with the mask (:mod:`attacks.masked_energy`). Small ones form theirs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from attacks.blocked_convolution import BlockedConvolution
 from attacks.convolution_comparison import Geometry
 from attacks.objectives import Comparison, Objective, explicit
 from attacks.observed import Dense, Factored, Matrices, factors
-from attacks.slots import Held, Slots
+from attacks.slots import Held, Slots, as_it_is
 from attacks.turned_convolution import TurnedConvolution
 
 
@@ -36,13 +37,15 @@ class Observed:
         gradient = self.gradients[name] if mask is None else self.gradients[name] * mask
         return self.slots.hold(gradient, arrange), None if mask is None else self.slots.hold(mask.to(gradient.dtype), arrange)
 
-    def matrices(self, gradients: Tensor, positions: int) -> Matrices:
-        """Gradients [N, O, I] of a weight that sees P positions, stored for products."""
-        if self._storage == "factored":
-            found = factors(gradients, positions)
-            if found is not None:
-                return Factored(found, self.slots)
-        return Dense(gradients, self.slots, bfloat16=self._storage == "bfloat16")
+    def matrices(self, positions: int, flat: Callable[[Tensor], Tensor] = as_it_is) -> tuple[Matrices, Matrices | None]:
+        """The gradients of a weight that sees P positions, made [N, O, I] by ``flat``, and the mask, both stored for products."""
+        gradients, rounded = flat(self.gradients["weight"]), self._storage == "bfloat16"
+        if "weight" in self.masks:  # what a mask leaves of a matrix of low rank has a high one: no factors are looked for
+            mask = flat(self.masks["weight"].bool())
+            return Dense(gradients * mask, self.slots, bfloat16=rounded), Dense(mask, self.slots)
+        if self._storage == "factored" and (found := factors(gradients, positions)) is not None:
+            return Factored(found, self.slots), None
+        return Dense(gradients, self.slots, bfloat16=rounded), None
 
 
 class Rule:
@@ -86,21 +89,21 @@ class LinearRule(Rule):
     def __init__(self, layer: nn.Module, observed: Observed, a: Size, delta: Size) -> None:
         self._slots, self._distance = observed.slots, observed.distance
         self._bias = _explicit(observed, "bias")
-        self._matrices: Matrices | None = None
+        self._matrices: tuple[Matrices, Matrices | None] | None = None
         self._formed: tuple[Held, Held | None] | None = None
         positions = a[:-1].numel()
         if "weight" in observed.gradients:
-            if "weight" in observed.masks or not outer_products.cheaper_unformed(positions, delta[-1], a[-1]):
-                self._formed = observed.explicit("weight")
+            if outer_products.cheaper_unformed(positions, delta[-1], a[-1], masked="weight" in observed.masks):
+                self._matrices = observed.matrices(positions)
             else:
-                self._matrices = observed.matrices(observed.gradients["weight"], positions)
+                self._formed = observed.explicit("weight")
 
     def __call__(self, a: Tensor, delta: Tensor) -> dict[str, Comparison]:
         slots = len(self._slots)
         a, delta = a.reshape(slots, -1, a.shape[-1]), delta.reshape(slots, -1, delta.shape[-1])
         compared = {name: compare(delta.sum(1)) for name, compare in self._bias.items()}
         if self._matrices is not None:
-            compared["weight"] = outer_products.unformed(a, delta, self._matrices)
+            compared["weight"] = outer_products.unformed(a, delta, *self._matrices)
         elif self._formed is not None:
             gradient, mask = self._formed
             compared["weight"] = outer_products.formed(
@@ -119,16 +122,16 @@ class ConvolutionRule(Rule):
         self._blocked: BlockedConvolution | None = None
         if TurnedConvolution.helps(layer):
             self.forward = TurnedConvolution(layer.weight, layer.bias, self._geometry.padding)
-        self._matrices: Matrices | None = None
+        self._matrices: tuple[Matrices, Matrices | None] | None = None
         self._formed: tuple[Held, Held | None] | None = None
         if "weight" not in observed.gradients:
             return
         weight = observed.gradients["weight"]
         positions, rows, columns = a[0] * delta[2:].numel(), weight.shape[1], weight[0, 0].numel()
-        if "weight" not in observed.masks and layer.groups == 1 and outer_products.cheaper_unformed(positions, rows, columns):
+        cheaper = outer_products.cheaper_unformed(positions, rows, columns, masked="weight" in observed.masks)
+        if layer.groups == 1 and cheaper:
             self._reached = _taps_reached(layer, a, weight.device)
-            kept = weight.flatten(3) if self._reached is None else weight.flatten(3).index_select(3, self._reached)
-            self._matrices = observed.matrices(kept.flatten(2), positions)
+            self._matrices = observed.matrices(positions, self._flat)
         elif BlockedConvolution.helps(layer):
             self._blocked = self.forward = BlockedConvolution(layer)
             self._geometry = self._blocked.geometry
@@ -141,7 +144,7 @@ class ConvolutionRule(Rule):
         compared = {name: compare(delta.sum((2, 3)).unflatten(0, (slots, -1)).sum(1)) for name, compare in self._bias.items()}
         if self._matrices is not None:
             errors = _positions_last(delta.flatten(2), slots)
-            compared["weight"] = outer_products.unformed(self._patches(a, slots), errors, self._matrices)
+            compared["weight"] = outer_products.unformed(self._patches(a, slots), errors, *self._matrices)
         elif self._formed is not None:
             gradient, mask = self._formed
             where = None if mask is None else mask.value
@@ -152,6 +155,11 @@ class ConvolutionRule(Rule):
             compared["weight"] = convolution_comparison.formed(
                 a, delta, gradient.value, where, self._geometry, distance=self._distance)
         return compared
+
+    def _flat(self, weight: Tensor) -> Tensor:
+        """[N, O, C, kH, kW] to [N, O, I], in the order of the patches."""
+        kept = weight.flatten(3) if self._reached is None else weight.flatten(3).index_select(3, self._reached)
+        return kept.flatten(2)
 
     def _patches(self, a: Tensor, slots: int) -> Tensor:
         """The pixels under the kernel at each position, [S, P, I]; without those that only ever lie in the padding."""

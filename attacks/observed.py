@@ -24,7 +24,7 @@ class Matrices(Protocol):
 
 
 class Dense:
-    """Stored as they are, or rounded to bfloat16; each matrix is read once for both products."""
+    """Stored as they are, masks as bytes, or rounded to bfloat16; each matrix is read once for both products."""
 
     def __init__(self, gradients: Tensor, slots: Slots, *, bfloat16: bool = False) -> None:
         self._held = slots.hold(gradients, to_type(torch.bfloat16) if bfloat16 else None)

@@ -16,7 +16,7 @@ def both_products(matrices: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor
     """Products with matrices G [S, O, I] from both sides, each matrix read from memory once.
 
     Args:
-        matrices: in the type of the vectors, or in bfloat16, from which parts are widened.
+        matrices: in the type of the vectors, or in bfloat16 or masks, from which parts are widened.
         left: [S, P, O].
         right: [S, P, I].
 

@@ -11,23 +11,26 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from attacks import masked_energy
 from attacks.objectives import Comparison, dot, explicit
 from attacks.observed import Matrices
 
 
-def unformed(a: Tensor, delta: Tensor, observed: Matrices) -> Comparison:
-    """Inputs [S, P, I] and errors [S, P, O] against one matrix [O, I] a slot, without forming a gradient."""
-    return Comparison(*_Unformed.apply(a, delta, observed))
+def unformed(a: Tensor, delta: Tensor, observed: Matrices, mask: Matrices | None = None) -> Comparison:
+    """Inputs [S, P, I] and errors [S, P, O] against one matrix [O, I] a slot (zero where masked), without forming a gradient."""
+    return Comparison(*(_Unformed.apply(a, delta, observed) if mask is None else _Masked.apply(a, delta, observed, mask)))
 
 
 def formed(a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, *, distance: bool) -> Comparison:
-    """Inputs [S, P, I] and errors [S, P, O] against matrices [S, O, I]: better where P is large, and needed for a mask."""
+    """Inputs [S, P, I] and errors [S, P, O] against matrices [S, O, I]: better where P is large."""
     return explicit(delta.mT @ a, observed, mask, distance=distance)
 
 
-def cheaper_unformed(positions: int, rows: int, columns: int) -> bool:
-    """Whether the products of P x P Gram matrices take fewer operations than one further product with a formed gradient."""
-    return 2 * positions * (rows + columns) <= rows * columns
+def cheaper_unformed(positions: int, rows: int, columns: int, *, masked: bool) -> bool:
+    """Whether the products of P x P Gram matrices, or of a mask with pairs of positions, take less than forming the gradient."""
+    if masked:
+        return masked_energy.cheaper(positions, rows, columns)
+    return 2 * positions * (rows + columns) <= rows * columns  # than one further product with a formed gradient
 
 
 class _Unformed(torch.autograd.Function):
@@ -50,3 +53,24 @@ class _Unformed(torch.autograd.Function):
         a, delta, by_a, by_delta, gram_a, gram_delta = ctx.saved_tensors
         p, s = by_product[:, None, None], 2 * by_squared[:, None, None]
         return p * by_a + (s * gram_delta) @ a, p * by_delta + (s * gram_a) @ delta, None
+
+
+class _Masked(torch.autograd.Function):
+    """The same over the entries that a mask m leaves: <delta^T a, G> for G zero elsewhere, and |m * (delta^T a)|^2.
+
+    The products with the mask give the derivatives of the latter, and these its value.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, delta: Tensor, observed: Matrices, mask: Matrices) -> tuple[Tensor, Tensor]:
+        by_a, by_delta = observed.products(delta, a)
+        half_by_a, half_by_delta = masked_energy.derivatives(a, delta, mask)
+        ctx.save_for_backward(by_a, by_delta, half_by_a, half_by_delta)
+        return dot(by_a.flatten(1), a.flatten(1)), dot(half_by_a.flatten(1), a.flatten(1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_product: Tensor, by_squared: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        by_a, by_delta, half_by_a, half_by_delta = ctx.saved_tensors
+        p, s = by_product[:, None, None], 2 * by_squared[:, None, None]
+        return p * by_a + s * half_by_a, p * by_delta + s * half_by_delta, None, None

@@ -12,6 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from attacks import native, one_read
 
+TYPES = [torch.float32, torch.bfloat16, torch.bool]
+
 
 @pytest.fixture
 def anew():
@@ -23,7 +25,8 @@ def anew():
 
 def given_and_expected(dtype, slots, positions, rows, columns, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    matrices = torch.randn(slots, rows, columns, generator=generator).to(dtype)
+    matrices = torch.randn(slots, rows, columns, generator=generator)
+    matrices = matrices > 1 if dtype == torch.bool else matrices.to(dtype)
     left, right = torch.randn(slots, positions, rows, generator=generator), torch.randn(slots, positions, columns, generator=generator)
     return (matrices, left, right), (left.double() @ matrices.double(), right.double() @ matrices.double().mT)
 
@@ -35,14 +38,14 @@ def check(found, expected):
 
 @pytest.mark.skipif(native._library() is None, reason="no C compiler")
 @given(slots=st.integers(1, 5), positions=st.integers(1, 4), rows=st.integers(1, 13), columns=st.integers(1, 70),
-       dtype=st.sampled_from([torch.float32, torch.bfloat16]), seed=st.integers(0, 20))
+       dtype=st.sampled_from(TYPES), seed=st.integers(0, 20))
 def test_compiled_products(slots, positions, rows, columns, dtype, seed):
     arguments, expected = given_and_expected(dtype, slots, positions, rows, columns, seed)
     check(native.both_products(*arguments), expected)
 
 
 @given(slots=st.integers(1, 5), positions=st.integers(1, 4), rows=st.integers(1, 13), columns=st.integers(1, 70), part=st.integers(1, 2000),
-       dtype=st.sampled_from([torch.float32, torch.bfloat16]))
+       dtype=st.sampled_from(TYPES))
 def test_products_in_parts(slots, positions, rows, columns, part, dtype):
     arguments, expected = given_and_expected(dtype, slots, positions, rows, columns)
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +54,7 @@ def test_products_in_parts(slots, positions, rows, columns, part, dtype):
         check(one_read.both_products(*arguments), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", TYPES)
 def test_large_matrices_take_the_compiled_way_and_a_trace_sees_it(dtype):
     arguments, expected = given_and_expected(dtype, torch.get_num_threads(), 1, 1024, 1024)
     assert native.applies(*arguments[:2]) == (native._library() is not None)
