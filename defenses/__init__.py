@@ -3,15 +3,19 @@
 A new defense is one new file and one line here, or a file of the user's own given with ``--plugin``.
 """
 
-from defenses.base import Defense, Gradients, Private, client_loss
+from defenses.base import Account, Defense
 from defenses.composition import Composition
 from defenses.dp_sgd import DPSGD
 from defenses.noise import NoisyGradients
 from defenses.none import NoDefense
 from defenses.ppp import PPP
 from defenses.precode import PRECODE, VariationalBottleneck
+from defenses.private import Private, client_loss
 from defenses.pruning import GradientPruning
 from defenses.registry import Registry, SpecificationError, split_composition
+from defenses.release import Clipped, Intervals, Kept, Noise, Release, Scaled, Sign, Unknown
+from defenses.step import Batch, Facts, Gradients, Plan, State, Step
+from defenses.stochastic import StochasticLayer
 
 registry: Registry[Defense] = Registry("defense", Defense)
 registry.register(NoDefense)
@@ -38,6 +42,8 @@ def create(specification: str) -> Defense:
 
 
 __all__ = [
-    "DPSGD", "PPP", "PRECODE", "Composition", "Defense", "GradientPruning", "Gradients", "NoDefense", "NoisyGradients", "Private",
-    "SpecificationError", "VariationalBottleneck", "client_loss", "create", "registry",
+    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "GradientPruning",
+    "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "Plan", "Private", "Release", "Scaled",
+    "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck", "client_loss",
+    "create", "registry",
 ]

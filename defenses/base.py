@@ -1,19 +1,42 @@
-"""What a defense is, and the private training that every defense yields."""
+"""What a defense is: the hooks that an author may override."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from defenses.registry import label, parameters
+from defenses.private import Private
+from defenses.registry import SpecificationError, label, parameters
+from defenses.release import Release, Unknown
+from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 
-Gradients = dict[str, Tensor]
+
+class Account(Protocol):
+    """What a training has spent of its privacy budget."""
+
+    delta: float  #: that epsilon is reported at by default
+
+    def step(self) -> None:
+        """Note that one gradient was released by the training."""
+
+    def epsilon(self, delta: float) -> float:
+        """Epsilon at a delta, of all that was noted."""
+
+
+#: Of hooks that were another in earlier versions: the argument by which these are known (None: any), and what to write now.
+_OUTDATED = {
+    "transform_batch": ("generator", "transform_batch(x, y, generator) is now transform_batch(batch, step), with batch.images, "
+                        "batch.targets and step.generator"),
+    "transform_gradients": ("generator", "transform_gradients(gradients, generator) is now transform_gradients(gradients, step), "
+                            "with step.generator"),
+    "make_private": (None, "make_private is no hook any more; override sample_batches, batch_gradient or account, which "
+                     "compositions ask for too"),
+}
 
 
 @dataclass(frozen=True)
@@ -21,12 +44,44 @@ class Defense:
     """A protection that a client applies before its gradient leaves.
 
     Override only the hooks that the defense needs; each has a harmless default. Parameters are dataclass fields,
-    checked in ``__post_init__``. Instances are immutable and cheap; the state of a training lives in :class:`Private`.
+    checked in ``__post_init__``. Instances are immutable and cheap; what a client keeps between steps is in ``Step.state``, and the
+    state of a training lives in :class:`defenses.private.Private`.
     """
 
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+
+    #: Whether the regularizer reads parameters themselves, and not only what the layers compute of each sample. Attacks match the
+    #: latter without forming the gradients of large layers.
+    regularizer_reads_parameters: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        for hook, (outdated, now) in _OUTDATED.items():
+            own = vars(cls).get(hook)
+            if own is not None and (outdated is None or outdated in inspect.signature(own).parameters):
+                raise SpecificationError(f"{cls.__name__}.{hook} is written for an earlier version: {now}")
+
+    @property
+    def parts(self) -> tuple[Defense, ...]:
+        """The defenses that it consists of: itself, or the members of a composition."""
+        return (self,)
+
+    @property
+    def guarantees(self) -> bool:
+        """Whether a training under the defense spends a privacy budget that is accounted for."""
+        return type(self).account is not Defense.account
+
+    @property
+    def plain(self) -> bool:
+        """Whether the client shares its plain gradient: the defense is none, that others are compared with."""
+        return False
+
+    @property
+    def regularized(self) -> bool:
+        """Whether the defense adds to the client's loss."""
+        return type(self).regularizer is not Defense.regularizer
 
     @property
     def label(self) -> str:
@@ -37,6 +92,8 @@ class Defense:
         """All parameters by name."""
         return parameters(self)
 
+    # What a client computes.
+
     def extend_model(self, module: nn.Module) -> nn.Module:
         """Return the model that is trained and shared; it may be the given module, changed in place."""
         return module
@@ -45,17 +102,57 @@ class Defense:
         """A term added to the loss of each sample: shape [B], or one number for all. Called right after the forward pass."""
         return 0.0
 
-    def transform_batch(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Change the images [B, C, H, W] and labels [B] (or class probabilities [B, classes]) before the forward pass."""
-        return x, y
+    def initial_state(self, module: nn.Module) -> State | None:
+        """What a client keeps between steps, at the beginning: tensors by name, saved with a checkpoint. None: nothing."""
+        return None
 
-    def transform_gradients(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+    def transform_batch(self, batch: Batch, step: Step) -> Batch:
+        """Change images and targets before the forward pass; targets may become probabilities [B, classes]."""
+        return batch
+
+    def transform_gradients(self, gradients: Gradients, step: Step) -> Gradients:
         """Change the gradient, parameter name to tensor, before it leaves the client. Must not write into its input."""
         return gradients
 
+    # What a server that knows the defense can conclude.
+
+    def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
+        """What the shared gradient tells of the clean one, by parameter name.
+
+        Args:
+            shared: by parameter name what this defense returned, [N, *parameter.shape] for N victims; None where it is not seen,
+                since something else was done to it afterwards.
+            facts: what everybody knows.
+
+        Returns:
+            A release for every name in ``shared``. A defense that changes batches or gradients and does not say is unknown.
+        """
+        changing = ("transform_batch", "transform_gradients", "batch_gradient")
+        silent = any(getattr(type(self), hook) is not getattr(Defense, hook) for hook in changing)
+        return dict.fromkeys(shared, Release((Unknown(),)) if silent else Release())
+
+    # What only a defense that replaces the training needs; a composition asks its members for each.
+
+    def sample_batches(self, data_loader: Any) -> Any:
+        """The loader that the training iterates over, made from the given one."""
+        return data_loader
+
+    def planned(self, plan: Plan) -> Defense:
+        """The defense with all that follows from the plan of the training (a noise multiplier from a target epsilon) as parameters.
+        It is the one in force, which attackers know."""
+        return self
+
+    def batch_gradient(self, batch: Batch, step: Step) -> tuple[Gradients, Tensor] | None:
+        """The gradient of a batch, by parameter name, and the mean loss, detached; None for the plain gradient of the mean loss."""
+        return None
+
+    def account(self, plan: Plan) -> Account | None:
+        """Where the training notes what it spends, or None where there is no guarantee."""
+        return None
+
     def make_private(self, *, module: nn.Module, optimizer: torch.optim.Optimizer, data_loader: Any,
                      epochs: int | None = None, generator: torch.Generator | None = None) -> Private:
-        """Protect a training; the shape is that of ``opacus.PrivacyEngine.make_private``.
+        """Protect a training; the shape is that of ``opacus.PrivacyEngine.make_private``. Not a hook.
 
         Args:
             module: the model. Defenses that extend it do so in place.
@@ -71,144 +168,8 @@ class Defense:
             The private training: ``module``, ``optimizer``, ``data_loader`` and ``backward``.
 
         Raises:
-            ValueError: the optimizer does not hold the parameters of the module.
+            ValueError: the optimizer does not hold the parameters of the module, or the defense lacks something of the plan.
+            TypeError: the defense samples its own batches, and cannot do so from this loader.
         """
-        extended = extend(self, module, optimizer)
-        return Private(self, extended, optimizer, data_loader, generator)
+        return Private(self, module, optimizer, data_loader, epochs=epochs, generator=generator)
 
-
-class Private:
-    """A protected training: what trains is what leaks.
-
-    Both :meth:`backward` (which trains) and :meth:`shared_gradient` (which an attacker observes) run the same client step.
-    """
-
-    def __init__(self, defense: Defense, module: nn.Module, optimizer: torch.optim.Optimizer, data_loader: Any,
-                 generator: torch.Generator | None = None) -> None:
-        self.defense = defense
-        self.module = module
-        self.optimizer = optimizer
-        self.data_loader = data_loader
-        self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        if not self._parameters:
-            raise ValueError("the model has no trainable parameters")
-        device = next(iter(self._parameters.values())).device
-        if generator is None:
-            generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
-        self._generator = generator
-        # A stream of its own for observations, so that looking at a gradient does not move the training's randomness.
-        self._observations = torch.Generator().manual_seed(generator.initial_seed() % 2**63)
-
-    def backward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Fill ``p.grad`` of every trainable parameter with the shared gradient of one batch.
-
-        Args:
-            x: images [B, C, H, W], normalised as the model expects.
-            y: class indices [B].
-
-        Returns:
-            The mean loss of the batch, detached, before the defense changes the gradient; it does not leave the client.
-        """
-        gradients, loss = self._client_step(x, y, self._generator)
-        for name, parameter in self._parameters.items():
-            parameter.grad = gradients[name]
-        self._account()
-        return loss
-
-    def shared_gradient(self, x: Tensor, y: Tensor, *, seed: int | None = None) -> Gradients:
-        """What leaves the client for one batch, without a training step.
-
-        Weights, ``p.grad``, buffers (batch norm's running statistics), every random state and the privacy accountant are
-        left as they were. The module is used in the mode (train or eval) that it is in.
-
-        Args:
-            x: images [B, C, H, W].
-            y: class indices [B].
-            seed: of the client's randomness; without it, each call draws anew from a stream kept for observations.
-
-        Returns:
-            Parameter name to gradient, of the parameter's shape.
-        """
-        if seed is None:
-            seed = int(torch.randint(2**62, (), generator=self._observations))
-        device = next(iter(self._parameters.values())).device
-        with _undisturbed(self.module, device):
-            torch.manual_seed(seed)
-            generator = torch.Generator(device).manual_seed(seed)
-            gradients, _ = self._client_step(x, y, generator)
-        return gradients
-
-    @property
-    def delta(self) -> float | None:
-        """The delta that :meth:`privacy_spent` reports at by default, or None where the defense gives no guarantee."""
-        return None
-
-    def privacy_spent(self, delta: float | None = None) -> float | None:
-        """Epsilon at ``delta`` spent by the training so far, or None where the defense gives no guarantee."""
-        return None
-
-    def _client_step(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Gradients, Tensor]:
-        x, y = self.defense.transform_batch(x, y, generator)
-        gradients, loss = self._gradient(x, y, generator)
-        gradients = self.defense.transform_gradients(gradients, generator)
-        return {name: _in_layout_of(p, gradients[name]) for name, p in self._parameters.items()}, loss
-
-    def _gradient(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Gradients, Tensor]:
-        """The gradient of the mean loss, by parameter name, and that loss; DP-SGD puts its own in this place."""
-        loss = client_loss(self.defense, self.module, x, y).mean()
-        tensors = torch.autograd.grad(loss, list(self._parameters.values()), materialize_grads=True)
-        return dict(zip(self._parameters, tensors, strict=True)), loss.detach()
-
-    def _account(self) -> None:
-        """Note that one gradient was released by the training."""
-
-
-def _in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in the memory layout of its parameter. Convolutions of channels-last images yield channels-last gradients, and
-    PyTorch's fused optimizers pair entries by their place in memory."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
-
-
-def client_loss(defense: Defense, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of each sample plus the defense's regularizer, shape [B]: the loss that every client minimises."""
-    losses = F.cross_entropy(module(x), y, reduction="none")
-    return losses + defense.regularizer(module)
-
-
-def extend(defense: Defense, module: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-    """Let a defense extend the model, and keep the optimizer over exactly the parameters of the result."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not held <= {id(p) for p in module.parameters()}:
-        raise ValueError("the optimizer holds parameters that are not those of the module; build it from module.parameters()")
-    before = {id(p) for p in module.parameters()}
-    extended = defense.extend_model(module)
-    after = list(extended.parameters())
-    kept = {id(p) for p in after}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if id(parameter) not in kept:
-                optimizer.state.pop(parameter, None)
-        group["params"] = [p for p in group["params"] if id(p) in kept]
-    optimizer.param_groups[0]["params"] += [p for p in after if id(p) not in before]
-    return extended
-
-
-@contextmanager
-def _undisturbed(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put buffers, ``p.grad`` and the global random states back on leaving."""
-    buffers = [(owner, name, buffer, buffer.clone())
-               for owner in module.modules() for name, buffer in owner.named_buffers(recurse=False)]
-    grads = [(parameter, parameter.grad) for parameter in module.parameters()]
-    devices: Iterable[torch.device] = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        with torch.no_grad():
-            for owner, name, buffer, value in buffers:
-                setattr(owner, name, buffer)  # a layer may have put a new tensor in its place
-                buffer.copy_(value)
-        for parameter, grad in grads:
-            parameter.grad = grad

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from defenses.base import Defense, Gradients, Private
+from defenses.base import Account, Defense
+from defenses.release import Release
+from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 
 
 @dataclass(frozen=True)
 class Composition(Defense):
     """Chain the hooks of several defenses, first to last: ``precode+noise(std=0.001)``.
 
-    At most one member may bring its own private training (DP-SGD does); its gradient then takes the place of the plain one,
-    and the members' gradient hooks follow. A member that mixes samples in ``transform_batch`` voids the guarantee of DP-SGD.
+    At most one member may make the gradient of a batch itself, or account for it (DP-SGD does both); its gradient then takes the
+    place of the plain one, and the members' gradient hooks follow. A member that mixes samples in ``transform_batch`` voids the
+    guarantee of DP-SGD.
 
     Args:
         members: two or more defenses.
@@ -33,15 +36,30 @@ class Composition(Defense):
         names = [member.name for member in self.members]
         if len(set(names)) < len(names):
             raise ValueError(f"{self.label}: each defense may be named once")
-        if len(self._with_own_training()) > 1:
-            raise ValueError(f"{self.label}: only one of the defenses may replace the training (such as dp-sgd)")
-
-    def _with_own_training(self) -> list[Defense]:
-        return [member for member in self.members if type(member).make_private is not Defense.make_private]
+        for hook in ("sample_batches", "batch_gradient", "account"):
+            if sum(getattr(type(member), hook) is not getattr(Defense, hook) for member in self.members) > 1:
+                raise ValueError(f"{self.label}: only one of the defenses may replace the training (such as dp-sgd)")
 
     @property
     def label(self) -> str:
         return "+".join(member.label for member in self.members)
+
+    @property
+    def parts(self) -> tuple[Defense, ...]:
+        return self.members
+
+    @property
+    def guarantees(self) -> bool:
+        return any(member.guarantees for member in self.members)
+
+    @property
+    def regularized(self) -> bool:
+        return any(member.regularized for member in self.members)
+
+    @property
+    def regularizer_reads_parameters(self) -> bool:  # type: ignore[override]
+        """Whether that of a member does."""
+        return any(member.regularized and member.regularizer_reads_parameters for member in self.members)
 
     def parameters(self) -> dict[str, Any]:
         return {member.name: member.parameters() for member in self.members}
@@ -54,20 +72,41 @@ class Composition(Defense):
     def regularizer(self, module: nn.Module) -> Tensor | float:
         return sum(member.regularizer(module) for member in self.members)
 
-    def transform_batch(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        for member in self.members:
-            x, y = member.transform_batch(x, y, generator)
-        return x, y
+    def initial_state(self, module: nn.Module) -> State | None:
+        return {member.name: member.initial_state(module) or {} for member in self.members}
 
-    def transform_gradients(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+    def transform_batch(self, batch: Batch, step: Step) -> Batch:
         for member in self.members:
-            gradients = member.transform_gradients(gradients, generator)
+            batch = member.transform_batch(batch, step.of_member(member.name))
+        return batch
+
+    def transform_gradients(self, gradients: Gradients, step: Step) -> Gradients:
+        for member in self.members:
+            gradients = member.transform_gradients(gradients, step.of_member(member.name))
         return gradients
 
-    def make_private(self, *, module: nn.Module, optimizer: torch.optim.Optimizer, data_loader: Any,
-                     epochs: int | None = None, generator: torch.Generator | None = None) -> Private:
-        for member in self._with_own_training():
-            return member.make_private(  # type: ignore[call-arg]
-                module=module, optimizer=optimizer, data_loader=data_loader, epochs=epochs, generator=generator, hooks=self)
-        return super().make_private(
-            module=module, optimizer=optimizer, data_loader=data_loader, epochs=epochs, generator=generator)
+    def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
+        told = dict.fromkeys(shared, Release())
+        # Whatever makes the gradient comes first; each member sees what it returned as far as nothing was done to it later.
+        chain = sorted(self.members, key=lambda member: type(member).batch_gradient is Defense.batch_gradient)
+        for member in reversed(chain):
+            seen = {name: None if told[name].stages else g for name, g in shared.items()}
+            own = member.release(seen, facts)
+            told = {name: own[name].then(told[name]) for name in shared}
+        return told
+
+    def sample_batches(self, data_loader: Any) -> Any:
+        for member in self.members:
+            data_loader = member.sample_batches(data_loader)
+        return data_loader
+
+    def planned(self, plan: Plan) -> Defense:
+        return replace(self, members=tuple(member.planned(plan) for member in self.members))
+
+    def batch_gradient(self, batch: Batch, step: Step) -> tuple[Gradients, Tensor] | None:
+        made = (member.batch_gradient(batch, step.of_member(member.name)) for member in self.members)
+        return next((found for found in made if found is not None), None)
+
+    def account(self, plan: Plan) -> Account | None:
+        accounts = (member.account(plan) for member in self.members)
+        return next((found for found in accounts if found is not None), None)

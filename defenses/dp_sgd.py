@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from defenses import checks
-from defenses.base import Defense, Gradients, Private, client_loss, extend
+from defenses.base import Account, Defense
 from defenses.out_of_place import OutOfPlace
+from defenses.release import Clipped, Noise, Release, Stage, Unknown
+from defenses.step import Batch, Facts, Gradients, Plan, Step
 
 
 @dataclass(frozen=True)
@@ -72,107 +75,99 @@ class DPSGD(Defense):
                 layer.inplace = False
         return fixed
 
-    def make_private(self, *, module: nn.Module, optimizer: torch.optim.Optimizer, data_loader: Any,
-                     epochs: int | None = None, generator: torch.Generator | None = None,
-                     hooks: Defense | None = None) -> Private:
-        """As :meth:`Defense.make_private`; the returned loader draws batches by Poisson sampling.
+    def sample_batches(self, data_loader: Any) -> Any:
+        """Batches drawn by Poisson sampling.
 
         Args:
             data_loader: a ``torch.utils.data.DataLoader`` with a batch size, or any loader with a ``with_poisson_sampling()``
                 that returns a loader of the same length over Poisson samples, a ``dataset`` and a ``len``.
-            epochs: needed with ``target_epsilon``.
-            hooks: the composition that this defense is a member of; its hooks run instead of this defense's own.
 
         Raises:
-            ValueError: ``target_epsilon`` without ``epochs``, or a foreign optimizer.
             TypeError: a loader that cannot be sampled.
         """
         if isinstance(data_loader, DataLoader):
-            poisson: Any = DPDataLoader.from_data_loader(data_loader)
-        elif hasattr(data_loader, "with_poisson_sampling"):
-            poisson = data_loader.with_poisson_sampling()
-        else:
-            raise TypeError(
-                f"dp-sgd draws its own batches and cannot do so from {type(data_loader).__name__}; "
-                "expected a torch DataLoader or a loader with with_poisson_sampling()"
-            )
-        sample_rate = 1 / len(data_loader)
-        whole = self if hooks is None else hooks
-        extended = extend(whole, module, optimizer)
-        return PrivateDPSGD(
-            whole, extended, optimizer, poisson, generator, budget=self, sample_rate=sample_rate,
-            expected_batch_size=len(data_loader.dataset) * sample_rate,
-            noise_multiplier=self._noise_multiplier(sample_rate, epochs))
+            return DPDataLoader.from_data_loader(data_loader)
+        if hasattr(data_loader, "with_poisson_sampling"):
+            return data_loader.with_poisson_sampling()
+        raise TypeError(
+            f"dp-sgd draws its own batches and cannot do so from {type(data_loader).__name__}; "
+            "expected a torch DataLoader or a loader with with_poisson_sampling()"
+        )
 
-    def _noise_multiplier(self, sample_rate: float, epochs: int | None) -> float:
-        if self.noise_multiplier is not None:
-            return self.noise_multiplier
-        if epochs is None:
+    def planned(self, plan: Plan) -> DPSGD:
+        """With the noise multiplier in force, where it follows from a target epsilon.
+
+        Raises:
+            ValueError: ``target_epsilon`` without the number of epochs.
+        """
+        if self.target_epsilon is None or plan.sample_rate is None:
+            return self
+        if plan.epochs is None:
             raise ValueError("dp-sgd with target_epsilon needs the planned number of epochs: make_private(..., epochs=...)")
-        return get_noise_multiplier(target_epsilon=self.target_epsilon, target_delta=self.delta, sample_rate=sample_rate,
-                                    epochs=max(epochs, 1), accountant=self.accountant)
+        multiplier = get_noise_multiplier(target_epsilon=self.target_epsilon, target_delta=self.delta, sample_rate=plan.sample_rate,
+                                          epochs=max(plan.epochs, 1), accountant=self.accountant)
+        return replace(self, noise_multiplier=multiplier, target_epsilon=None)
 
+    def account(self, plan: Plan) -> Account | None:
+        assert self.noise_multiplier is not None and plan.sample_rate is not None
+        return OpacusAccount(self.accountant, self.delta, self.noise_multiplier, plan.sample_rate)
 
-class PrivateDPSGD(Private):
-    """A training under DP-SGD; ``noise_multiplier`` is the one in force, also where it follows from a target epsilon."""
-
-    def __init__(self, defense: Defense, module: nn.Module, optimizer: torch.optim.Optimizer, data_loader: Any,
-                 generator: torch.Generator | None, *, budget: DPSGD, sample_rate: float, expected_batch_size: float,
-                 noise_multiplier: float) -> None:
-        super().__init__(defense, module, optimizer, data_loader, generator)
-        self.budget = budget
-        self.sample_rate = sample_rate
-        self.expected_batch_size = expected_batch_size
-        self.noise_multiplier = noise_multiplier
-        self.accountant = create_accountant(budget.accountant)
-
-    def shared_gradient(self, x: Tensor, y: Tensor, *, seed: int | None = None) -> Gradients:
-        training, self.expected_batch_size = self.expected_batch_size, len(x)
-        try:
-            return super().shared_gradient(x, y, seed=seed)
-        finally:
-            self.expected_batch_size = training
-
-    @property
-    def delta(self) -> float | None:
-        return self.budget.delta
-
-    def privacy_spent(self, delta: float | None = None) -> float | None:
-        """Epsilon spent by the training so far, at ``delta`` or the defense's own; infinite without noise."""
-        if not self.accountant.history:
-            return 0.0
-        if self.noise_multiplier == 0:
-            return float("inf")
-        return float(self.accountant.get_epsilon(delta=self.budget.delta if delta is None else delta))
-
-    def _gradient(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Gradients, Tensor]:
-        if not self.module.training:
+    def batch_gradient(self, batch: Batch, step: Step) -> tuple[Gradients, Tensor] | None:
+        if not step.module.training:
             raise ValueError("dp-sgd needs the module in training mode: Opacus records per-sample gradients only there")
-        # Opacus keeps its state on the parameters and in hooks of the module; both live for this step only.
+        assert self.noise_multiplier is not None
+        parameters = {name: p for name, p in step.module.named_parameters() if p.requires_grad}
+        # Opacus keeps its state on the parameters and in hooks of the module; both live for this step only. It steps no optimizer
+        # here, but asks for one to know the parameters.
         opacus_optimizer = DPOptimizerFastGradientClipping(
-            self.optimizer, noise_multiplier=self.noise_multiplier, max_grad_norm=self.budget.max_grad_norm,
-            expected_batch_size=self.expected_batch_size, loss_reduction="mean", generator=generator)
+            torch.optim.SGD(parameters.values()), noise_multiplier=self.noise_multiplier, max_grad_norm=self.max_grad_norm,
+            expected_batch_size=step.batch_size, loss_reduction="mean", generator=step.generator)
         per_sample = GradSampleModuleFastGradientClipping(
-            self.module, max_grad_norm=self.budget.max_grad_norm, loss_reduction="mean", use_ghost_clipping=True)
+            step.module, max_grad_norm=self.max_grad_norm, loss_reduction="mean", use_ghost_clipping=True)
         try:
             with OutOfPlace():
-                losses = client_loss(self.defense, per_sample, x, y)
-            if len(x) == 0:  # a Poisson sample can be empty: the released gradient is then noise alone
-                for parameter in self._parameters.values():
+                losses = step.losses(batch, per_sample)
+            if len(batch.images) == 0:  # a Poisson sample can be empty: the released gradient is then noise alone
+                for parameter in parameters.values():
                     parameter.grad = torch.zeros_like(parameter)
             else:
-                for parameter in self._parameters.values():
+                for parameter in parameters.values():
                     parameter.grad = None
                 DPTensorFastGradientClipping(per_sample, opacus_optimizer, losses).backward()
             opacus_optimizer.accumulate()
             opacus_optimizer.add_noise()
             opacus_optimizer.scale_grad()
-            gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+            gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
         finally:
             per_sample.to_standard_module()
-            for parameter in self._parameters.values():
+            for parameter in parameters.values():
                 parameter.summed_grad = None  # type: ignore[attr-defined]
         return gradients, losses.detach().mean()
 
-    def _account(self) -> None:
-        self.accountant.step(noise_multiplier=self.noise_multiplier, sample_rate=self.sample_rate)
+    def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
+        if self.noise_multiplier is None:  # not planned yet, so that nobody knows the noise
+            return dict.fromkeys(shared, Release((Unknown("the noise multiplier follows from a plan that is not known"),)))
+        stages: tuple[Stage, ...] = (Clipped(self.max_grad_norm, tuple(shared), facts.batch_size),)
+        if self.noise_multiplier > 0:
+            stages += (Noise((self.noise_multiplier * self.max_grad_norm / facts.batch_size) ** 2),)
+        return dict.fromkeys(shared, Release(stages))
+
+
+class OpacusAccount:
+    """A privacy accountant of Opacus, told the multiplier and the sampling rate once."""
+
+    def __init__(self, mechanism: str, delta: float, noise_multiplier: float, sample_rate: float) -> None:
+        self.delta = delta
+        self._accountant = create_accountant(mechanism)
+        self._noise_multiplier, self._sample_rate = noise_multiplier, sample_rate
+
+    def step(self) -> None:
+        self._accountant.step(noise_multiplier=self._noise_multiplier, sample_rate=self._sample_rate)
+
+    def epsilon(self, delta: float) -> float:
+        """Spent so far; infinite without noise."""
+        if not self._accountant.history:
+            return 0.0
+        if self._noise_multiplier == 0:
+            return float("inf")
+        return float(self._accountant.get_epsilon(delta=delta))

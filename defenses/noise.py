@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from defenses import checks
-from defenses.base import Defense, Gradients
+from defenses.base import Defense
+from defenses.release import Noise, Release
+from defenses.step import Facts, Gradients, Step
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,12 @@ class NoisyGradients(Defense):
         distribution: ``gaussian`` or ``laplacian``.
     """
 
+    # What `leakboard list` and the tables show.
     name: ClassVar[str] = "noise"
     summary: ClassVar[str] = "Gaussian or Laplacian noise of a fixed standard deviation on the gradient"
     paper: ClassVar[str] = "Zhu et al., NeurIPS 2019"
 
+    # The parameters, with their defaults; the first one is always shown.
     std: float = 0.01
     distribution: str = "gaussian"
 
@@ -34,12 +40,18 @@ class NoisyGradients(Defense):
         checks.number("std", self.std, at_least=0)
         checks.choice("distribution", self.distribution, ("gaussian", "laplacian"))
 
-    def transform_gradients(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+    def transform_gradients(self, gradients: Gradients, step: Step) -> Gradients:
+        # Randomness comes from the step's generator, and what is given is not written into.
         if self.std == 0:
             return gradients
-        return {name: g + self._sample(g, generator) for name, g in gradients.items()}
+        return {name: g + self._sample(g, step.generator) for name, g in gradients.items()}
 
-    def _sample(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
+        # What a server that knows this defense can conclude; without this hook attackers would know nothing in particular.
+        noise = Release((Noise(self.std**2, self.distribution),)) if self.std > 0 else Release()
+        return dict.fromkeys(shared, noise)
+
+    def _sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
         if self.distribution == "gaussian":
             return torch.empty_like(like).normal_(0.0, self.std, generator=generator)
         # A Laplacian of scale b has standard deviation b * sqrt(2), and is a difference of two exponentials of mean b.

@@ -15,3 +15,7 @@ class NoDefense(Defense):
     name: ClassVar[str] = "none"
     summary: ClassVar[str] = "the plain gradient"
     paper: ClassVar[str] = "McMahan et al., AISTATS 2017"
+
+    @property
+    def plain(self) -> bool:
+        return True

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+from torch import Tensor
 
 from defenses import checks
-from defenses.base import Defense, Gradients
+from defenses.base import Defense
 from defenses.noise import NoisyGradients
 from defenses.precode import PRECODE
 from defenses.pruning import GradientPruning
+from defenses.release import Release
+from defenses.step import Facts, Gradients, Step
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,15 @@ class PPP(PRECODE):
         behind = tuple(prefix + child for prefix in inserted for child in ("bottleneck.", "classifier."))
         return {name for name in names if not name.startswith(behind)}
 
-    def transform_gradients(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+    def transform_gradients(self, gradients: Gradients, step: Step) -> Gradients:
         chosen = self.perturbed(gradients)
-        changed = self._perturb().transform_gradients({name: g for name, g in gradients.items() if name in chosen}, generator)
+        changed = self._perturb().transform_gradients({name: g for name, g in gradients.items() if name in chosen}, step)
         return {name: changed.get(name, g) for name, g in gradients.items()}
+
+    def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
+        chosen = self.perturbed(shared)
+        told = self._perturb().release({name: g for name, g in shared.items() if name in chosen}, facts)
+        return {name: told.get(name, Release()) for name in shared}
 
     def _perturb(self) -> Defense:
         return NoisyGradients(std=self.strength) if self.perturbation == "noise" else GradientPruning(p=self.strength)

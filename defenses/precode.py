@@ -4,66 +4,47 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defenses import checks
 from defenses.base import Defense
 from defenses.last_linear import last_linear, replace
+from defenses.release import Release
+from defenses.step import Facts
+from defenses.stochastic import StochasticLayer
 
 
-class VariationalBottleneck(nn.Module):
+class VariationalBottleneck(StochasticLayer):
     """Encode features to a Gaussian, sample from it, decode to features of the same size (Scheliga et al., WACV 2022, eq. 3).
 
     mu, s = encoder(h); sigma = softplus(s); z = mu + sigma * epsilon; output = decoder(z). It samples in evaluation as in
-    training. ``epsilon`` is drawn from torch's global generator unless it is set.
+    training. ``divergence`` is that of the code to a standard normal, in bits.
 
     Args:
         features: size d of the features h.
         size: K, the size of z.
-
-    Attributes:
-        epsilon: None, or the noise [B, K] to use in the next forward passes instead of a fresh sample.
-        code: None, or the codes z [B, K] to use in the next forward passes, as samples of whatever Gaussian is encoded: the noise
-            is then the constant (z - mu) / sigma.
-        divergence: the KL divergence to a standard normal in bits [B] of the last forward pass, None after it was read.
     """
 
+    reads_features: ClassVar[str] = "encoder"
+    reads_code: ClassVar[str] = "decoder"
+
     def __init__(self, features: int, size: int, *, device: Any = None, dtype: Any = None) -> None:
-        super().__init__()
+        super().__init__(size)
         self.encoder = nn.Linear(features, 2 * size, device=device, dtype=dtype)
         self.decoder = nn.Linear(size, features, device=device, dtype=dtype)
-        self.size = size
-        self.epsilon: Tensor | None = None
-        self.code: Tensor | None = None
-        self.divergence: Tensor | None = None
 
     def forward(self, h: Tensor) -> Tensor:
         """Features [B, ..., d] to features of the same shape."""
         mu, s = self.encoder(h).chunk(2, dim=-1)
         sigma = F.softplus(s)
-        if self.code is not None:
-            epsilon = ((self.code - mu) / sigma).detach()
-        else:
-            epsilon = torch.randn_like(mu) if self.epsilon is None else self.epsilon
         nats = 0.5 * (mu.square() + sigma.square() - 1) - sigma.log()
         self.divergence = nats.flatten(1).sum(1) / math.log(2)
-        return self.decoder(mu + sigma * epsilon)
-
-    def take_divergence(self) -> Tensor:
-        """The divergence [B] of the last forward pass; the module forgets it, so that it keeps no graph alive."""
-        if self.divergence is None:
-            raise RuntimeError("the divergence is there once after each forward pass")
-        divergence, self.divergence = self.divergence, None
-        return divergence
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy or pickle of the module must not carry the autograd graph of its last forward pass.
-        return {**self.__dict__, "divergence": None}
+        return self.decoder(self.sample(mu, sigma))
 
 
 @dataclass(frozen=True)
@@ -81,6 +62,7 @@ class PRECODE(Defense):
     name: ClassVar[str] = "precode"
     summary: ClassVar[str] = "a variational bottleneck before the last linear layer makes the gradient stochastic"
     paper: ClassVar[str] = "Scheliga et al., WACV 2022"
+    regularizer_reads_parameters: ClassVar[bool] = False  # the divergence of a sample follows from what the encoder computes of it
 
     bottleneck_size: int = 256
     beta: float = 1e-3
@@ -97,6 +79,10 @@ class PRECODE(Defense):
 
     def regularizer(self, module: nn.Module) -> Tensor | float:
         return self.beta * sum(b.take_divergence() for b in bottlenecks(module))
+
+    def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
+        # The gradient leaves as it is; what is random is in the model, whose stochastic layers speak for themselves.
+        return dict.fromkeys(shared, Release())
 
 
 def bottlenecks(module: nn.Module) -> list[VariationalBottleneck]:

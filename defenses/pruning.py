@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+from torch import Tensor
 
 from defenses import checks
-from defenses.base import Defense, Gradients
+from defenses.base import Defense
+from defenses.release import Kept, Release
+from defenses.step import Facts, Gradients, Step
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,31 @@ class GradientPruning(Defense):
     def __post_init__(self) -> None:
         checks.number("p", self.p, at_least=0, at_most=1)
 
-    def transform_gradients(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+    def transform_gradients(self, gradients: Gradients, step: Step) -> Gradients:
         return {name: self._prune(g) for name, g in gradients.items()}
 
-    def _prune(self, gradient: torch.Tensor) -> torch.Tensor:
-        flat = gradient.flatten()
+    def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
+        entries = {name: p.numel() for name, p in facts.module.named_parameters()}
+        return {name: self._told(entries[name], g) for name, g in shared.items()}
+
+    def _told(self, entries: int, shared: Tensor | None) -> Release:
+        count = self._count(entries)
+        if count == 0:
+            return Release()
+        if shared is None:
+            return Release((Kept(entries - count),))
+        # An entry that was zero before is not told from one that became zero; it lies within the same bounds.
+        mask = shared != 0
+        smallest = shared.abs().masked_fill(~mask, math.inf).flatten(1).amin(1)
+        return Release((Kept(entries - count, mask, smallest),))
+
+    def _count(self, entries: int) -> int:
         # The small term keeps a product such as 0.7 * 10 = 6.999... from losing an entry to rounding.
-        count = int(self.p * flat.numel() + 1e-9)
+        return int(self.p * entries + 1e-9)
+
+    def _prune(self, gradient: Tensor) -> Tensor:
+        flat = gradient.flatten()
+        count = self._count(flat.numel())
         if count == 0:
             return gradient
         smallest = flat.abs().topk(count, largest=False, sorted=False).indices

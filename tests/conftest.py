@@ -12,6 +12,8 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
+from defenses import Batch, Step
+
 settings.register_profile("leakboard", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("leakboard")
 
@@ -78,6 +80,11 @@ def batch(count: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def loader(count: int = 24, batch_size: int = 6) -> torch.utils.data.DataLoader:
     return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*batch(count)), batch_size=batch_size)
+
+
+def step_of(seed: int = 0) -> Step:
+    """A step of a client for hooks that need its generator alone."""
+    return Step(nn.Identity(), Batch(*batch()), 6, torch.Generator().manual_seed(seed), {}, 0, lambda batch: batch.images.sum((1, 2, 3)))
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import step_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses import GradientPruning
+from defenses import Facts, GradientPruning, Kept, Release
 
 
 def prune(p: float, gradient: torch.Tensor) -> torch.Tensor:
-    return GradientPruning(p).transform_gradients({"w": gradient}, torch.Generator())["w"]
+    return GradientPruning(p).transform_gradients({"w": gradient}, step_of())["w"]
 
 
 def test_by_hand():
@@ -34,7 +35,7 @@ def test_equal_magnitudes_are_pruned_to_the_share_too():
 
 def test_each_tensor_is_pruned_on_its_own():
     gradients = {"small": torch.full((10,), 1e-6), "large": torch.full((10,), 1e6)}
-    pruned = GradientPruning(0.5).transform_gradients(gradients, torch.Generator())
+    pruned = GradientPruning(0.5).transform_gradients(gradients, step_of())
     assert [int((g == 0).sum()) for g in pruned.values()] == [5, 5]
 
 
@@ -42,3 +43,14 @@ def test_each_tensor_is_pruned_on_its_own():
 def test_bad_share_is_refused(p):
     with pytest.raises(ValueError, match="p must be a number >= 0 and <= 1"):
         GradientPruning(p)
+
+
+def test_the_release_tells_what_was_kept_and_that_nothing_larger_was_not():
+    facts = Facts(1, 0, torch.nn.Linear(4, 2))
+    shared = GradientPruning(0.5).transform_gradients({"weight": torch.tensor([[0.1, -3.0, 2.0, 0.2], [0.3, -1.0, 5.0, 0.0]])}, step_of())
+    told = GradientPruning(0.5).release({"weight": shared["weight"][None], "bias": None}, facts)
+    (kept,) = told["weight"].stages
+    assert kept.count == 4 and kept.mask[0].tolist() == [[False, True, True, False], [False, True, True, False]]
+    assert kept.threshold.tolist() == [1.0]
+    assert told["bias"].stages == (Kept(1),)
+    assert GradientPruning(0.0).release({"weight": None}, facts)["weight"] == Release()

@@ -1,0 +1,312 @@
+"""What a shared gradient tells of the clean one, declared by the defense that changed it.
+
+A :class:`Release` is the chain of stages that the gradient of one parameter went through, in their order; none is dropped or
+merged. Whoever knows the defense passes a candidate's own gradient through the stages before the noise and compares what comes
+out with what was shared, under the noise and what the stages after it hide. Nothing else of a defense is known to an attacker.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+DISTRIBUTIONS = ("gaussian", "laplacian")
+
+
+class Bounds(NamedTuple):
+    """Least and largest possible value of each entry."""
+
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One thing that happened to a gradient [N, *parameter.shape] of N victims."""
+
+    def passed(self, gradient: Tensor) -> Tensor:
+        """What a candidate's own gradient becomes; differentiable where that is of use."""
+        raise NotImplementedError
+
+    def before(self, after: Bounds) -> Bounds:
+        """What entered the stage, from what left it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Kept(Stage):
+    """The entries of smallest magnitude became zero; a share of each victim's tensor was kept.
+
+    Args:
+        count: how many entries of each tensor were kept.
+        mask: [N, *shape], true where an entry was kept; None where what follows hides it.
+        threshold: [N], no entry that became zero was larger in magnitude; None where it is not known.
+    """
+
+    count: int
+    mask: Tensor | None = None
+    threshold: Tensor | None = None
+
+    def passed(self, gradient: Tensor) -> Tensor:
+        flat = gradient.flatten(1)
+        kept = flat.detach().abs().topk(self.count, sorted=False).indices
+        return (flat * torch.zeros_like(flat).scatter(1, kept, 1.0)).view_as(gradient)
+
+    def before(self, after: Bounds) -> Bounds:
+        zeroed = (after.low <= 0) & (after.high >= 0)
+        if self.mask is not None:
+            zeroed = ~self.mask
+        most = after.low.new_full((len(after.low),), math.inf) if self.threshold is None else self.threshold
+        most = _per_victim(most, after.low)
+        return Bounds(torch.where(zeroed, -most, after.low), torch.where(zeroed, most, after.high))
+
+
+@dataclass(frozen=True)
+class Intervals(Stage):
+    """Each entry was replaced by a number near it, as quantisation does.
+
+    Args:
+        below, above: the entry lay at most so far below and above what it became, >= 0.
+        function: what a candidate's gradient becomes; None where that is random or not said, and the gradient is taken as it is.
+    """
+
+    below: float
+    above: float
+    function: Callable[[Tensor], Tensor] | None = None
+
+    def passed(self, gradient: Tensor) -> Tensor:
+        if self.function is None:
+            return gradient
+        return gradient + (self.function(gradient.detach()) - gradient.detach())  # its derivative is taken for one
+
+    def before(self, after: Bounds) -> Bounds:
+        return Bounds(after.low - self.below, after.high + self.above)
+
+
+@dataclass(frozen=True)
+class Sign(Stage):
+    """Each entry became its sign: -1, 0 or 1."""
+
+    def passed(self, gradient: Tensor) -> Tensor:
+        return gradient + (gradient.detach().sign() - gradient.detach())  # its derivative is taken for one
+
+    def before(self, after: Bounds) -> Bounds:
+        unknown = torch.full_like(after.low, math.inf)
+        zero = (after.low == 0) & (after.high == 0)
+        return Bounds((-unknown).masked_fill((after.low > 0) | zero, 0), unknown.masked_fill((after.high < 0) | zero, 0))
+
+
+@dataclass(frozen=True)
+class Scaled(Stage):
+    """Every entry was multiplied by a known number, not zero."""
+
+    factor: float
+
+    def passed(self, gradient: Tensor) -> Tensor:
+        return self.factor * gradient
+
+    def before(self, after: Bounds) -> Bounds:
+        ends = after.low / self.factor, after.high / self.factor
+        return Bounds(torch.minimum(*ends), torch.maximum(*ends))
+
+
+@dataclass(frozen=True)
+class Clipped(Stage):
+    """The gradient, over all ``names`` together, was scaled down to a norm where it was longer (Abadi et al., 2016).
+
+    Args:
+        norm: the largest, > 0.
+        names: of the parameters that the norm is taken over.
+        images: where more than one, the gradient of each was clipped by itself before they were averaged.
+    """
+
+    norm: float
+    names: tuple[str, ...]
+    images: int = 1
+
+    def factor(self, squared: Tensor) -> Tensor:
+        """What gradients of these squared norms [N] are multiplied by, [N]."""
+        return (self.norm / squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()).clamp_max(1.0)
+
+    def before(self, after: Bounds) -> Bounds:
+        # Longer or as it is, in the same direction; of an average of clipped ones not even that is known.
+        low, high = after
+        if self.images > 1:
+            return Bounds(torch.full_like(low, -math.inf), torch.full_like(high, math.inf))
+        return Bounds(torch.where(low < 0, -math.inf, low), torch.where(high > 0, math.inf, high))
+
+
+@dataclass(frozen=True)
+class Noise(Stage):
+    """Independent noise of mean zero was added to each entry.
+
+    Args:
+        variance: of each entry, > 0.
+        distribution: ``gaussian`` or ``laplacian``.
+    """
+
+    variance: float
+    distribution: str = "gaussian"
+
+    def __post_init__(self) -> None:
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {self.distribution!r}")
+        if not 0 < self.variance < math.inf:
+            raise ValueError(f"variance must be a number > 0, got {self.variance!r}")
+
+    def before(self, after: Bounds) -> Bounds:
+        return Bounds(torch.full_like(after.low, -math.inf), torch.full_like(after.high, math.inf))
+
+
+@dataclass(frozen=True)
+class Unknown(Stage):
+    """Something that is not declared, or has no closed form."""
+
+    reason: str = "the defense does not say what it discloses"
+
+    def before(self, after: Bounds) -> Bounds:
+        return Bounds(torch.full_like(after.low, -math.inf), torch.full_like(after.high, math.inf))
+
+
+@dataclass(frozen=True)
+class Release:
+    """What happened to the gradient of one parameter, first to last; nothing happened to it where there are no stages."""
+
+    stages: tuple[Stage, ...] = ()
+
+    def then(self, other: Release) -> Release:
+        """The chain of both."""
+        return Release(self.stages + other.stages)
+
+    @property
+    def form(self) -> Form | None:
+        """The parts of the chain where it has a closed form: deterministic stages, noise of one kind (none is of variance 0), and
+        stages that leave of each entry an interval. None where it is to be simulated."""
+        before: list[Stage] = []
+        after: list[Stage] = []
+        noise: Noise | None = None
+        for stage in self.stages:
+            if isinstance(stage, Unknown):
+                return None
+            if isinstance(stage, Noise):
+                if any(not isinstance(hidden, Scaled) for hidden in after):
+                    return None  # noise upon what noise had decided
+                if any(isinstance(earlier, Intervals) and earlier.function is None for earlier in before):
+                    return None
+                if noise is None:
+                    noise = stage
+                else:
+                    # Scaling comes to the same before and after the noise; a sum that is not of Gaussians is taken for one of the
+                    # same variance.
+                    noise = Noise(noise.variance * _squared_factor(after) + stage.variance)
+                    before += after
+                after = []
+            elif noise is None:
+                before.append(stage)
+            elif isinstance(stage, Clipped):
+                return None
+            else:
+                after.append(stage)
+        return Form(tuple(before), noise, tuple(after))
+
+    def bounds(self, shared: Tensor) -> Bounds:
+        """What the clean entries can have been, from the shared ones."""
+        bounds = Bounds(shared, shared)
+        for stage in reversed(self.stages):
+            bounds = stage.before(bounds)
+        return bounds
+
+    def averaged(self, rounds: int) -> Release:
+        """What the mean over rounds, of gradients that were each released in this way, tells of the mean of the clean ones."""
+        form = self.form
+        if rounds == 1 or not self.stages:
+            return self
+        if form is None or form.noise is None or any(not isinstance(stage, Scaled) for stage in form.after):
+            return Release((Unknown("rounds were averaged in which different entries were hidden"),))
+        return Release((*form.before, *form.after, Noise(form.noise.variance * _squared_factor(form.after) / rounds)))
+
+
+class Form(NamedTuple):
+    """The parts of a chain in closed form."""
+
+    before: tuple[Stage, ...]
+    noise: Noise | None
+    after: tuple[Stage, ...]
+
+
+def passed(releases: Mapping[str, Release], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What candidates' own gradients [N, *shape] by name become by the stages before the noise.
+
+    Raises:
+        ValueError: a chain has no closed form.
+    """
+    left: dict[str, list[Stage]] = {}
+    values = dict(gradients)
+    for name in gradients:
+        form = releases[name].form
+        if form is None:
+            raise ValueError(f"the chain of {name} has no closed form: it has to be simulated")
+        left[name] = list(form.before)
+    while any(left.values()):
+        for name, stages in left.items():
+            while stages and not isinstance(stages[0], Clipped):
+                values[name] = stages.pop(0).passed(values[name])
+        clips = {name: stages[0] for name, stages in left.items() if stages}
+        for clip in dict.fromkeys(clips.values()):
+            assert isinstance(clip, Clipped)
+            if clip.images > 1 or any(clips.get(name) != clip for name in clip.names):
+                raise ValueError("the gradient of each image was clipped by itself, or at another place of the chain")
+            factor = clip.factor(reduce(torch.add, (values[name].flatten(1).square().sum(1) for name in clip.names)))
+            for name in clip.names:
+                values[name] = values[name] * _per_victim(factor, values[name])
+                left[name].pop(0)
+    return values
+
+
+def log_likelihood(releases: Mapping[str, Release], gradients: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
+    """Logarithm of the density of what was shared if the clean gradient had been that of a candidate, [N].
+
+    Over the entries that carry noise, each of which is independent: the density of the noise where the entry is known, and the mass
+    of the interval that is known of it elsewhere. Entries without noise add nothing.
+
+    Args:
+        releases: by name.
+        gradients: the candidates' own [N, *shape] by name.
+        shared: the observed [N, *shape] by name.
+
+    Raises:
+        ValueError: a chain has no closed form.
+    """
+    total = next(iter(shared.values())).new_zeros(len(next(iter(shared.values()))))
+    for name, own in passed(releases, gradients).items():
+        form = releases[name].form
+        assert form is not None
+        if form.noise is None:
+            continue
+        low, high = Release(form.after).bounds(shared[name])
+        scale = math.sqrt(form.noise.variance) / (1 if form.noise.distribution == "gaussian" else math.sqrt(2))
+        kind = torch.distributions.Normal if form.noise.distribution == "gaussian" else torch.distributions.Laplace
+        law = kind(own, scale, validate_args=False)
+        known = low == high
+        inside = law.cdf(high) - law.cdf(low)
+        density = law.log_prob(torch.where(known, low, own)) - 0.5 * math.log(_squared_factor(form.after))
+        logs = torch.where(known, density, inside.clamp_min(torch.finfo(own.dtype).tiny).log())
+        total = total + logs.flatten(1).sum(1)
+    return total
+
+
+def _squared_factor(stages: Sequence[Stage]) -> float:
+    """What scaling among some stages does to a variance."""
+    return math.prod(stage.factor**2 for stage in stages if isinstance(stage, Scaled))
+
+
+def _per_victim(values: Tensor, like: Tensor) -> Tensor:
+    """Numbers [N] for a tensor [N, ...]."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
