@@ -1,18 +1,18 @@
 """Gradient-inversion attacks: what an honest-but-curious server can do with a shared gradient."""
 
-from attacks.adaptive.averaging import Averaging
-from attacks.adaptive.mask_aware import MaskAware
-from attacks.adaptive.noise_aware import NoiseAware
-from attacks.adaptive.omit_stochastic import OmitStochastic
-from attacks.adaptive.replay_bottleneck import ReplayBottleneck
 from attacks.analytic import Analytic
-from attacks.base import Attack, Candidates, Observation, Progress, Reconstruction
+from attacks.averaging import Averaging
+from attacks.base import Attack, Observation, Progress, Reconstruction, Round
 from attacks.dlg import DLG, IDLG
 from attacks.feature_matching import FeatureMatching
 from attacks.inverting_gradients import InvertingGradients
+from attacks.likelihood import Likelihood
+from attacks.omit_stochastic import OmitStochastic
+from attacks.portfolio import BUDGETS
+from attacks.portfolio import portfolio as members
 from attacks.see_through_gradients import SeeThroughGradients
-from attacks.worst_case import WorstCase
-from defenses.registry import Registry
+from defenses import checks
+from defenses.registry import Registry, SpecificationError, parse, unknown
 
 registry: Registry[Attack] = Registry("attack", Attack)
 registry.register(InvertingGradients)
@@ -22,11 +22,19 @@ registry.register(SeeThroughGradients)
 registry.register(FeatureMatching)
 registry.register(Analytic)
 registry.register(OmitStochastic)
-registry.register(ReplayBottleneck)
-registry.register(MaskAware)
-registry.register(NoiseAware)
+registry.register(Likelihood)
 registry.register(Averaging)
-registry.register(WorstCase)
+
+#: What stands for several attacks in a grid.
+PORTFOLIO = "portfolio"
+
+#: Attacks of earlier versions, by what names them now. Knowledge of the defense is a property of the observation since.
+_REPLACED = {
+    "mask-aware": "inverting-gradients, which an informed attacker runs over the entries that were kept",
+    "noise-aware": "likelihood, or with cost='cosine' inverting-gradients(total_variation=1e-05)",
+    "replay-bottleneck": "inverting-gradients, or with target='features' feature-matching, which replay codes where informed",
+    "worst-case": "portfolio(budget='standard'): attacks of their own, among all of which the report chooses",
+}
 
 
 def create(specification: str) -> Attack:
@@ -35,11 +43,29 @@ def create(specification: str) -> Attack:
     Raises:
         SpecificationError: the text cannot be read, or a name or value in it is not acceptable.
     """
+    name, _ = parse(specification, "attack")
+    if name in _REPLACED and name not in registry.names():
+        raise SpecificationError(f"the attack {name!r} of earlier versions is now {_REPLACED[name]}")
     return registry.create(specification)
 
 
+def create_all(specification: str) -> list[Attack]:
+    """As :func:`create`, where ``portfolio(budget='fast'|'standard'|'thorough')`` stands for all registered attacks with fixed
+    settings (:mod:`attacks.portfolio`)."""
+    name, arguments = parse(specification, "attack")
+    if name != PORTFOLIO:
+        return [create(specification)]
+    budget = arguments.pop("budget", "standard")
+    if arguments:
+        raise SpecificationError(unknown(f"parameter of attack {PORTFOLIO}", next(iter(arguments)), ["budget"]))
+    try:
+        checks.choice("budget", budget, tuple(BUDGETS))
+    except ValueError as error:
+        raise SpecificationError(f"attack {specification.strip()!r}: {error}") from error
+    return members(list(registry), budget)
+
+
 __all__ = [
-    "DLG", "IDLG", "Analytic", "Attack", "Averaging", "Candidates", "FeatureMatching", "InvertingGradients", "MaskAware",
-    "NoiseAware", "Observation", "OmitStochastic", "Progress", "Reconstruction", "ReplayBottleneck", "SeeThroughGradients",
-    "WorstCase", "create", "registry",
+    "DLG", "IDLG", "Analytic", "Attack", "Averaging", "FeatureMatching", "InvertingGradients", "Likelihood", "Observation",
+    "OmitStochastic", "Progress", "Reconstruction", "Round", "SeeThroughGradients", "create", "create_all", "registry",
 ]

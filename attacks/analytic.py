@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from attacks.adaptive.knowledge import layer_input
 from attacks.base import Attack, Observation, Progress, Reconstruction
-from attacks.labels import known_or_inferred_labels, label_obstacle
+from attacks.knowledge import layer_input
+from attacks.labels import as_classes, known_or_inferred_labels, label_obstacle
 from attacks.separation import separated_inputs
-from attacks.structured import sampling
-from defenses.precode import bottlenecks
+from defenses.stochastic import no_noise, sampling, stochastic_layers
 
 
 @dataclass(frozen=True)
@@ -22,13 +21,13 @@ class Analytic(Attack):
 
     For one image every row i gives x = (dL/dW_i) / (dL/db_i), and all rows together a least-squares estimate, which also averages
     noise. For more images, rows whose unit is active for one image alone give that image (:mod:`attacks.separation`). What comes
-    behind the layer, such as PRECODE, does not matter. There is nothing to choose.
+    behind the layer does not matter. An informed attacker takes off what the variance of known noise adds, and leaves out what was
+    set to zero. There is nothing to choose.
     """
 
     name: ClassVar[str] = "analytic"
     summary: ClassVar[str] = "images are read from the gradient of a first linear layer"
     paper: ClassVar[str] = "Phong et al., 2018"
-    tier: ClassVar[str] = "static"
     threat_model: ClassVar[str] = "B"
 
     def obstacle(self, observation: Observation) -> str | None:
@@ -40,13 +39,13 @@ class Analytic(Attack):
         if observation.batch_size == 1:
             found = layer_input(observation, name)
         else:
-            weight, bias = (observation.gradients[f"{name}.{child}" if name else child] for child in ("weight", "bias"))
+            weight, bias = (observation.shared[f"{name}.{child}" if name else child] for child in ("weight", "bias"))
             found = separated_inputs(weight, bias, observation.batch_size, _bounds(observation))
         images = found.unflatten(-1, observation.image_shape)
         if progress is not None:
             progress(1, 1)
         labels = known_or_inferred_labels(observation)
-        return Reconstruction(observation.to_pixels(images), labels, images.new_zeros(len(observation)))
+        return Reconstruction(observation.to_pixels(images), as_classes(labels), images.new_zeros(len(observation)))
 
 
 def _bounds(observation: Observation) -> tuple[Tensor, Tensor]:
@@ -66,17 +65,15 @@ def _first_layer(observation: Observation) -> tuple[str, str | None]:
     generator = torch.Generator("cpu").manual_seed(0)
     shape = (1, *observation.image_shape)
     image = torch.randn(shape, generator=generator, device="cpu").to(observation.mean)
-    stochastic = bottlenecks(observation.module)
+    stochastic = list(stochastic_layers(observation.module).values())
     handles = [m.register_forward_pre_hook(watcher(name)) for name, m in observation.module.named_modules()
                if next(m.parameters(recurse=False), None) is not None]
     try:
-        with torch.no_grad(), sampling(stochastic, [image.new_zeros(1, layer.size) for layer in stochastic]):
+        with torch.no_grad(), sampling(stochastic, no_noise(stochastic, image)):
             observation.module(image)
     finally:
         for handle in handles:
             handle.remove()
-        for layer in stochastic:
-            layer.divergence = None
     name, module, entered = ran[0]
     if not isinstance(module, nn.Linear):
         return name, f"the first layer is a {_KINDS.get(type(module), type(module).__name__)}, not a linear one"

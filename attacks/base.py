@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from attacks.upload import upload
-from defenses import Defense
+from defenses import Defense, Facts, Release
 from defenses.registry import label, parameters
+from defenses.stochastic import stochastic_layers
 
 #: Called with the number of optimisation iterations done so far and in all.
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What was observed in one round.
+
+    Attributes:
+        number: steps of training before it.
+        module: the shared model in the state of that round.
+        shared: parameter name to gradients [N, *parameter.shape]; they may lie in a file, and are then read when they are used.
+    """
+
+    number: int
+    module: nn.Module
+    shared: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -23,43 +40,42 @@ class Observation:
 
     Attributes:
         module: the shared model in the state of that round, in evaluation mode. An attack does not change it.
-        gradients: parameter name to the observed gradients [N, *parameter.shape].
+        shared: parameter name to the observed gradients [N, *parameter.shape].
         batch_size: B, images behind each gradient.
         image_shape: (C, H, W).
         mean, std: [C], the public normalisation (pixel - mean) / std of pixels in [0, 1].
-        labels: [N, B] class indices, or None: the attack infers them.
-        defense: which defense runs and its parameters, not its randomness (Kerckhoffs' principle).
+        labels: [N, B] class indices or [N, B, classes] probabilities, or None: the attack infers them.
+        defense: which defense runs, with the parameters in force, not its randomness (Kerckhoffs' principle); the attacker is
+            informed. None: the attacker is blind, and has the model and the cross-entropy alone.
         victims: N numbers that name the victims; an attack's randomness for a victim follows from its number, so that the
             result does not depend on which other victims are attacked beside it; 0 to N - 1 by default.
-        rounds: how often each victim shared a gradient of the same images in this state of the model; ``gradients`` are of the
-            first.
-        averaged: the means over all rounds, of the shapes of ``gradients``, or None where there was one round.
-        averaged_rounds: over how many rounds ``gradients`` themselves are means, where an attack has put the means in their place.
+        rounds: each round in which the victims shared a gradient of the same images, of which ``shared`` are those of the first;
+            may be empty where there was no other.
+        averaged_rounds: over how many rounds ``shared`` is a mean, where an attack has put the means in its place.
     """
 
     module: nn.Module
-    gradients: dict[str, Tensor]
+    shared: dict[str, Tensor]
     batch_size: int
     image_shape: tuple[int, int, int]
     mean: Tensor
     std: Tensor
     labels: Tensor | None
-    defense: Defense
+    defense: Defense | None = None
     victims: tuple[int, ...] = ()
-    rounds: int = 1
-    averaged: dict[str, Tensor] | None = None
+    rounds: tuple[Round, ...] = ()
     averaged_rounds: int = 1
 
     def __post_init__(self) -> None:
         if not self.victims:
-            object.__setattr__(self, "victims", tuple(range(len(next(iter(self.gradients.values()), ())))))
+            object.__setattr__(self, "victims", tuple(range(len(next(iter(self.shared.values()), ())))))
         shapes = {name: tuple(p.shape) for name, p in self.module.named_parameters() if p.requires_grad}
-        given = {name: tuple(g.shape) for name, g in self.gradients.items()}
+        given = {name: tuple(g.shape) for name, g in self.shared.items()}
         expected = {name: (len(self.victims), *shape) for name, shape in shapes.items()}
         if given != expected:
             wrong = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
             raise ValueError(f"gradients must be [victims, *parameter.shape] for every trainable parameter; wrong: {wrong}")
-        if self.labels is not None and tuple(self.labels.shape) != (len(self.victims), self.batch_size):
+        if self.labels is not None and tuple(self.labels.shape[:2]) != (len(self.victims), self.batch_size):
             raise ValueError(f"labels must be [{len(self.victims)}, {self.batch_size}], got {list(self.labels.shape)}")
 
     def __len__(self) -> int:
@@ -67,18 +83,53 @@ class Observation:
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.gradients.values())).device
+        return next(iter(self.shared.values())).device
+
+    def blind(self) -> Observation:
+        """What an attacker sees who knows nothing of the defense."""
+        return replace(self, defense=None)
+
+    def releases(self) -> dict[str, Release]:
+        """What the shared gradients tell of the clean ones, by parameter name. A blind attacker takes them for clean."""
+        return self._releases
+
+    @cached_property
+    def _releases(self) -> dict[str, Release]:
+        # Kept, since an attack asks several times, and masks of large layers take as long as an iteration to find.
+        if self.defense is None:
+            return dict.fromkeys(self.shared, Release())
+        facts = Facts(self.batch_size, self.rounds[0].number if self.rounds else 0, self.module)
+        told = self.defense.release(self.shared, facts)
+        return {name: release.averaged(self.averaged_rounds) for name, release in told.items()}
+
+    @property
+    def discloses(self) -> bool:
+        """Whether an informed attacker knows anything that a blind one does not take for granted."""
+        return self.defense is not None and (
+            self.defense.regularized or bool(stochastic_layers(self.module))
+            or any(release.stages for release in self.releases().values()))
+
+    def averaged(self) -> Observation:
+        """The observation with the means over all rounds in the place of the first round's gradients."""
+        means = {name: torch.zeros_like(g) for name, g in self.shared.items()}
+        for one in self.rounds:
+            for name, mean in means.items():
+                mean += one.shared[name].to(mean.device) / len(self.rounds)
+        return replace(self, shared=means, rounds=self.rounds[:1], averaged_rounds=max(1, len(self.rounds)))
 
     def select(self, positions: Sequence[int]) -> Observation:
         """The observation of some of the victims only."""
         index = upload(list(positions), self.device, torch.long)
-        def some(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: g.index_select(0, index) for name, g in gradients.items()}
 
+        def some(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: g.index_select(0, index.to(g.device)) for name, g in gradients.items()}
+
+        first = some(self.shared)
+        later = tuple(replace(one, shared=some(one.shared)) for one in self.rounds[1:])
         return replace(
             self,
-            gradients=some(self.gradients),
-            averaged=None if self.averaged is None else some(self.averaged),
+            shared=first,
+            rounds=(*(replace(one, shared=first) for one in self.rounds[:1]), *later),
             labels=None if self.labels is None else self.labels.index_select(0, index),
             victims=tuple(self.victims[i] for i in positions),
         )
@@ -89,23 +140,6 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """What each of A attacks rebuilt, where an attack chooses among others.
-
-    Attributes:
-        attacks: the attacks.
-        found: what each returned.
-        scores: [A, N], by which the attacker chooses, the lowest; comparable between attacks.
-        seconds: that each took for all victims.
-    """
-
-    attacks: tuple[Attack, ...]
-    found: tuple[Reconstruction, ...]
-    scores: Tensor
-    seconds: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Reconstruction:
     """What an attack returns.
 
@@ -113,30 +147,30 @@ class Reconstruction:
         images: [N, B, C, H, W], pixels in [0, 1]; the order within a batch means nothing.
         labels: [N, B] class of each reconstructed image, as known or inferred.
         cost: [N], what the attacker itself minimised; comparable between restarts of one attack only.
-        candidates: of an attack that chooses among others, what it chose from.
     """
 
     images: Tensor
     labels: Tensor
     cost: Tensor
-    candidates: Candidates | None = None
 
 
 @dataclass(frozen=True)
 class Attack:
     """A gradient-inversion attack by an honest-but-curious server; parameters are dataclass fields.
 
+    What the attacker knows of the defense is a property of the observation: an attack takes what ``observation.releases()``, the
+    model's stochastic layers and the client's loss tell an informed one, and finds nothing of these where the attacker is blind.
+
     Attributes:
-        tier: ``static`` (as published, the defense is not taken into account), ``adaptive`` (knows the defense) or
-            ``worst case``.
         threat_model: letter of the weakest threat model that suffices in the SoK of Carletti et al. (USENIX Security 2025).
+        needs: what the attack cannot do without beside the gradient: ``defense`` (an informed attacker), ``rounds`` (several).
     """
 
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
-    tier: ClassVar[str] = "static"
     threat_model: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @property
     def label(self) -> str:
@@ -156,6 +190,10 @@ class Attack:
         obstacle = self.obstacle(observation)
         if obstacle is not None:
             raise ValueError(obstacle)
+
+    def informed_by(self, observation: Observation) -> bool:
+        """Whether what an informed attacker knows changes what the attack computes; if not, it is run once for both."""
+        return observation.discloses
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         """Rebuild the images of all victims of the observation.

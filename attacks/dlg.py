@@ -11,7 +11,8 @@ from torch import Tensor
 
 from attacks import memory
 from attacks.base import Attack, Observation, Progress, Reconstruction
-from attacks.labels import known_or_inferred_labels, label_obstacle
+from attacks.knowledge import with_knowledge
+from attacks.labels import as_classes, known_or_inferred_labels, label_obstacle
 from attacks.lbfgs import BatchedLBFGS
 from attacks.objectives import Objective
 from attacks.problem import Problem, Start
@@ -37,7 +38,6 @@ class DLG(Attack):
     name: ClassVar[str] = "dlg"
     summary: ClassVar[str] = "Euclidean matching with L-BFGS, labels optimised jointly"
     paper: ClassVar[str] = "Zhu et al., NeurIPS 2019"
-    tier: ClassVar[str] = "static"
     threat_model: ClassVar[str] = "B"
 
     iterations: int = 1200
@@ -55,11 +55,20 @@ class DLG(Attack):
     def obstacle(self, observation: Observation) -> str | None:
         return label_obstacle(observation)
 
+    def informed_by(self, observation: Observation) -> bool:
+        if not super().informed_by(observation):
+            return False
+        assert observation.defense is not None
+        return observation.defense.regularized or not self._objective(observation).same_as(self._objective(observation.blind()))
+
+    def _objective(self, observation: Observation) -> Objective:
+        return with_knowledge(Objective(cost="euclidean"), observation)
+
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         self.check(observation)
-        labels = known_or_inferred_labels(observation)
+        labels = as_classes(known_or_inferred_labels(observation)) if self.joint else known_or_inferred_labels(observation)
         schedule = Schedule(self.iterations, self.step_size, self.iterations)
-        problem = Problem(observation, labels, Objective(cost="euclidean"), schedule, seed)
+        problem = Problem(observation, labels, self._objective(observation), schedule, seed)
         starts = [Start(victim, restart) for restart in range(self.restarts) for victim in range(len(observation))]
         width = choose_width(problem, starts)
         told = 0
@@ -86,13 +95,13 @@ class DLG(Attack):
             width = even(memory.half_of(width, failure, observation.device))
         images, labels, costs = (torch.cat(column).unflatten(0, (self.restarts, -1)) for column in zip(*found, strict=True))
         best, victims = costs.argmin(0), torch.arange(len(observation), device=costs.device)
-        return Reconstruction(observation.to_pixels(images[best, victims]), labels[best, victims], costs[best, victims])
+        return Reconstruction(observation.to_pixels(images[best, victims]), as_classes(labels[best, victims]), costs[best, victims])
 
     def _minimise(self, problem: Problem, starts: list[Start], tell: Callable[[int], None]) -> tuple[Tensor, Tensor, Tensor]:
         matcher = problem.matcher(starts, reloaded=False)
         images = problem.first_images(starts)
         labels = problem.labels[upload([start.victim for start in starts], images.device)]
-        logits = _first_logits(problem, starts) if self.joint else images.new_zeros(*labels.shape, 0)
+        logits = _first_logits(problem, starts) if self.joint else images.new_zeros(*labels.shape[:2], 0)
         entries = images[0].numel()
         optimizer = BatchedLBFGS(torch.cat((images.flatten(1), logits.flatten(1)), 1), step_size=self.step_size)
         best, lowest = optimizer.points.clone(), images.new_full((len(starts),), torch.inf)

@@ -12,10 +12,9 @@ from attacks.base import Observation
 from attacks.objectives import Objective, explicit, squared_norms
 from attacks.penalties import batch_norms, feature_distance, statistics_distance, watching
 from attacks.slots import Slots
-from attacks.structured import sampling
 from attacks.total_variation import total_variation
 from defenses import Defense, client_loss
-from defenses.precode import bottlenecks
+from defenses.stochastic import sampling, stochastic_layers
 
 
 class GeneralStep:
@@ -32,15 +31,15 @@ class GeneralStep:
         self.slots = slots
         self._objective = objective
         self._labels = slots.hold(labels)
-        self._squared = {name: slots.hold(squares) for name, squares in squared_norms(observation.gradients, objective).items()}
+        self._squared = {name: slots.hold(squares) for name, squares in squared_norms(observation.shared, objective).items()}
         self._masks = {name: slots.hold(objective.masks[name]) for name in self._squared if name in objective.masks}
         self._gradients = {
             name: slots.hold(g * objective.masks[name] if name in objective.masks else g)
-            for name, g in observation.gradients.items() if name in self._squared
+            for name, g in observation.shared.items() if name in self._squared
         }
         self._loss = _ClientLoss(observation.module, observation.defense)
         self._parameters = {name: p.detach() for name, p in self._loss.named_parameters() if p.requires_grad}
-        self._bottlenecks = bottlenecks(observation.module)
+        self._stochastic = list(stochastic_layers(observation.module).values())
         self._codes = [slots.hold(code) for code in objective.codes]
         self._features = {name: slots.hold(known) for name, known in objective.features.items()}
         self._anchors = None if objective.anchors is None else slots.hold(objective.anchors)
@@ -48,7 +47,7 @@ class GeneralStep:
         self._watched = {**{name: observation.module.get_submodule(name) for name in objective.features}, **self._normalised}
 
     def __call__(self, images: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Images [S, B, C, H, W] and the bottlenecks' noise [S, B, K]; the derivative and the objective [S]."""
+        """Images [S, B, C, H, W] and the stochastic layers' noise [S, B, K]; the derivative and the objective [S]."""
         step: Callable[..., tuple[Tensor, Tensor]] = vmap(grad_and_value(self._evaluate))
         return step(images, self._labels.value, *self._held(), noise)
 
@@ -71,14 +70,15 @@ class GeneralStep:
                   features: dict[str, Tensor], codes: list[Tensor], anchors: list[Tensor],
                   noise: list[Tensor]) -> Tensor:
         objective = self._objective
-        with sampling(self._bottlenecks, noise, codes):
+        with sampling(self._stochastic, noise, codes):
             candidate = grad(lambda parameters: functional_call(self._loss, parameters, (x, y)))(self._parameters)
             if self._watched:
                 with watching(self._watched) as entered:
-                    self._loss(x, y)
+                    functional_call(self._loss, self._parameters, (x, y))
+        own = {name: candidate["module." + name][None] for name in observed}
+        own.update({name: through(own[name]) for name, through in objective.passes.items() if name in own})
         compared = {
-            name: explicit(candidate["module." + name][None], g[None], masks[name][None] if name in masks else None,
-                           distance=objective.cost == "euclidean")
+            name: explicit(own[name], g[None], masks[name][None] if name in masks else None, distance=objective.cost == "euclidean")
             for name, g in observed.items()
         }
         cost = objective(compared, {name: value[None] for name, value in squared.items()})
@@ -97,7 +97,7 @@ class GeneralStep:
 class _ClientLoss(nn.Module):
     """The client's mean loss as a module, so that a functional call also covers what the regularizer reads."""
 
-    def __init__(self, module: nn.Module, defense: Defense) -> None:
+    def __init__(self, module: nn.Module, defense: Defense | None) -> None:
         super().__init__()
         self.module = module
         self._defense = defense

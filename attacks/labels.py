@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.structured import sampling
 from defenses.last_linear import last_linear
-from defenses.precode import bottlenecks
+from defenses.stochastic import sampling, stochastic_layers
 
 #: Images of noise whose mean probabilities stand for those of the victims' images.
 _DUMMIES = 64
@@ -38,6 +37,11 @@ def known_or_inferred_labels(observation: Observation) -> Tensor:
     if obstacle is not None:
         raise ValueError(obstacle)
     return idlg_labels(observation) if observation.batch_size == 1 else batch_labels(observation)
+
+
+def as_classes(labels: Tensor) -> Tensor:
+    """Labels [N, B], of probabilities [N, B, classes] the likeliest."""
+    return labels if labels.dim() == 2 else labels.argmax(-1)
 
 
 def idlg_labels(observation: Observation) -> Tensor:
@@ -78,15 +82,15 @@ def _by_class(observation: Observation) -> Tensor:
     name, linear = last_linear(observation.module)
     prefix = f"{name}." if name else ""
     if linear.bias is not None:
-        return observation.gradients[f"{prefix}bias"]
-    return observation.gradients[f"{prefix}weight"].sum(-1)
+        return observation.shared[f"{prefix}bias"]
+    return observation.shared[f"{prefix}weight"].sum(-1)
 
 
 def _on_noise(observation: Observation) -> tuple[Tensor, Tensor]:
     """Of images of noise: the mean probability of each class, and the mean sum of what enters the last layer."""
     generator = torch.Generator("cpu").manual_seed(0)
     images = torch.randn((_DUMMIES, *observation.image_shape), generator=generator, device="cpu").to(observation.mean)
-    stochastic = bottlenecks(observation.module)
+    stochastic = list(stochastic_layers(observation.module).values())
     noise = [torch.randn((_DUMMIES, layer.size), generator=generator, device="cpu").to(images) for layer in stochastic]
     entered: list[Tensor] = []
     handle = last_linear(observation.module)[1].register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0]))
@@ -95,6 +99,4 @@ def _on_noise(observation: Observation) -> tuple[Tensor, Tensor]:
             logits = observation.module(images)
     finally:
         handle.remove()
-        for layer in stochastic:
-            layer.divergence = None
     return logits.softmax(-1).mean(0), entered[0].sum(-1).mean()

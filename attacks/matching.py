@@ -14,14 +14,14 @@ from attacks.memory import saved_bytes
 from attacks.objectives import Objective
 from attacks.seeds import VictimNoise, derive
 from attacks.slots import Slots
-from attacks.structured import StructuredStep, Unsuitable, sampling
+from attacks.structured import StructuredStep, Unsuitable
 from attacks.upload import upload
 from defenses import client_loss
-from defenses.precode import bottlenecks
+from defenses.stochastic import sampling, stochastic_layers
 
 log = logging.getLogger("leakboard")
 
-#: Draws of bottleneck noise that are made ahead for each victim.
+#: Draws of a stochastic layer's noise that are made ahead for each victim.
 _NOISE_BLOCK = 64
 #: Live copies of what the general step keeps for a victim: gradients, activations, and their derivatives.
 _COPIES_WHERE_FORMED = 6
@@ -30,9 +30,9 @@ _COPIES_WHERE_FORMED = 6
 class GradientMatcher:
     """An objective of gradient matching and its derivative with respect to candidate images.
 
-    The candidate's gradient is that of the client's loss, the defense's regularizer included. A stochastic model samples its noise
-    afresh in each evaluation. Models made of known layers are matched without forming the gradients of their large layers; others
-    by the general step, which is told once in the log.
+    The candidate's gradient is that of the client's loss, the regularizer of a known defense included. A stochastic model samples
+    its noise afresh in each evaluation. Models made of known layers are matched without forming the gradients of their large
+    layers; others by the general step, which is told once in the log.
 
     Args:
         observation: the victims.
@@ -48,13 +48,14 @@ class GradientMatcher:
 
     def __init__(self, observation: Observation, labels: Tensor, objective: Objective, *, seeds: Sequence[int],
                  positions: Sequence[int] | None = None, reloaded: bool = False) -> None:
-        objective.check(observation.gradients)
+        objective.check(observation.shared)
         self._arguments = (observation, labels, objective)
         self._positions, self._reloaded = range(len(observation)) if positions is None else positions, reloaded
+        self._stochastic = list(stochastic_layers(observation.module).values())
         self._noise = [
             VictimNoise([derive(seed, "bottleneck", i) for seed in seeds], (observation.batch_size, layer.size), observation.mean,
                         block=_NOISE_BLOCK)
-            for i, layer in enumerate(bottlenecks(observation.module) if not objective.codes else [])
+            for i, layer in enumerate(self._stochastic if not objective.codes else [])
         ]
         self.step_of_slots: StructuredStep | GeneralStep
         self._compiled: Step | None = None
@@ -117,19 +118,19 @@ class GradientMatcher:
             observation, labels, _ = self._arguments
             x = image.detach().clone().requires_grad_()
             zeros = [epsilon.flatten(0, 1) for epsilon in self._zeros(image)]
-            with sampling(bottlenecks(observation.module), zeros):
+            with sampling(self._stochastic, zeros):
                 kept = saved_bytes(lambda: client_loss(observation.defense, observation.module, x.flatten(0, 1), labels[0]),
                                    shared=weights)
             return _COPIES_WHERE_FORMED * (held + kept)
         return held + 2 * saved_bytes(lambda: self.step_of_slots(image, self.noise_like(image)), shared=weights)
 
     def noise_like(self, images: Tensor) -> list[Tensor]:
-        """Noise of the bottlenecks for images [S, B, C, H, W] that is drawn from no victim's stream: zeros; none where codes are
-        replayed."""
+        """Noise of the stochastic layers for images [S, B, C, H, W] that is drawn from no victim's stream: zeros; none where
+        codes are replayed."""
         return [] if self._arguments[2].codes else self._zeros(images)
 
     def _zeros(self, images: Tensor) -> list[Tensor]:
-        return [images.new_zeros(*images.shape[:2], layer.size) for layer in bottlenecks(self._arguments[0].module)]
+        return [images.new_zeros(*images.shape[:2], layer.size) for layer in self._stochastic]
 
     def _slots(self) -> Slots:
         return Slots(self._positions, len(self._arguments[0]), reloaded=self._reloaded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attacks.base import Attack, Observation, Progress, Reconstruction
-from attacks.labels import known_or_inferred_labels, label_obstacle
+from attacks.labels import as_classes, known_or_inferred_labels, label_obstacle
 from attacks.objectives import Objective
 from attacks.optimization import minimise
 from attacks.problem import Problem
@@ -47,6 +47,17 @@ class MatchingAttack(Attack):
         """What is minimised."""
         raise NotImplementedError
 
+    def informed_by(self, observation: Observation) -> bool:
+        blind = observation.blind()
+        if not super().informed_by(observation) or self.obstacle(blind) is not None:
+            return super().informed_by(observation)
+        if self.obstacle(observation) is not None:
+            return True
+        assert observation.defense is not None
+        # The model samples for a blind attacker; what else an attack knows stands in its objective.
+        return observation.defense.regularized or not self.objective(self.prepared(observation)).same_as(
+            self.objective(self.prepared(blind)))
+
     def prepared(self, observation: Observation) -> Observation:
         """The observation that is matched."""
         return observation
@@ -61,4 +72,4 @@ class MatchingAttack(Attack):
         schedule = Schedule(self.iterations, self.step_size, self.patience)
         problem = Problem(observation, labels, self.objective(observation), schedule, seed)
         images, cost = minimise(problem, restarts=self.restarts, progress=progress)
-        return Reconstruction(observation.to_pixels(images), labels, cost)
+        return Reconstruction(observation.to_pixels(images), as_classes(labels), cost)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,16 +37,22 @@ class Objective:
         weights: of layers, >= 0; those not named have weight 1. In one cosine over all they weigh the inner product of the layer.
         layers: the only layers to compare; all by default.
         masks: parameter name to [N, *parameter.shape], true where the gradients are compared; parameters not named are compared
-            everywhere. A masked gradient has to be formed for each victim, which costs linear layers the engine's advantage.
+            everywhere. Masked gradients of more than a few images and positions are formed for each victim, which costs linear
+            layers the engine's advantage.
         storage: how observed gradients of large layers are kept: ``factored``, without loss, as a product of thin matrices where
             their rank allows it; ``dense``, as they are; ``bfloat16``, rounded to eight bits, half the memory (sums in float32).
-        codes: [N, B, K] for each variational bottleneck: what it sampled, which is used in place of samples of the attacker's own.
+        codes: [N, B, K] for each stochastic layer: what it sampled, which is used in place of samples of the attacker's own.
         features: module name to what entered the module at the client, [N, B, d]; the mean squared difference of what the candidate
             lets enter, relative to the variance of the features, is added with ``feature_weight``.
         statistics: weight of the distance to the running statistics of batch norm (Yin et al., CVPR 2021), >= 0.
         energy: weight of the squared Euclidean norm of the normalised images, as a mean over their entries, >= 0.
         anchors: images [N, B, C, H, W] that the candidates are drawn to, or None.
         anchor_weight: of the squared distance to them, as a mean over the entries, >= 0.
+        passes: parameter name to what a candidate's own gradient [S, *parameter.shape] goes through before it is compared; it
+            has to be formed for that.
+        clip: the norm to which a candidate's whole gradient is scaled down where it is longer, or None. For the cosine, which no
+            scale changes, it does not matter.
+        free_scale: whether the euclidean cost is that of the scale of a candidate's gradient that fits best.
 
     Raises:
         ValueError: an unknown cost, storage, or a weight that is no number >= 0.
@@ -66,6 +72,9 @@ class Objective:
     energy: float = 0.0
     anchors: Tensor | None = None
     anchor_weight: float = 0.0
+    passes: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    clip: float | None = None
+    free_scale: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("cost", COSTS), ("storage", STORAGES)):
@@ -77,6 +86,8 @@ class Objective:
                 raise ValueError(f"the weight of {name} must be a number >= 0, got {weight}")
         if self.per_layer and self.cost != "cosine":
             raise ValueError("per_layer is for the cosine; the euclidean cost is a sum over layers already")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be a number > 0, got {self.clip}")
 
     def check(self, gradients: Mapping[str, Tensor]) -> None:
         """Raise ValueError where a layer or mask does not fit the observed gradients [N, ...] by name."""
@@ -99,6 +110,11 @@ class Objective:
                        features={name: some(known) for name, known in self.features.items()},
                        anchors=None if self.anchors is None else some(self.anchors))
 
+    def same_as(self, other: Objective) -> bool:
+        """Whether both are the same computation."""
+        return type(self) is type(other) and all(
+            _same(getattr(self, place.name), getattr(other, place.name)) for place in fields(self))
+
     def well_conditioned(self) -> Objective:
         """An objective of the same comparisons that does not blow up their rounding, by which two ways of computing them are
         compared."""
@@ -111,6 +127,8 @@ class Objective:
 
     def __call__(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor]) -> Tensor:
         """The cost from the comparison and the squared norm of the observed gradient of each parameter of weight above 0."""
+        if self.cost == "euclidean" and (self.clip is not None or self.free_scale):
+            return self._scaled_distance(compared, observed)
         if self.cost == "euclidean":
             distances = [
                 self.weight(name) * (c.squared - 2 * c.product + observed[name] if c.distance is None else c.distance)
@@ -127,6 +145,16 @@ class Objective:
             weights += weight
         return total(costs) / weights
 
+    def _scaled_distance(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor]) -> Tensor:
+        """|s g - G|^2 for the scale s that clipping gives, or for the one of the lowest distance."""
+        product, squared, own = (total(terms) for terms in zip(*self._terms(compared, observed), strict=True))
+        if self.free_scale:
+            scale = product / squared.clamp_min(torch.finfo(squared.dtype).tiny)
+        else:
+            assert self.clip is not None
+            scale = (self.clip / _root(total([c.squared for c in compared.values()]))).clamp_max(1)
+        return scale.square() * squared - 2 * scale * product + own
+
     def _terms(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
         terms = []
         for name, c in compared.items():
@@ -134,6 +162,16 @@ class Objective:
             plain = (c.product, c.squared, observed[name])
             terms.append(plain if weight == 1 else (weight * plain[0], weight * plain[1], weight * plain[2]))
         return terms
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)
 
 
 def layer_of(parameter: str) -> str:

@@ -1,12 +1,12 @@
-"""Which attacks the worst case runs, with which settings: fixed, so that no result depends on tuning."""
+"""Which attacks a portfolio runs, with which settings: fixed, so that no result depends on tuning."""
 
 from __future__ import annotations
 
 from attacks.base import Attack
 
-#: Raised with every change of an attack, a setting or the score by which the worst case chooses, since results of different
+#: Raised with every change of an attack, a setting or the score by which reconstructions are chosen, since results of different
 #: portfolios are not comparable.
-VERSION = 1
+VERSION = 2
 
 #: Iterations and restarts of each attack by budget.
 BUDGETS = {"fast": (300, 1), "standard": (1000, 1), "thorough": (3000, 2)}
@@ -14,17 +14,14 @@ BUDGETS = {"fast": (300, 1), "standard": (1000, 1), "thorough": (3000, 2)}
 #: Settings of the attacks that are run with several: a weak prior for untrained models and clean gradients, a strong one for
 #: trained models and noise. Other attacks are run once, with their defaults.
 SETTINGS: dict[str, list[dict[str, object]]] = {
-    "inverting-gradients": [{"total_variation": weight} for weight in (1e-6, 1e-4, 1e-2)],
+    "inverting-gradients": [{"total_variation": weight} for weight in (1e-7, 1e-5, 1e-3, 1e-2)],
     "feature-matching": [{"total_variation": weight} for weight in (1e-3, 3e-2)],
-    "replay-bottleneck": [{"total_variation": 1e-6},
-                          *({"target": "features", "total_variation": weight} for weight in (1e-3, 1e-2))],
-    "mask-aware": [{"total_variation": weight} for weight in (1e-7, 1e-5, 1e-2)],
-    "noise-aware": [{"cost": "likelihood"}, *({"cost": "cosine", "total_variation": weight} for weight in (1e-5, 1e-3))],
+    "likelihood": [{"begin": begin} for begin in ("random", "features")],
 }
 
 
 def portfolio(classes: list[type[Attack]], budget: str) -> list[Attack]:
-    """The attacks of all classes but those that choose among others, with at least the budget's restarts, and its iterations.
+    """The attacks of all classes, with at least the budget's restarts, and its iterations.
 
     Raises:
         KeyError: there is no such budget.
@@ -32,7 +29,7 @@ def portfolio(classes: list[type[Attack]], budget: str) -> list[Attack]:
     iterations, restarts = BUDGETS[budget]
     attacks = []
     for cls in classes:
-        for settings in SETTINGS.get(cls.name, [{}]) if cls.tier != "worst case" else []:
+        for settings in SETTINGS.get(cls.name, [{}]):
             own = cls(**settings).parameters()
             effort = {"iterations": iterations, "restarts": max(restarts, own.get("restarts", 1))}
             attacks.append(cls(**settings, **{name: value for name, value in effort.items() if name in own}))

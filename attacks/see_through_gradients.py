@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from attacks.base import Observation, Progress, Reconstruction
-from attacks.labels import known_or_inferred_labels
+from attacks.knowledge import with_knowledge
+from attacks.labels import as_classes, known_or_inferred_labels
 from attacks.matching_attack import MatchingAttack
 from attacks.objectives import Objective
 from attacks.optimization import best_of, minimise_all
@@ -33,7 +34,6 @@ class SeeThroughGradients(MatchingAttack):
     name: ClassVar[str] = "see-through-gradients"
     summary: ClassVar[str] = "Euclidean matching with batch-norm statistics and group consistency over restarts"
     paper: ClassVar[str] = "Yin et al., CVPR 2021"
-    tier: ClassVar[str] = "static"
     threat_model: ClassVar[str] = "B"
 
     total_variation: float = 1e-4
@@ -51,8 +51,9 @@ class SeeThroughGradients(MatchingAttack):
 
     def objective(self, observation: Observation) -> Objective:
         known = bool(batch_norms(observation.module))
-        return Objective(cost="euclidean", total_variation=self.total_variation / self.gradient, energy=self.energy / self.gradient,
-                         statistics=self.statistics / self.gradient if known else 0.0)
+        plain = Objective(cost="euclidean", total_variation=self.total_variation / self.gradient,
+                          energy=self.energy / self.gradient, statistics=self.statistics / self.gradient if known else 0.0)
+        return with_knowledge(plain, observation)
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         self.check(observation)
@@ -72,4 +73,4 @@ class SeeThroughGradients(MatchingAttack):
             together = replace(problem.objective, anchors=begin.mean(1), anchor_weight=self.group / self.gradient)
             problem = problem._replace(objective=together, schedule=replace(schedule, iterations=whole - first), begin=begin)
         images, costs = best_of(*minimise_all(problem, restarts=self.restarts, progress=later))
-        return Reconstruction(observation.to_pixels(images), labels, costs)
+        return Reconstruction(observation.to_pixels(images), as_classes(labels), costs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,8 +15,8 @@ from attacks.objectives import Comparison, Objective, squared_norms
 from attacks.penalties import batch_norms, feature_distance, statistics_distance, watching
 from attacks.slots import Slots
 from attacks.total_variation import with_derivative
-from defenses import PRECODE, Composition, Defense, client_loss
-from defenses.precode import VariationalBottleneck, bottlenecks
+from defenses import client_loss
+from defenses.stochastic import no_noise, sampling, stochastic_layers
 
 
 class Unsuitable(Exception):
@@ -42,20 +42,20 @@ class StructuredStep:
         self._defense = observation.defense
         self._objective = objective
         self._labels = slots.hold(labels)
-        self._bottlenecks = bottlenecks(observation.module)
+        self._stochastic = list(stochastic_layers(observation.module).values())
         self._codes = [slots.hold(code) for code in objective.codes]
         self._features = {name: slots.hold(known) for name, known in objective.features.items()}
         self._anchors = None if objective.anchors is None else slots.hold(objective.anchors)
         self._normalised = batch_norms(observation.module) if objective.statistics else {}
         self._watched = {**{name: observation.module.get_submodule(name) for name in objective.features}, **self._normalised}
-        self._squared = {name: slots.hold(squares) for name, squares in squared_norms(observation.gradients, objective).items()}
+        self._squared = {name: slots.hold(squares) for name, squares in squared_norms(observation.shared, objective).items()}
         self._layers: list[tuple[str, nn.Module, Rule]] = []
         self._idle = []
         _check(observation, objective)
         shapes, self._written_into = _uses(observation)
         for name, module in _parametrised(observation.module):
             prefix = f"{name}." if name else ""
-            own = {child: observation.gradients[prefix + child] for child, _ in module.named_parameters(recurse=False)
+            own = {child: observation.shared[prefix + child] for child, _ in module.named_parameters(recurse=False)
                    if prefix + child in self._squared}
             if module not in shapes:  # it does not run, so that its gradient is zero
                 self._idle += [prefix + child for child in own]
@@ -67,9 +67,9 @@ class StructuredStep:
                 self._layers.append((prefix, module, found(module, observed, *shapes[module])))
 
     def __call__(self, images: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Images [S, B, C, H, W] and the bottlenecks' noise [S, B, K]; the derivative and the objective [S]."""
+        """Images [S, B, C, H, W] and the stochastic layers' noise [S, B, K]; the derivative and the objective [S]."""
         x = images.detach().requires_grad_()
-        objective = self._evaluate(x, self._labels.value.flatten(), noise)
+        objective = self._evaluate(x, self._labels.value.flatten(0, 1), noise)
         (derivative,) = torch.autograd.grad(objective.sum(), x)
         return self._with_priors(images, derivative, objective.detach())
 
@@ -96,7 +96,7 @@ class StructuredStep:
                 restored.callback(layer.register_forward_hook(capture).remove)
                 if layer_rule.forward is not None:
                     restored.enter_context(_forward(layer, layer_rule.forward))
-            restored.enter_context(sampling(self._bottlenecks, [epsilon.flatten(0, 1) for epsilon in noise], codes))
+            restored.enter_context(sampling(self._stochastic, [epsilon.flatten(0, 1) for epsilon in noise], codes))
             entered = restored.enter_context(watching(self._watched))
             losses = client_loss(self._defense, self._module, x.flatten(0, 1), labels)
         loss = losses.sum() / x.shape[1]  # of each victim the mean over its images
@@ -134,21 +134,6 @@ class StructuredStep:
 
 
 @contextmanager
-def sampling(layers: list[VariationalBottleneck], noise: Sequence[Tensor], codes: Sequence[Tensor] = ()) -> Iterator[None]:
-    """Bottlenecks use the given codes within the context, or, where there are none, the given noise."""
-    for i, layer in enumerate(layers):
-        if codes:
-            layer.code = codes[i]
-        else:
-            layer.epsilon = noise[i]
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.epsilon = layer.code = None
-
-
-@contextmanager
 def _forward(layer: nn.Module, replacement: Any) -> Iterator[None]:
     layer.forward = replacement
     try:
@@ -163,10 +148,13 @@ def _check(observation: Observation, objective: Objective) -> None:
         if rule(module) is None and any(objective.weight(prefix + child) for child, _ in module.named_parameters(recurse=False)):
             raise Unsuitable(f"no rule for the layer {name or 'of the model'} ({type(module).__name__})")
     names = [name for name, _ in observation.module.named_parameters(remove_duplicate=False)]
-    if len(names) > len(observation.gradients):
+    if len(names) > len(observation.shared):
         raise Unsuitable("parameters are shared between layers, or frozen")
-    if not _regularizer_is_per_sample(observation.defense):
-        raise Unsuitable(f"the regularizer of {observation.defense.label} may read parameters")
+    defense = observation.defense
+    if defense is not None and defense.regularized and defense.regularizer_reads_parameters:
+        raise Unsuitable(f"the regularizer of {defense.label} may read parameters")
+    if any(objective.weight(name) for name in objective.passes):
+        raise Unsuitable("the gradient of a candidate goes through stages of the defense")
 
 
 def _uses(observation: Observation) -> tuple[dict[nn.Module, tuple[Size, Size]], set[nn.Module]]:
@@ -184,23 +172,16 @@ def _uses(observation: Observation) -> tuple[dict[nn.Module, tuple[Size, Size]],
         shapes[module], outputs[module] = (arguments[0].shape, output.shape), output
 
     images = observation.mean.new_zeros(batch, *observation.image_shape)
-    stochastic = bottlenecks(observation.module)
+    stochastic = list(stochastic_layers(observation.module).values())
     with ExitStack() as restored:
         for _, module in _parametrised(observation.module):
             restored.callback(module.register_forward_hook(note).remove)
-        restored.enter_context(sampling(stochastic, [images.new_zeros(batch, layer.size) for layer in stochastic]))
+        restored.enter_context(sampling(stochastic, no_noise(stochastic, images)))
         restored.enter_context(torch.no_grad())
         observation.module(images)
-    for layer in stochastic:
-        layer.take_divergence()
     return shapes, {layer for layer, output in outputs.items() if output._version > 0}
 
 
 def _parametrised(module: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, m) for name, m in module.named_modules() if next(m.parameters(recurse=False), None) is not None]
 
-
-def _regularizer_is_per_sample(defense: Defense) -> bool:
-    if isinstance(defense, Composition):
-        return all(_regularizer_is_per_sample(member) for member in defense.members)
-    return type(defense).regularizer in (Defense.regularizer, PRECODE.regularizer)

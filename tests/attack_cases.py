@@ -10,15 +10,16 @@ from torch import nn
 from torch.nn import functional as F
 
 import defenses
-from attacks import Observation
+from attacks import Observation, Round
 from attacks.objectives import Objective
-from defenses.precode import bottlenecks
+from defenses import Batch, client_loss
+from defenses.stochastic import stochastic_layers
 
 
 def observation_of(defense: str, model: str, *, victims: int = 3, batch_size: int = 1, labels_known: bool = True,
-                   client_generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32
+                   client_generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32, rounds: int = 1
                    ) -> tuple[Observation, torch.Tensor]:
-    """The observation of some victims, and their images [N, B, C, H, W]."""
+    """The observation of some victims as an informed attacker has it, and their images [N, B, C, H, W]."""
     generator = torch.Generator("cpu").manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -35,14 +36,20 @@ def observation_of(defense: str, model: str, *, victims: int = 3, batch_size: in
         for layer in private.module.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.eval()
-        if client_generator is None:
-            shared = [private.shared_gradient(x[i], y[i], seed=i) for i in range(victims)]
-        else:  # a generator cannot be made on a fake device
-            shared = [private._client_step(x[i], y[i], client_generator)[0] for i in range(victims)]
+
+        def observed(i: int, number: int) -> dict[str, torch.Tensor]:
+            if client_generator is None:
+                return private.shared_gradient(x[i], y[i], seed=i + 1000 * number)
+            # A generator cannot be made on a fake device.
+            return private._client_step(Batch(x[i], y[i]), client_generator, private.state, batch_size)[0]
+
+        shared = [[observed(i, number) for i in range(victims)] for number in range(rounds)]
+    module = copy.deepcopy(private.module).eval()
+    of_rounds = tuple(Round(0, module, {n: torch.stack([g[n] for g in own]) for n in own[0]}) for own in shared)
     return Observation(
-        module=copy.deepcopy(private.module).eval(), gradients={n: torch.stack([g[n] for g in shared]) for n in shared[0]},
-        batch_size=batch_size, image_shape=(2, 8, 8), mean=torch.full((2,), 0.5).to(device, dtype),
-        std=torch.full((2,), 0.25).to(device, dtype), labels=y if labels_known else None, defense=private.defense), x
+        module=module, shared=of_rounds[0].shared, batch_size=batch_size, image_shape=(2, 8, 8),
+        mean=torch.full((2,), 0.5).to(device, dtype), std=torch.full((2,), 0.25).to(device, dtype),
+        labels=y if labels_known else None, defense=private.in_force, rounds=of_rounds), x
 
 
 def observation_through(module: nn.Module, image_shape: tuple[int, int, int], *, victims: int = 2, batch_size: int = 1, classes: int = 3,
@@ -56,7 +63,7 @@ def observation_through(module: nn.Module, image_shape: tuple[int, int, int], *,
     names = [name for name, _ in module.named_parameters()]
     c = image_shape[0]
     return Observation(
-        module=module, gradients={name: torch.stack([g[i] for g in shared]) for i, name in enumerate(names)}, batch_size=batch_size,
+        module=module, shared={name: torch.stack([g[i] for g in shared]) for i, name in enumerate(names)}, batch_size=batch_size,
         image_shape=image_shape, mean=torch.zeros(c).double(), std=torch.ones(c).double(), labels=y, defense=defenses.NoDefense())
 
 
@@ -66,10 +73,10 @@ def reference(observation, x, objective, victim, epsilon=None):
     if not isinstance(objective, Objective):
         objective = Objective(total_variation=objective)
     module = observation.module
-    for layer, noise in zip(bottlenecks(module), epsilon or [], strict=False):
+    for layer, noise in zip(stochastic_layers(module).values(), epsilon or [], strict=False):
         layer.epsilon = noise[victim]
     x = x[victim].clone().requires_grad_()
-    loss = (F.cross_entropy(module(x), observation.labels[victim], reduction="none") + observation.defense.regularizer(module)).mean()
+    loss = client_loss(observation.defense, module, x, observation.labels[victim]).mean()
     gradient = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
     layers: dict[str, tuple[list, list]] = {}
     for (name, _), g in zip(module.named_parameters(), gradient, strict=True):
@@ -78,7 +85,7 @@ def reference(observation, x, objective, victim, epsilon=None):
             mask = objective.masks[name][victim].to(g.dtype) if name in objective.masks else 1
             ours, theirs = layers.setdefault(layer, ([], []))
             ours.append((g * mask).flatten())
-            theirs.append((observation.gradients[name][victim] * mask).flatten())
+            theirs.append((observation.shared[name][victim] * mask).flatten())
     weights = [objective.weights.get(layer, 1.0) for layer in layers]
     pairs = [(torch.cat(ours), torch.cat(theirs)) for ours, theirs in layers.values()]
     if objective.cost == "euclidean":
@@ -90,6 +97,6 @@ def reference(observation, x, objective, victim, epsilon=None):
         cost = 1 - torch.dot(a, b) / (a.norm() * b.norm())
     cost = cost + objective.total_variation * sum(x.diff(dim=d).abs().mean() for d in (-1, -2))
     derivative = torch.autograd.grad(cost, x)[0]
-    for layer in bottlenecks(module):
+    for layer in stochastic_layers(module).values():
         layer.epsilon = None
     return cost.detach(), derivative

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import pytest
 import torch
 from attack_cases import observation_of
 from conftest import FAKE_DEVICE, MODELS
 from torch._subclasses.fake_tensor import FakeTensorMode
+from toy_defenses import TOYS
 
 import attacks
 import defenses
 from attacks.matching import GradientMatcher
+from attacks.score import score
 
 #: Parameters that make an attack short, where it has them.
 SHORT = {"iterations": 6, "restarts": 2}
 ATTACKS = list(attacks.registry)
-DEFENSES = [*defenses.registry.names(), "precode+noise(std=0.001)"]
+DEFENSES = [*defenses.registry.names(), "precode+noise(std=0.001)", "pruning(p=0.5)+noise(std=0.001)"]
+assert set(TOYS) < set(DEFENSES)
 
-
-@pytest.fixture(autouse=True)
-def small_budgets(monkeypatch):
-    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (3, 1)})
+#: What was run: (attack, test) to how often.
+RUN: Counter[tuple[str, str]] = Counter()
 
 
 def short(cls: type[attacks.Attack]) -> attacks.Attack:
@@ -30,10 +32,24 @@ def short(cls: type[attacks.Attack]) -> attacks.Attack:
     return cls(**{name: value for name, value in SHORT.items() if name in known})
 
 
+def observed(cls: type[attacks.Attack], defense: str, model: str, **options) -> attacks.Observation:
+    return observation_of(defense, model, rounds=2 if "rounds" in cls.needs else 1, **options)[0]
+
+
+def where_it_applies(cls: type[attacks.Attack], **options) -> attacks.Observation:
+    """An observation to which the attack applies, of a random defense where there is such a one."""
+    for defense in ("precode", "noise", "none"):
+        for model in ("lenet", "mlp"):
+            observation = observed(cls, defense, model, **options)
+            if short(cls).obstacle(observation) is None:
+                return observation
+    pytest.fail(f"{cls.name} applies to none of the observations")
+
+
 @pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.name)
 def test_is_described_and_parses_back(cls):
     attack = cls()
-    assert cls.summary and cls.paper and cls.tier in ("static", "adaptive", "worst case") and cls.threat_model in tuple("ABCDEF")
+    assert cls.summary and cls.paper and cls.threat_model in tuple("ABCDEF") and set(cls.needs) <= {"defense", "rounds"}
     assert attacks.create(attack.label) == attack
 
 
@@ -41,69 +57,91 @@ def test_is_described_and_parses_back(cls):
 @pytest.mark.parametrize("defense", DEFENSES)
 @pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.name)
 def test_returns_valid_images_and_changes_nothing(cls, defense, model):
-    observation, _ = observation_of(defense, model)
-    before = {name: t.clone() for name, t in observation.module.state_dict().items()}
-    observed = {name: g.clone() for name, g in observation.gradients.items()}
-    random = torch.get_rng_state()
+    """Blind and informed; what would be the same for both is the same."""
+    informed = observed(cls, defense, model)
     attack = short(cls)
-    if (obstacle := attack.obstacle(observation)) is not None:
-        with pytest.raises(ValueError, match=obstacle):
-            attack.reconstruct(observation, seed=0)
-        return
-    calls: list[tuple[int, int]] = []
-    found = attack.reconstruct(observation, seed=0, progress=lambda done, total: calls.append((done, total)))
-    n, b = len(observation), observation.batch_size
-    assert found.images.shape == (n, b, *observation.image_shape) and found.labels.shape == (n, b) and found.cost.shape == (n,)
-    assert torch.isfinite(found.images).all() and found.images.min() >= 0 and found.images.max() <= 1
-    assert not found.images.requires_grad
-    assert calls and calls[-1][0] == calls[-1][1] == len(calls)
-    assert all(torch.equal(t, before[name]) for name, t in observation.module.state_dict().items())
-    assert all(p.grad is None for p in observation.module.parameters())
-    assert all(torch.equal(g, observed[name]) for name, g in observation.gradients.items())
-    assert torch.equal(random, torch.get_rng_state())
+    found = {}
+    for knowledge, observation in (("blind", informed.blind()), ("informed", informed)):
+        before = {name: t.clone() for name, t in observation.module.state_dict().items()}
+        shared = {name: g.clone() for name, g in observation.shared.items()}
+        random = torch.get_rng_state()
+        if (obstacle := attack.obstacle(observation)) is not None:
+            with pytest.raises(ValueError) as error:
+                attack.reconstruct(observation, seed=0)
+            assert str(error.value) == obstacle
+            continue
+        calls: list[tuple[int, int]] = []
+        rebuilt = attack.reconstruct(observation, seed=0, progress=lambda done, total, calls=calls: calls.append((done, total)))
+        n, b = len(observation), observation.batch_size
+        assert rebuilt.images.shape == (n, b, *observation.image_shape) and rebuilt.labels.shape == (n, b) and rebuilt.cost.shape == (n,)
+        assert torch.isfinite(rebuilt.images).all() and rebuilt.images.min() >= 0 and rebuilt.images.max() <= 1
+        assert not rebuilt.images.requires_grad
+        assert calls and calls[-1][0] == calls[-1][1] == len(calls)
+        assert all(torch.equal(t, before[name]) for name, t in observation.module.state_dict().items())
+        assert all(p.grad is None for p in observation.module.parameters())
+        assert all(torch.equal(g, shared[name]) for name, g in observation.shared.items())
+        assert torch.equal(random, torch.get_rng_state())
+        pixels = (rebuilt.images - 0.5) / 0.25
+        assert torch.isfinite(score(informed, pixels, rebuilt.labels, 0)).all()
+        found[knowledge] = rebuilt
+        RUN[cls.name, "returns"] += 1
+    if not attack.informed_by(informed) and found:
+        assert torch.equal(found["blind"].images, found["informed"].images)
 
 
-@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize("defense", [None, *DEFENSES])
 @pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.name)
 def test_a_victims_result_does_not_depend_on_the_others(cls, defense):
     """Attacked alone, or in another order, a victim gives the same result up to float32 rounding."""
-    observation, _ = observation_of(defense, "lenet")
+    observation = where_it_applies(cls) if defense is None else observed(cls, defense, "lenet")
     attack = short(cls)
     if attack.obstacle(observation) is not None:
-        return
+        return  # counted below
     together = attack.reconstruct(observation, seed=0)
     order = [2, 0]
     apart = attack.reconstruct(observation.select(order), seed=0)
     # Signed Adam moves a pixel whose derivative is about zero by rounding alone; no such pixel comes up in so few iterations.
     torch.testing.assert_close(apart.images, together.images[order], rtol=0, atol=1e-4)
     torch.testing.assert_close(apart.cost, together.cost[order], rtol=1e-4, atol=1e-5)
+    RUN[cls.name, "alone"] += 1
 
 
 @pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.name)
 def test_the_seed_decides(cls):
-    observation, _ = observation_of("precode", "lenet")
+    """Of attacks that search; what is computed in closed form does not depend on it."""
     attack = short(cls)
-    if attack.obstacle(observation) is not None:
-        return
+    observation = where_it_applies(cls)
     first, again, other = (attack.reconstruct(observation, seed=seed).images for seed in (0, 0, 1))
     assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert torch.equal(first, other) is ("iterations" not in attack.parameters())
+    RUN[cls.name, "seed"] += 1
 
 
-@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize("defense", [None, *DEFENSES])
 @pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.name)
 def test_stays_on_the_device(cls, defense, monkeypatch):
     """On fake tensors of another device: an operation that meets a tensor left on the CPU raises."""
-    if cls is attacks.WorstCase and defense != "noise":
-        return  # its members are tested alone
     # Fake numbers cannot be compared, nor memory be measured.
     monkeypatch.setattr(GradientMatcher, "_disagreement", lambda *arguments: None)
     for module in ("optimization", "dlg"):
         monkeypatch.setattr(f"attacks.{module}.choose_width", lambda problem, waiting: len(waiting) - 1)
     monkeypatch.setattr("attacks.layer_gradients.factors", lambda g, rank: None if defense == "noise" else (g[..., :rank], g[:, :rank]))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):
-        observation, _ = observation_of(defense, "lenet", client_generator=torch.Generator("cpu"))
-        assert {g.device.type for g in observation.gradients.values()} == {FAKE_DEVICE}
+        options = {"client_generator": torch.Generator("cpu")}
+        observation = where_it_applies(cls, **options) if defense is None else observed(cls, defense, "lenet", **options)
+        assert {g.device.type for g in observation.shared.values()} == {FAKE_DEVICE}
         attack = short(cls)
-        if attack.obstacle(observation) is None:
-            assert attack.reconstruct(observation, seed=0).images.device.type == FAKE_DEVICE
+        for known in (observation, observation.blind()):
+            if attack.obstacle(known) is None:
+                assert attack.reconstruct(known, seed=0).images.device.type == FAKE_DEVICE
+                RUN[cls.name, "device"] += 1
+
+
+def test_every_attack_was_run_in_every_test(request):
+    """An obstacle ends a case silently, so that what was run is counted. In a session of the whole file only."""
+    if len([item for item in request.session.items if item.path == request.path]) < 4 * len(ATTACKS):
+        pytest.skip("some of the tests of this file were not chosen")
+    missing = [(cls.name, test) for cls in ATTACKS for test in ("returns", "alone", "seed", "device") if not RUN[cls.name, test]]
+    assert not missing
+    least = {test: min(RUN[cls.name, test] for cls in ATTACKS) for test in ("returns", "alone", "seed", "device")}
+    assert least["returns"] >= 3, least

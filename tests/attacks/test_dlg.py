@@ -10,6 +10,7 @@ from attacks import DLG, IDLG
 from attacks.lbfgs import BatchedLBFGS
 from attacks.matching import GradientMatcher
 from attacks.objectives import Objective
+from attacks.structured import Unsuitable
 from benchmark.metrics import compare
 from defenses import client_loss
 
@@ -50,7 +51,10 @@ def test_a_row_that_is_not_finite_does_not_move_nor_disturb_the_others():
 @pytest.mark.parametrize("general", [False, True])
 def test_derivatives_by_images_and_labels_against_double_backward(model, general, monkeypatch):
     if general:
-        monkeypatch.setattr("attacks.structured._regularizer_is_per_sample", lambda defense: False)
+        def unsuitable(*arguments):
+            raise Unsuitable("asked for")
+
+        monkeypatch.setattr("attacks.matching.StructuredStep", unsuitable)
     observation, _ = observation_of("none", model, batch_size=2, dtype=torch.float64)
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(3, 2, 2, 8, 8, generator=generator, dtype=torch.float64)
@@ -61,7 +65,7 @@ def test_derivatives_by_images_and_labels_against_double_backward(model, general
         image, given = x[victim].clone().requires_grad_(), logits[victim].clone().requires_grad_()
         loss = client_loss(observation.defense, observation.module, image, given.softmax(-1)).mean()
         gradient = torch.autograd.grad(loss, list(observation.module.parameters()), create_graph=True)
-        expected = sum((g - o[victim]).square().sum() for g, o in zip(gradient, observation.gradients.values(), strict=True))
+        expected = sum((g - o[victim]).square().sum() for g, o in zip(gradient, observation.shared.values(), strict=True))
         derivatives = torch.autograd.grad(expected, (image, given))
         torch.testing.assert_close(cost[victim], expected.detach(), rtol=1e-9, atol=1e-12)
         for found, derivative in zip((by_image, by_logits), derivatives, strict=True):

@@ -26,7 +26,7 @@ def test_without_a_bias_the_rows_of_the_weight_tell():
     shared = [torch.autograd.grad(nn.functional.cross_entropy(module(x[i]), y[i : i + 1]), list(module.parameters())) for i in range(5)]
     names = [name for name, _ in module.named_parameters()]
     observation = Observation(
-        module=module, gradients={n: torch.stack([g[i] for g in shared]) for i, n in enumerate(names)}, batch_size=1,
+        module=module, shared={n: torch.stack([g[i] for g in shared]) for i, n in enumerate(names)}, batch_size=1,
         image_shape=(1, 1, 8), mean=torch.zeros(1), std=torch.ones(1), labels=None, defense=NoDefense())
     assert idlg_labels(observation).flatten().tolist() == y.tolist()
 
@@ -57,6 +57,6 @@ def test_a_model_that_ends_otherwise_has_no_labels_to_infer():
 def test_observation_checks_its_shapes():
     observation, _ = observation_of("none", "lenet")
     with pytest.raises(ValueError, match=r"wrong: \['0.bias'\]"):
-        Observation(**{**observation.__dict__, "gradients": {**observation.gradients, "0.bias": torch.zeros(3)}})
+        Observation(**{**observation.__dict__, "shared": {**observation.shared, "0.bias": torch.zeros(3)}})
     with pytest.raises(ValueError, match="labels must be"):
         Observation(**{**observation.__dict__, "labels": torch.zeros(3, 2, dtype=torch.long)})

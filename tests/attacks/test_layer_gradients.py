@@ -27,7 +27,7 @@ COSTS = st.sampled_from(["cosine", "euclidean"])
 
 
 def check(module: nn.Module, image_shape: tuple[int, int, int], *, structured: bool = True, cost: str = "cosine",
-          objective=None, **arguments) -> None:
+          objective=None, **arguments) -> GradientMatcher:
     """Objective and image derivative of every victim agree with double backward to 1e-9. ``objective`` maps the observation to
     one other than that of a plain cost."""
     torch.manual_seed(0)
@@ -44,6 +44,7 @@ def check(module: nn.Module, image_shape: tuple[int, int, int], *, structured: b
         expected_objective, expected = reference(observation, x, objective, victim)
         torch.testing.assert_close(value[victim], expected_objective, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(derivative[victim], expected, rtol=1e-9, atol=1e-12 + 1e-9 * expected.abs().max().item())
+    return matcher
 
 
 @settings(max_examples=60)
@@ -88,6 +89,68 @@ def test_linear_layers_also_over_positions(batch, bias, tokens, cost):
     check(nn.Sequential(*first, nn.Linear(2 * 4 * 4 if tokens else 12, 3, bias)), (2, 4, 5), batch_size=batch, cost=cost)
 
 
+MASKED = st.sampled_from([("cosine", False), ("euclidean", False), ("cosine", True)])  #: cost, and whether it is per layer
+
+
+def masked(observation, cost="cosine", per_layer=False, *, left=0.3, seed=0, **options) -> Objective:
+    """Compares what is left under random masks of every parameter, of which the observed gradients know nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = {name: torch.rand(g.shape, generator=generator) < left for name, g in observation.shared.items()}
+    return Objective(cost, per_layer=per_layer, masks=masks, **options)
+
+
+def unformed_under_masks(matcher: GradientMatcher) -> list[str]:
+    return [name for name, _, rule in matcher.step_of_slots._layers if getattr(rule, "_matrices", None) is not None]
+
+
+@settings(max_examples=30)
+@given(batch=st.integers(1, 3), bias=st.booleans(), tokens=st.booleans(), cost=MASKED, left=st.sampled_from([0.02, 0.5, 1.0]),
+       storage=st.sampled_from(["factored", "dense"]), seed=st.integers(0, 20))
+def test_wide_linear_layers_under_masks(batch, bias, tokens, cost, left, storage, seed):
+    """Whose gradients are not formed."""
+    first = nn.Linear(160, 160, bias)
+    module = nn.Sequential(*([] if tokens else [nn.Flatten()]), first, nn.Tanh(), nn.Flatten(), nn.Linear(320 if tokens else 160, 3))
+    matcher = check(module, (1, 2, 160) if tokens else (2, 8, 10), batch_size=batch, objective=lambda o: masked(
+        o, *cost, left=left, seed=seed, storage=storage, total_variation=0.1, weights={"0" if tokens else "1": 0.5}))
+    assert unformed_under_masks(matcher) == ["0." if tokens else "1."]
+
+
+@settings(max_examples=20)
+@given(size=st.sampled_from([(2, 2), (2, 4), (4, 2)]), batch=st.integers(1, 2), cost=MASKED, left=st.sampled_from([0.1, 0.5]),
+       seed=st.integers(0, 20))
+def test_convolutions_over_few_positions_under_masks(size, batch, cost, left, seed):
+    """Also with taps that only ever meet the padding."""
+    module = nn.Sequential(nn.Conv2d(3, 40, 2, 2), nn.Tanh(), nn.Conv2d(40, 80, 3, padding=1), nn.Tanh(), nn.Flatten(),
+                           nn.Linear(20 * size[0] * size[1], 3))
+    matcher = check(module, (3, *size), batch_size=batch, objective=lambda o: masked(o, *cost, left=left, seed=seed))
+    assert unformed_under_masks(matcher) == ["2."]
+
+
+@pytest.mark.parametrize("cost", ["cosine", "euclidean"])
+def test_another_victims_mask_is_loaded_with_it(cost):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(160, 160), nn.Tanh(), nn.Linear(160, 3))
+    observation = observation_through(module, (2, 8, 10), victims=3)
+    objective = masked(observation, cost)
+    x = torch.randn(2, 1, 2, 8, 10, dtype=torch.float64)
+    matcher = GradientMatcher(observation, observation.labels, objective, seeds=[0, 0], positions=[0, 1], reloaded=True)
+    matcher.step(x)
+    matcher.load(0, 2, 0)
+    assert unformed_under_masks(matcher) == ["1."]
+    fresh = GradientMatcher(observation, observation.labels, objective, seeds=[0, 0], positions=[2, 1])
+    for loaded, expected in zip(matcher.step(x), fresh.step(x), strict=True):
+        assert torch.equal(loaded, expected)
+    matcher.keep([1])
+    torch.testing.assert_close(matcher.step(x[1:])[1], fresh.step(x)[1][1:], rtol=1e-12, atol=0)
+
+
+def test_a_mask_takes_a_byte_an_entry():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(160, 160, bias=False), nn.Tanh(), nn.Linear(160, 3, bias=False))
+    observation = observation_through(module, (2, 8, 10))
+    taken = [GradientMatcher(observation, observation.labels, objective, seeds=range(2)).step_of_slots.slots.bytes_per_slot()
+             for objective in (Objective(storage="dense"), Objective(masks={"1.weight": observation.shared["1.weight"] > 0}))]
+    assert taken[1] - taken[0] == 160 * 160
+
+
 @given(batch=BATCHES, affine=st.booleans(), cost=COSTS)
 def test_norms(batch, affine, cost):
     norm = nn.BatchNorm2d(4, affine=affine)
@@ -101,7 +164,7 @@ def test_norms(batch, affine, cost):
 def objectives(observation):
     """Every option of an objective, alone and together."""
     generator = torch.Generator().manual_seed(0)
-    masks = {name: torch.rand(g.shape, generator=generator) < 0.5 for name, g in observation.gradients.items()}
+    masks = {name: torch.rand(g.shape, generator=generator) < 0.5 for name, g in observation.shared.items()}
     weights = {"0": 2.5, "3": 0.25}
     return [
         Objective(weights=weights), Objective("euclidean", weights=weights, total_variation=0.2), Objective(layers=("0",)),
@@ -140,7 +203,7 @@ def test_storage_in_bfloat16_is_close_and_halves_the_memory():
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 10))
     observation = observation_through(module, (3, 8, 8), victims=4, classes=10)
     module.float()
-    for name, value in (("gradients", {n: g.float() for n, g in observation.gradients.items()}), ("mean", observation.mean.float())):
+    for name, value in (("shared", {n: g.float() for n, g in observation.shared.items()}), ("mean", observation.mean.float())):
         object.__setattr__(observation, name, value)
     x = torch.randn(4, 1, 3, 8, 8)
     matchers = [GradientMatcher(observation, observation.labels, Objective(storage=s), seeds=range(4)) for s in ("dense", "bfloat16", "factored")]
@@ -279,7 +342,7 @@ def test_what_the_layers_do_not_tell_is_noticed(module, message, caplog, monkeyp
 def test_both_steps_agree_in_float32():
     module = nn.Sequential(nn.Conv2d(2, 6, 3, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(6 * 16, 3))
     observation = observation_through(module, (2, 8, 8), victims=5)
-    object.__setattr__(observation, "gradients", {n: g.float() for n, g in observation.gradients.items()})
+    object.__setattr__(observation, "shared", {n: g.float() for n, g in observation.shared.items()})
     object.__setattr__(observation, "mean", observation.mean.float())
     observation.module.float()
     x = torch.randn(5, 1, 2, 8, 8)

@@ -16,7 +16,7 @@ from attacks.objectives import Objective, explicit
 from attacks.seeds import VictimNoise, derive
 from attacks.total_variation import total_variation, with_derivative
 from benchmark.metrics import ssim
-from defenses.precode import bottlenecks
+from defenses.stochastic import stochastic_layers
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
@@ -28,7 +28,7 @@ def test_objective_and_derivative_against_double_backward(defense, model, batch_
     matcher = GradientMatcher(observation, observation.labels, Objective(total_variation=0.3), seeds=[9, 10, 11])
     epsilon = [
         VictimNoise([derive(9 + v, "bottleneck", i) for v in range(3)], (batch_size, layer.size), x, block=64).draw()
-        for i, layer in enumerate(bottlenecks(observation.module))
+        for i, layer in enumerate(stochastic_layers(observation.module).values())
     ]
     derivative, objective = matcher.step(x)
     for victim in range(3):
@@ -106,7 +106,7 @@ def test_of_several_restarts_the_cheapest_is_kept():
 
 def test_a_gradient_that_is_not_finite_leaves_the_start():
     observation, _ = observation_of("none", "lenet")
-    for gradient in observation.gradients.values():
+    for gradient in observation.shared.values():
         gradient[1] = float("nan")
     found = InvertingGradients(iterations=4).reconstruct(observation, seed=0)
     assert torch.isfinite(found.images).all() and found.cost.isnan().tolist() == [False, True, False]
@@ -121,8 +121,8 @@ def test_attack_knows_the_regularizer():
     observation, x = observation_of("none", "lenet", dtype=torch.float64)
     module = observation.module
     loss = F.cross_entropy(module(x[0]), observation.labels[0]) + Decay().regularizer(module)
-    gradients = dict(zip(observation.gradients, torch.autograd.grad(loss, list(module.parameters())), strict=True))
+    gradients = dict(zip(observation.shared, torch.autograd.grad(loss, list(module.parameters())), strict=True))
     object.__setattr__(observation, "defense", Decay())
-    object.__setattr__(observation, "gradients", {name: g.expand(3, *g.shape) for name, g in gradients.items()})
+    object.__setattr__(observation, "shared", {name: g.expand(3, *g.shape) for name, g in gradients.items()})
     matcher = GradientMatcher(observation, observation.labels, Objective(), seeds=[0, 0, 0])
     assert matcher.step(x)[1][0].item() == pytest.approx(0, abs=1e-12)

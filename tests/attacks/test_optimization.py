@@ -56,7 +56,7 @@ def test_a_converged_victim_leaves_and_the_others_do_not_notice(monkeypatch, wid
 def test_a_stalled_victim_goes_through_the_step_sizes_and_leaves(monkeypatch):
     monkeypatch.setattr(optimization, "_LOOK_EVERY", 5)
     problem = problem_of(schedule=Schedule(1000, 0.1, 10, 0.0))
-    for gradient in problem.observation.gradients.values():
+    for gradient in problem.observation.shared.values():
         gradient[2] = torch.nan  # never makes progress
     evaluations = []
     step = optimization.Problem.matcher
@@ -75,8 +75,8 @@ def test_a_stalled_victim_goes_through_the_step_sizes_and_leaves(monkeypatch):
 
 
 @pytest.mark.parametrize(("defense", "attack"), [
-    ("none", "inverting-gradients(iterations=60)"), ("precode", "replay-bottleneck(iterations=60)"), ("noise", "noise-aware(iterations=60)"),
-    ("pruning", "mask-aware(iterations=60)"), ("precode", "inverting-gradients(iterations=60)"), ("none", "dlg(iterations=20)"),
+    ("none", "inverting-gradients(iterations=60)"), ("precode", "feature-matching(iterations=60)"), ("noise", "likelihood(iterations=60)"),
+    ("pruning", "inverting-gradients(iterations=60)"), ("precode", "inverting-gradients(iterations=60)"), ("none", "dlg(iterations=20)"),
     ("none", "feature-matching(iterations=60)"), ("none", "see-through-gradients(iterations=60)")])
 @pytest.mark.parametrize("model", ["lenet", "mlp"])
 def test_victims_are_the_same_bit_for_bit_at_any_even_width(monkeypatch, model, defense, attack):

@@ -13,13 +13,17 @@ from attacks.matching import GradientMatcher
 from attacks.objectives import Objective
 from attacks.problem import Problem
 from attacks.schedule import Schedule
+from attacks.structured import Unsuitable
 
 
 @pytest.mark.parametrize("general", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_every_term_against_autograd(general, batch_size, monkeypatch):
     if general:
-        monkeypatch.setattr("attacks.structured._regularizer_is_per_sample", lambda defense: False)
+        def unsuitable(*arguments):
+            raise Unsuitable("asked for")
+
+        monkeypatch.setattr("attacks.matching.StructuredStep", unsuitable)
     observation, _ = observation_of("none", "batch-norm", batch_size=batch_size, dtype=torch.float64)
     generator = torch.Generator().manual_seed(3)
     x, anchors = (torch.randn(3, batch_size, 2, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
