@@ -22,7 +22,7 @@ def catalogue(what: str | None) -> str:
     """
     kinds = {
         "defenses": [_class_lines(cls) for cls in defenses.registry],
-        "attacks": [_class_lines(cls, f"tier {cls.tier}, threat model {cls.threat_model}; ") for cls in attacks.registry],
+        "attacks": [*(_class_lines(cls, _needed(cls)) for cls in attacks.registry), _portfolio()],
         "datasets": [_lines(info.name, info.summary, info.paper) for info in DATASETS],
         "models": [_lines(info.name, info.summary, info.paper) for info in MODELS],
         "presets": [_lines(name, _preset_summary(name), "") for name in presets()],
@@ -31,6 +31,16 @@ def catalogue(what: str | None) -> str:
         raise InputError(unknown("kind", what, kinds))
     shown = kinds if what is None else {what: kinds[what]}
     return "\n\n".join(kind + "\n" + "\n".join(entries) for kind, entries in shown.items())
+
+
+def _portfolio() -> str:
+    return _lines(f"{attacks.PORTFOLIO}(budget='standard')", "all of these with fixed settings; budgets fast, standard, thorough",
+                  "Leakboard")
+
+
+def _needed(attack: Any) -> str:
+    needs = f"needs {', '.join(attack.needs)}; " if attack.needs else ""
+    return f"threat model {attack.threat_model}; {needs}"
 
 
 def _class_lines(cls: Any, before: str = "") -> str:

@@ -13,11 +13,10 @@ import torch
 
 import attacks
 import defenses
-from attacks import portfolio
+from attacks.portfolio import VERSION
 from benchmark import results
 from benchmark.config import Grid
 from benchmark.plugins import Plugin
-from defenses import Composition, Defense
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def determinants(device: torch.device, fingerprints: dict[str, str], plugins: Se
     """What results depend on beside the grid. Another version or type of device may round differently."""
     return {
         **versions(), "device": device.type,
-        "plugins": {plugin.name: plugin.digest for plugin in plugins}, "portfolio": _portfolio(), "fingerprints": fingerprints,
+        "plugins": {plugin.name: plugin.digest for plugin in plugins}, "portfolio": VERSION, "fingerprints": fingerprints,
     }
 
 
@@ -54,30 +53,17 @@ def cells_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) 
     environment = {name: depends_on[name] for name in (*versions(), "device")}
     return {
         _hash([results.FORMAT, environment, depends_on["fingerprints"][spec.dataset], spec.__dict__, grid.image_size,
-               grid.training.model_dump(), _digests(_parts(defenses.create(spec.defense)), plugins)]): spec
+               grid.training.model_dump(), _digests(defenses.create(spec.defense).parts, plugins)]): spec
         for spec in specs
     }
 
 
 def attacks_of(grid: Grid, plugins: Sequence[Plugin]) -> dict[str, str]:
-    """The specifications of the grid's attacks by their keys: hashes of all that determines the outcome on a given model. One that
-    runs others comes first, as what it measured is not run again."""
-    chosen = sorted(map(attacks.create, grid.attacks), key=lambda attack: attack.tier != "worst case")
+    """The specifications of the grid's attacks by their keys: hashes of all that determines the outcome on a given model."""
     return {
-        _hash([results.FORMAT, attack.label, grid.evaluation.model_dump(), _digests([attack], plugins),
-               [_portfolio(), _digests(attacks.registry, plugins)] if attack.tier == "worst case" else None]): attack.label
-        for attack in chosen
+        _hash([results.FORMAT, VERSION, attack.label, grid.evaluation.model_dump(), _digests([attack], plugins)]): attack.label
+        for attack in map(attacks.create, grid.attacks)
     }
-
-
-def _portfolio() -> dict[str, Any]:
-    """Which attacks ``worst-case`` runs: the version of the portfolio, and attacks of plugins, which take part."""
-    own = [cls.name for cls in attacks.registry if not cls.__module__.startswith("attacks.")]
-    return {"version": portfolio.VERSION, "added": sorted(own)}
-
-
-def _parts(defense: Defense) -> list[Defense]:
-    return list(defense.members) if isinstance(defense, Composition) else [defense]
 
 
 def _digests(of: Any, plugins: Sequence[Plugin]) -> list[str]:

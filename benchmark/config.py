@@ -36,7 +36,8 @@ class Evaluation(_Section):
 
     ``checkpoints`` are numbers of epochs trained before the observation (0: untrained, -1: the last epoch); ``victims`` the
     number of observed gradients, each of ``batch_size`` training images; ``labels`` whether the attacker is given them; ``rounds``
-    how often each victim shares a gradient of the same images, which attacks may average.
+    how often each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the
+    defense: ``blind`` ones nothing, ``informed`` ones what it discloses.
     """
 
     checkpoints: Annotated[tuple[int, ...], Field(strict=False)] = (0,)
@@ -44,6 +45,12 @@ class Evaluation(_Section):
     batch_size: PositiveInt = 1
     labels: Literal["known", "inferred"] = "known"
     rounds: PositiveInt = 1
+    knowledge: Annotated[tuple[Literal["blind", "informed"], ...], Field(min_length=1, strict=False)] = ("blind", "informed")
+
+    @field_validator("knowledge")
+    @classmethod
+    def _in_order(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(values)))  # blind comes first
 
 
 class Grid(_Section):
@@ -67,7 +74,7 @@ class Grid(_Section):
     @field_validator("attacks")
     @classmethod
     def _attacks(cls, specifications: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(attacks.create(s).label for s in specifications))
+        return tuple(dict.fromkeys(attack.label for s in specifications for attack in attacks.create_all(s)))
 
     @field_validator("datasets", "models", "seeds")
     @classmethod
@@ -84,7 +91,7 @@ class Grid(_Section):
 
     @model_validator(mode="after")
     def _precision(self) -> Grid:
-        guaranteed = [label for label in self.defenses if _has_guarantee(defenses.create(label))]
+        guaranteed = [label for label in self.defenses if defenses.create(label).guarantees]
         if self.training.precision != "float32" and guaranteed:
             raise ValueError(f"training.precision must be 'float32' for {guaranteed[0]}, got {self.training.precision!r}: norms of "
                              "three digits do not clip to a bound, so that epsilon would not hold")
@@ -93,11 +100,6 @@ class Grid(_Section):
     def checkpoints(self) -> tuple[int, ...]:
         """The epochs at which gradients are observed, in order."""
         return tuple(sorted({self.training.epochs if epoch == -1 else epoch for epoch in self.evaluation.checkpoints}))
-
-
-def _has_guarantee(defense: defenses.Defense) -> bool:
-    members = defense.members if isinstance(defense, defenses.Composition) else (defense,)
-    return any(isinstance(member, defenses.DPSGD) for member in members)
 
 
 def presets() -> list[str]:

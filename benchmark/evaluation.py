@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attacks import Attack, Observation, Progress, Reconstruction
+from attacks import Attack, Observation, Progress, Reconstruction, Round
+from attacks.score import score
 from attacks.seeds import derive
 from attacks.upload import upload
 from benchmark.config import Evaluation
 from benchmark.datasets import Dataset
 from benchmark.metrics import compare
 from benchmark.precision import autocast
-from benchmark.results import ORACLE
 from defenses import Private
 
 
@@ -59,92 +61,132 @@ def choose_victims(dataset: Dataset, evaluation: Evaluation, seed: int) -> Victi
 
 
 def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Evaluation, seed: int, *,
-            precision: str = "float32") -> Observation:
-    """The gradients that the victims share in the current state of the training, by the code that trains, in its precision.
+            precision: str = "float32", in_memory: bool = True) -> Observation:
+    """The gradients that the victims share in the current state of the training, by the code that trains, in its precision, as an
+    informed attacker observes them.
 
     The client computes in training mode, but batch-norm layers use their running statistics: a batch of one image has no
-    statistics of its own (Geiping et al., 2020, observe in evaluation mode likewise).
+    statistics of its own (Geiping et al., 2020, observe in evaluation mode likewise). Every victim begins with what the client of
+    the training keeps at that time.
+
+    Args:
+        private: the protected training.
+        victims: whose gradients are observed.
+        dataset: where they are from.
+        evaluation: how.
+        seed: of the clients' randomness, together with the number of each victim and round.
+        precision: of the clients' step.
+        in_memory: whether rounds after the first are kept in memory, or in files that are gone with the observation.
     """
     private.module.train()
-    rounds = evaluation.rounds
-    gradients: dict[str, Tensor] = {}
-    averaged: dict[str, Tensor] = {}
+    module = copy.deepcopy(private.module).eval()
+    rounds = []
     with running_statistics(private.module), autocast(victims.labels.device, precision):
-        for place, number in enumerate(victims.numbers):
-            x, y = victims.images[place], victims.labels[place]
-            for name, g in private.shared_gradient(x, y, seed=derive(seed, number, "client")).items():
-                gradients.setdefault(name, g.new_empty(len(victims), *g.shape))[place] = g
-                if rounds > 1:
-                    averaged.setdefault(name, g.new_empty(len(victims), *g.shape))[place] = g / rounds
-            for again in range(1, rounds):
-                for name, g in private.shared_gradient(x, y, seed=derive(seed, number, "client", again)).items():
-                    averaged[name][place] += g / rounds
+        for number in range(evaluation.rounds):
+            shared: dict[str, Tensor] = {}
+            for place, victim in enumerate(victims.numbers):
+                key = (victim, "client", number) if number else (victim, "client")
+                own = private.shared_gradient(victims.images[place], victims.labels[place], seed=derive(seed, *key))
+                for name, g in own.items():
+                    if name not in shared:
+                        shape = (len(victims), *g.shape)
+                        shared[name] = g.new_empty(shape) if in_memory or not number else mapped(shape, g.dtype)
+                    shared[name][place] = g
+            rounds.append(Round(private.round, module, shared))
     return Observation(
-        module=copy.deepcopy(private.module).eval(),
-        gradients=gradients,
+        module=module,
+        shared=dict(rounds[0].shared),
         batch_size=evaluation.batch_size,
         image_shape=dataset.train.image_shape,
         mean=dataset.train.mean,
         std=dataset.train.std,
         labels=victims.labels if evaluation.labels == "known" else None,
-        defense=private.defense,
+        defense=private.in_force,
         victims=victims.numbers,
-        rounds=rounds,
-        averaged=averaged or None,
+        rounds=tuple(rounds),
     )
 
 
-def attack_rows(attack: Attack, observation: Observation, victims: Victims, seed: int, progress: Progress | None = None
-                ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Run an attack and compare what it rebuilds with the originals. An attack that chooses among others is followed by each of
-    these, and by its oracle bound: of each victim the candidate with the highest mean SSIM, which no attacker can know.
+def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An empty tensor on the CPU that lies in a file without a name, which is read and written as its parts are used."""
+    with tempfile.NamedTemporaryFile(prefix="leakboard-") as file:
+        return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
 
-    Returns:
-        One row per original image with the columns of ``results.RECONSTRUCTIONS`` from ``attack`` on, where ``victim`` is the
-        place in the observation, and by the name in that column the reconstructions [N, B, C, H, W] in the order of the originals
-        they are assigned to, in [0, 1].
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What an attack, run blind and informed, rebuilt.
+
+    Attributes:
+        rows: one per original image and knowledge, with the columns of ``results.RECONSTRUCTIONS`` from ``attack`` on, where
+            ``victim`` is the place in the observation.
+        images: by knowledge the reconstructions [N, B, C, H, W] in the order of the originals they are assigned to, in [0, 1].
+        obstacles: by knowledge why the attack does not apply.
     """
-    started = time.perf_counter()
-    found = attack.reconstruct(observation, seed=seed, progress=progress)
-    seconds = time.perf_counter() - started
-    rows, images = _compared(attack, found, observation, victims, seconds)
-    ordered = {attack.label: images}
-    candidates = found.candidates
-    if candidates is None:
-        return rows, ordered
-    labels = [member.label for member in candidates.attacks]
-    winners, scores = candidates.scores.argmin(0).tolist(), candidates.scores.tolist()
-    rows = [{**row, "won_by": labels[winners[row["victim"]]]} for row in rows]
-    compared = [_compared(member, of_member, observation, victims, of_time)
-                for member, of_member, of_time in zip(candidates.attacks, candidates.found, candidates.seconds, strict=True)]
-    bound = f"oracle of {attack.label}"
-    best = []
-    for victim in range(len(observation)):
-        own = [[row for row in of_member if row["victim"] == victim] for of_member, _ in compared]
-        best.append(max(range(len(own)), key=lambda k, own=own: sum(row["ssim"] for row in own[k])))  # type: ignore[misc]
-        rows += [{**row, "attack": bound, "attack_params": json.dumps(attack.parameters()), "tier": ORACLE,
-                  "won_by": labels[best[-1]], "label_correct": None, "seconds": seconds / len(observation),
-                  "cost": scores[best[-1]][victim]} for row in own[best[-1]]]
-    ordered[bound] = np.stack([compared[place][1][victim] for victim, place in enumerate(best)])
-    for label, (of_member, images) in zip(labels, compared, strict=True):
-        rows += of_member
-        ordered[label] = images
-    return rows, ordered
+
+    rows: list[dict[str, Any]]
+    images: dict[str, np.ndarray]
+    obstacles: dict[str, str]
 
 
-def _compared(attack: Attack, found: Reconstruction, observation: Observation, victims: Victims, seconds: float
-              ) -> tuple[list[dict[str, Any]], np.ndarray]:
+def rebuild(attack: Attack, observation: Observation, victims: Victims, seed: int, knowledge: Sequence[str] = ("blind", "informed"),
+            progress: Progress | None = None) -> Rebuilt:
+    """Run an attack and compare what it rebuilds with the originals.
+
+    Args:
+        attack: which.
+        observation: as an informed attacker has it.
+        victims: the originals.
+        seed: of the attack; the same for a blind and an informed attacker.
+        knowledge: what attackers know, ``blind`` and ``informed``. Where both compute the same it is done once, as ``both``.
+        progress: told of the iterations done.
+    """
+    if len(set(knowledge)) == 2 and not attack.informed_by(observation):
+        kinds = {"both": observation}
+    else:
+        kinds = {kind: observation if kind == "informed" else observation.blind() for kind in knowledge}
+    rebuilt = Rebuilt([], {}, {})
+    done = 0
+
+    def tell(step: int, total: int) -> None:
+        if progress is not None:
+            progress(done * total + step, len(kinds) * total)
+
+    for kind, known in kinds.items():
+        obstacle = attack.obstacle(known)
+        if obstacle is not None:
+            rebuilt.obstacles.update(dict.fromkeys(knowledge if kind == "both" else [kind], obstacle))
+            continue
+        started = time.perf_counter()
+        found = attack.reconstruct(known, seed=seed, progress=tell)
+        seconds = time.perf_counter() - started
+        scores = {"score": _scores(observation, found, seed),
+                  "blind_score": None if kind == "informed" else _scores(observation.blind(), found, seed)}
+        rows, rebuilt.images[kind] = _compared(found, observation, victims)
+        rebuilt.rows.extend({
+            "attack": attack.label, "attack_params": json.dumps(attack.parameters()), "knowledge": kind, **row,
+            **{name: None if values is None else values[row["victim"]] for name, values in scores.items()},
+            "seconds": seconds / len(observation)} for row in rows)
+        done += 1
+    return rebuilt
+
+
+def _scores(observation: Observation, found: Reconstruction, seed: int) -> list[float]:
+    mean, std = observation.mean.view(-1, 1, 1), observation.std.view(-1, 1, 1)
+    scores: list[float] = score(observation, (found.images - mean) / std, found.labels, seed).tolist()
+    return scores
+
+
+def _compared(found: Reconstruction, observation: Observation, victims: Victims) -> tuple[list[dict[str, Any]], np.ndarray]:
     """A row per original image, and the reconstructions in the order of the originals."""
     images, costs = found.images.cpu().numpy(), found.cost.cpu().tolist()
     rights = [_labels_right(labels, truth) for labels, truth in zip(found.labels.tolist(), victims.labels.tolist(), strict=True)]
-    common = {"attack": attack.label, "attack_params": json.dumps(attack.parameters()), "tier": attack.tier, "won_by": None,
-              "seconds": seconds / len(observation)}
     rows, ordered = [], np.empty_like(images)
     for victim, matches in enumerate(map(compare, victims.pixels, images)):
         for i, match in enumerate(matches):
             ordered[victim, i] = images[victim, match.position]
             rows.append({
-                **common, "victim": victim, "image": i, "mse": match.mse, "psnr": match.psnr, "ssim": match.ssim,
+                "victim": victim, "image": i, "mse": match.mse, "psnr": match.psnr, "ssim": match.ssim,
                 "cost": costs[victim], "label_correct": None if observation.labels is not None else rights[victim][i],
             })
     return rows, ordered

@@ -21,7 +21,7 @@ from benchmark import interrupts, results
 from benchmark.cells import CellSpec
 from benchmark.config import Evaluation, Training
 from benchmark.datasets import Dataset
-from benchmark.evaluation import Victims, attack_rows, choose_victims, observe
+from benchmark.evaluation import Victims, choose_victims, observe, rebuild
 from benchmark.provenance import hardware
 from benchmark.training import Epoch, make_private, train
 from benchmark.victim_memory import Chunks
@@ -36,8 +36,9 @@ class Work:
         spec: the cell.
         training, evaluation: those of the grid.
         checkpoints: the epochs at which gradients are observed.
-        weights: by epoch, of the model that was trained before, as safetensors; None where it is still to be trained.
-        attacks: the specifications of the attacks that are missing, by their keys; one that runs others comes first.
+        weights: by epoch, of the training that was done before, as safetensors (:meth:`defenses.Private.state_dict`);
+            None where it is still to be trained.
+        attacks: the specifications of the attacks that are missing, by their keys.
     """
 
     spec: CellSpec
@@ -107,13 +108,8 @@ def measure(work: Work, dataset: Dataset, tell: Callable[[Event], None]) -> None
         return
     victims = choose_victims(dataset, work.evaluation, work.spec.seed)
     observations = _Observations(work, private, weights, victims, dataset, chunks)
-    measured: set[str] = set()
     for key, label in work.attacks.items():
-        if label not in measured:
-            done = _attack(work, key, attacks.create(label), observations, victims, dataset, share)
-            measured.update(done.info["measured"])
-            tell(done)
-        share.done += len(work.checkpoints) * (label in measured)
+        tell(_attack(work, key, attacks.create(label), observations, victims, dataset, share))
 
 
 def _forward_seed(spec: CellSpec) -> int:
@@ -136,7 +132,7 @@ def _train(work: Work, private: Private, dataset: Dataset, share: _Share, tell: 
         share.done += epoch.epoch > 0
         tell(EpochEnded(epoch, epochs))
         if epoch.epoch in work.checkpoints:
-            weights[epoch.epoch] = save_weights({name: t.contiguous() for name, t in private.module.state_dict().items()})
+            weights[epoch.epoch] = save_weights({name: t.contiguous() for name, t in private.state_dict().items()})
     info = {**work.spec.__dict__, "epochs": epochs, "checkpoints": sorted(weights), "classes": list(dataset.classes),
             "seconds": time.perf_counter() - started, **hardware(dataset.train.labels.device)}
     tell(Trained(info, rows, weights))
@@ -159,11 +155,10 @@ class _Observations:
         if not self.chunks.keep:
             self._kept.clear()
         device = self._dataset.train.labels.device
-        # Strictly: a parameter without its weights would be attacked as it was drawn.
-        self._private.module.load_state_dict({name: upload(t, device) for name, t in load_weights(self._weights[epoch]).items()})
+        self._private.load_state_dict({name: upload(t, device) for name, t in load_weights(self._weights[epoch]).items()})
         seed = derive(_forward_seed(self._work.spec), "observe", epoch)
         self._kept[epoch, first] = observe(self._private, self._victims.select(first, count), self._dataset, self._work.evaluation,
-                                           seed, precision=self._work.training.precision)
+                                           seed, precision=self._work.training.precision, in_memory=self.chunks.rounds_in_memory)
         return self._kept[epoch, first]
 
     def forget(self) -> None:
@@ -178,41 +173,37 @@ def _attack(work: Work, key: str, attack: Attack, observations: _Observations, v
     rows: list[dict[str, Any]] = []
     inapplicable: list[dict[str, Any]] = []
     images: dict[str, np.ndarray] = {"original": _uint8(victims.pixels)}
-    everywhere: set[str] | None = None
     for epoch in work.checkpoints:
         seed = derive(spec.seed, spec.dataset, spec.model, "attack", epoch)
         parts: list[dict[str, np.ndarray]] = []
         of_epoch: list[dict[str, Any]] = []
-        first, obstacle = 0, None
-        while first < len(victims) and obstacle is None:
+        obstacles: dict[str, str] = {}
+        first = 0
+        while first < len(victims):
             count = min(observations.chunks.victims, len(victims) - first)
             reporter = share.reporter(attack.name, first / len(victims), count / len(victims))
             try:
                 observation = observations.of(epoch, first, count)
-                obstacle = attack.obstacle(observation)
-                if obstacle is None:
-                    found, ordered = attack_rows(attack, observation, victims.select(first, count), seed, reporter)
-                    of_epoch += [{**row, "victim": victims.numbers[first + row["victim"]]} for row in found]
-                    parts.append(ordered)
-                    first += count
+                found = rebuild(attack, observation, victims.select(first, count), seed, work.evaluation.knowledge, reporter)
+                of_epoch += [{**row, "victim": victims.numbers[first + row["victim"]]} for row in found.rows]
+                parts.append(found.images)
+                obstacles.update(found.obstacles)
+                first += count
                 continue
             except Exception as error:
                 failure = error
             observations.forget()
             observations.chunks.halve(failure)
-        if obstacle is not None:
-            inapplicable.append({"checkpoint_epoch": epoch, "attack": attack.label, "reason": obstacle})
-            parts, of_epoch = [], []
-        order = {name: place for place, name in enumerate(dict.fromkeys(row["attack"] for row in of_epoch))}
-        of_epoch.sort(key=lambda row: order[row["attack"]])  # as if all victims had been attacked at once
+        inapplicable += [{"checkpoint_epoch": epoch, "attack": attack.label, "knowledge": knowledge, "reason": reason}
+                         for knowledge, reason in obstacles.items()]
+        order = list(dict.fromkeys(row["knowledge"] for row in of_epoch))
+        of_epoch.sort(key=lambda row: order.index(row["knowledge"]))  # as if all victims had been attacked at once
         rows += [{**columns, "checkpoint_epoch": epoch, **row} for row in of_epoch]
-        common = set.intersection(*map(set, parts)) if parts else set()
-        for name in common:
-            images[results.images_key(epoch, name)] = _uint8(np.concatenate([part[name] for part in parts]))
-        everywhere = common if everywhere is None else everywhere & common
+        for knowledge in order:
+            images[results.images_key(epoch, attack.label, knowledge)] = _uint8(np.concatenate([part[knowledge] for part in parts]))
         share.done += 1
-    info = {"attack": attack.label, "inapplicable": inapplicable, "measured": sorted((everywhere or set()) - {attack.label}),
-            "seconds": time.perf_counter() - started, **hardware(dataset.train.labels.device)}
+    info = {"attack": attack.label, "inapplicable": inapplicable, "seconds": time.perf_counter() - started,
+            **hardware(dataset.train.labels.device)}
     return Attacked(key, info, rows, images)
 
 

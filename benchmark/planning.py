@@ -36,9 +36,6 @@ def planned(cells: Mapping[str, CellSpec], attacks: Mapping[str, str], out: Path
             rates.note(cells[key], _TRAINING, cell.trained["seconds"])
             for info in cell.attacks.values():
                 rates.note(cells[key], info["attack"], info["seconds"])
-            own = {info["attack"] for info in cell.attacks.values()}
-            for label in {label for info in cell.attacks.values() for label in info["measured"]} - own:
-                rates.note(cells[key], label, 0.0)  # measured by one that runs others
     planned = []
     for key, spec in cells.items():
         cell, missing = found[key]

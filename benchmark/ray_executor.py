@@ -1,4 +1,4 @@
-"""Cells as tasks of Ray, on this machine or a cluster. Results stream to this process, which alone writes."""
+"""The parts of cells as tasks of Ray, on this machine or a cluster. Results stream to this process, which alone writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from threading import Thread
 from types import TracebackType
@@ -26,7 +26,7 @@ from benchmark.datasets import Dataset
 from benchmark.errors import InputError
 from benchmark.executors import Failed, Finished, Started, Tell, failed
 from benchmark.loaders import LabelledImages
-from benchmark.measuring import Advanced, Event, Work, measure
+from benchmark.measuring import Advanced, Attacked, Event, Trained, Work, measure
 from benchmark.plugins import Plugin
 
 #: Times that a cell is begun again after the machine or process that measured it was lost.
@@ -49,8 +49,8 @@ class _Settings:
 
 
 class Ray:
-    """Measures as many cells at once as the cluster has place for. A cell takes a GPU (or a share), or on CPUs as many as it has
-    threads. A cell whose machine is lost is begun again elsewhere, from the parts that have arrived.
+    """Measures as many parts of cells at once, trainings and attacks, as the cluster has place for. A part takes a GPU (or a
+    share), or on CPUs as many as it has threads. One whose machine is lost is begun again elsewhere.
 
     Args:
         address: of a cluster, ``auto`` for the one of this machine; None to start one, which ends with this process.
@@ -116,68 +116,152 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
+class _Cell:
+    """A cell under way: its training is one task, and then each of its attacks."""
+
+    def __init__(self, todo: Work) -> None:
+        self.waiting: deque[Work] = deque()
+        self.running = 0
+        self._parts = (todo.weights is None) + len(todo.attacks)
+        self._done = 0
+        self._shares: dict[Any, float] = {}
+        self.add(todo)
+
+    def add(self, todo: Work) -> None:
+        """Wait for what can be begun now: attacks need the weights."""
+        if todo.weights is None:
+            self.waiting.append(replace(todo, attacks={}))
+        else:
+            self.waiting += [replace(todo, attacks={key: label}) for key, label in todo.attacks.items()]
+
+    def advance(self, stream: Any, share: float) -> float:
+        """A task has come so far; how much of the cell is done."""
+        self._shares[stream] = share
+        return (self._done + sum(self._shares.values())) / max(self._parts, 1)
+
+    def end(self, stream: Any, *, done: bool) -> None:
+        """A task is over; if not done, it is to begin again."""
+        self._shares.pop(stream, None)
+        self._done += done
+        self.running -= 1
+
+
 class _Tasks:
-    """The cells that wait and those that are under way."""
+    """The cells that wait and those that are under way, of which trainings and single attacks are given to workers by
+    themselves."""
 
     def __init__(self, submit: Callable[[Work], Any], options: dict[str, float], work: Callable[[str], Work], tell: Tell) -> None:
         self._submit, self._options, self._work, self._tell = submit, options, work, tell
-        self._running: dict[Any, str] = {}
+        self._cells: dict[str, _Cell] = {}
+        self._running: dict[Any, tuple[str, Work]] = {}
+        self._arrived: set[Any] = set()
         self._lost: Counter[str] = Counter()
 
     def run(self, keys: Sequence[str]) -> None:
         waiting = deque(keys)
         try:
-            while waiting or self._running:
-                while waiting and len(self._running) < self._places():
-                    self._start(waiting.popleft())
+            while waiting or self._cells:
+                while len(self._running) < self._places() and self._begin_one(waiting):
+                    pass
                 if not self._running:
                     continue
                 ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_PATIENCE)
                 for stream in ready:
-                    key = self._running[stream]
-                    if self._lost_after_news(stream, key):
-                        waiting.append(key)
+                    self._news(stream)
         finally:
             for stream in self._running:
                 ray.cancel(stream, force=True)
 
     def _places(self) -> int:
-        """How many cells the cluster, as it is now, has place for; one more waits in its queue, so that no machine waits for us."""
+        """How many tasks the cluster, as it is now, has place for; one more waits in its queue, so that no machine waits for us."""
         free = ray.cluster_resources()
         places = [int(free.get(name, 0) // self._options[option]) for name, option in (("CPU", "num_cpus"), ("GPU", "num_gpus"))
                   if self._options[option]]
         return max(1, min(places)) + 1
 
-    def _start(self, key: str) -> None:
-        try:
-            todo = self._work(key)
-        except InputError as error:  # what was saved before is damaged now
-            self._tell(key, failed(error))
-            return
-        self._running[self._submit(todo)] = key
+    def _begin_one(self, waiting: deque[str]) -> bool:
+        """Submit the next task, of a cell that is under way rather than of another one; whether there was one."""
+        for key, cell in self._cells.items():
+            if cell.waiting:
+                part = cell.waiting.popleft()
+                cell.running += 1
+                self._running[self._submit(part)] = key, part
+                return True
+        if not waiting:
+            return False
+        key = waiting.popleft()
+        todo = self._asked(key)
+        if todo is not None:
+            self._tell(key, Started())
+            self._cells[key] = _Cell(todo)
+            self._finish_if_over(key)
+        return True
 
-    def _lost_after_news(self, stream: Any, key: str) -> bool:
-        """Pass on the next event of a cell; whether its process was lost and the cell is to begin again."""
+    def _asked(self, key: str) -> Work | None:
+        try:
+            return self._work(key)
+        except InputError as error:  # what was saved before is damaged now
+            self._fail(key, failed(error))
+            return None
+
+    def _news(self, stream: Any) -> None:
+        """Pass on the next event of a task, or begin it again where its process was lost."""
+        key, part = self._running[stream]
+        cell = self._cells[key]
         try:
             event = ray.get(next(stream))
         except StopIteration:
-            del self._running[stream]
-            return False
+            self._end(stream, done=True)
+            return
         except ray.exceptions.RayError as error:
-            del self._running[stream]
+            # A part that has arrived whole is done, whatever became of its process afterwards.
+            done = stream in self._arrived
+            self._end(stream, done=done)
             if isinstance(error, ray.exceptions.RayTaskError):  # it could not even begin
-                self._tell(key, failed(error))
-                return False
-            self._lost[key] += 1
-            if self._lost[key] <= _RETRIES:
-                return True
-            lines = str(error).splitlines() or [type(error).__name__]
-            self._tell(key, Failed(f"the process of the cell was lost {self._lost[key]} times, last with: {lines[0]}", str(error)))
-            return False
-        if isinstance(event, (Finished, Failed)):  # whatever becomes of its machine now
+                self._fail(key, failed(error))
+            elif not done:
+                self._begin_again(key, part, error)
+            return
+        if isinstance(event, Failed):
+            self._fail(key, event)
+        elif isinstance(event, Finished):
+            self._end(stream, done=True)
+        elif not isinstance(event, Started):  # the cell has begun with its first task
+            if isinstance(event, (Trained, Attacked)):
+                self._arrived.add(stream)
+            self._tell(key, Advanced(cell.advance(stream, event.share), event.what) if isinstance(event, Advanced) else event)
+
+    def _begin_again(self, key: str, part: Work, error: Exception) -> None:
+        self._lost[key] += 1
+        if self._lost[key] <= _RETRIES:
+            self._cells[key].waiting.appendleft(part)
+            return
+        lines = str(error).splitlines() or [type(error).__name__]
+        self._fail(key, Failed(f"the process of the cell was lost {self._lost[key]} times, last with: {lines[0]}", str(error)))
+
+    def _end(self, stream: Any, *, done: bool) -> None:
+        key, part = self._running.pop(stream)
+        cell = self._cells[key]
+        cell.end(stream, done=done)
+        if not done:
+            return
+        if part.weights is None and (todo := self._asked(key)) is not None:  # trained: its attacks can begin
+            cell.add(todo)
+        self._finish_if_over(key)
+
+    def _finish_if_over(self, key: str) -> None:
+        cell = self._cells.get(key)
+        if cell is not None and not cell.running and not cell.waiting:
+            del self._cells[key]
+            self._tell(key, Finished())
+
+    def _fail(self, key: str, event: Failed) -> None:
+        """A cell fails as a whole, once; what else of it is under way ends."""
+        self._cells.pop(key, None)
+        for stream in [stream for stream, (of, _) in self._running.items() if of == key]:
+            ray.cancel(stream, force=True)
             del self._running[stream]
         self._tell(key, event)
-        return False
 
 
 @ray.remote(num_returns="streaming")

@@ -28,7 +28,7 @@ from benchmark.runner import identify, show
 TOLERANCE = 1e-4
 
 _EPOCH = ("epoch",)
-_IMAGE = ("checkpoint_epoch", "attack", "victim", "image")
+_IMAGE = ("checkpoint_epoch", "attack", "knowledge", "victim", "image")
 #: What one measurement takes for itself.
 _TIMES = "seconds"
 
@@ -164,7 +164,10 @@ def _compare(sample: Sample, key: str, events: list[Trained | Attacked]) -> Comp
     accuracies = _differences(of_epochs, epochs_now, "test_accuracy")
     similarities = _differences(of_images, images_now, "ssim")
     farthest = max(similarities, key=lambda place: similarities[place], default=None)
-    where = "no reconstructions" if farthest is None else f"{farthest[1]}, after {farthest[0]} epochs, victim {farthest[2]}"
+    where = "no reconstructions"
+    if farthest is not None:
+        epoch, attack, knowledge, victim, _ = farthest
+        where = f"{attack}, after {epoch} epochs, {knowledge}, victim {victim}"
     return Comparison(
         sample.cells[key], _without_times(of_epochs) == _without_times(epochs_now) and _without_times(of_images) ==
         _without_times(images_now), max(accuracies.values(), default=0.0), max(similarities.values(), default=0.0), where)

@@ -6,7 +6,7 @@ import json
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -44,11 +44,13 @@ class Manifest(Part):
     provenance: dict[str, Any]
     cells: dict[_Key, _Spec]
     attacks: dict[_Key, str]
+    undefended: str | None  # the grid's defense that is the plain client, where it has one
 
 
 class _Obstacle(Part):
     checkpoint_epoch: Annotated[int, Field(ge=0)]
     attack: str
+    knowledge: Literal["blind", "informed"]
     reason: str
 
 
@@ -64,7 +66,6 @@ class AttackedPart(Part):
 
     attack: str
     inapplicable: list[_Obstacle]
-    measured: list[str]
     seconds: float
 
 

@@ -2,18 +2,19 @@
 
 A run folder holds
 
-- ``run.json``: the grid, its cells and attacks by their keys, what else determines the results, and where and how they were made;
+- ``run.json``: the grid, its cells and attacks by their keys, which of its defenses is the plain client, what else determines the
+  results, and where and how they were made;
 - ``cells/KEY/``: the parts of each cell (dataset, model, defense, seed), put there in one atomic step each: ``trained/`` with
   ``part.json``, ``training.parquet`` and ``checkpoint-EPOCH.safetensors``, and for each attack ``attack-KEY/`` with ``part.json``,
   ``reconstructions.parquet`` and ``images.npz`` (written by :mod:`benchmark.recording`);
 - ``failures/KEY.json``: the error of a cell that failed.
 
-A cell is finished when it is trained and all attacks of the grid are there, or were measured by one that runs others.
+A cell is finished when it is trained and all attacks of the grid are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import pyarrow as pa
 
 from benchmark.errors import InputError
 from benchmark.result_files import (
+    REPAIR,
     AttackedPart,
     Failure,
     Manifest,
@@ -39,14 +41,15 @@ from benchmark.result_files import (
 #: A reconstruction of at least this SSIM counts as a success of the attack (Scheliga et al., WACV 2022).
 SUCCESS_SSIM = 0.6
 
-#: The tier of what only the owner of the data can choose: of each victim, the best of all candidates. It is no attack.
-ORACLE = "oracle bound"
+#: What an attacker knows. Blind: the model and the cross-entropy, and nothing of the defense. Informed: also what the defense
+#: discloses. Both: either would compute the same, so that it was done once and counts for both.
+KNOWLEDGE = ("blind", "informed", "both")
 
 #: The folder of a cell's training within that of the cell.
 TRAINED = "trained"
 
 #: Version of the folder's layout and the tables' columns.
-FORMAT = 4
+FORMAT = 5
 
 _CELL = [
     ("dataset", pa.string()),  # as it was asked for
@@ -68,14 +71,13 @@ TRAINING = pa.schema([
     ("step_memory", pa.int64()),  # most bytes that tensors held in a training step, null where it was not measured
 ])
 
-#: One row per original image behind an observed gradient, attack and checkpoint.
+#: One row per original image behind an observed gradient, attack with what it knew, and checkpoint.
 RECONSTRUCTIONS = pa.schema([
     *_CELL,
     ("checkpoint_epoch", pa.int32()),  # epochs of training before the observation; 0 is the untrained model
     ("attack", pa.string()),
     ("attack_params", pa.string()),  # all parameters, as JSON
-    ("tier", pa.string()),  # static, adaptive, worst case, or oracle bound
-    ("won_by", pa.string()),  # of an attack that chooses among others, the one it chose for this victim; otherwise null
+    ("knowledge", pa.string()),  # one of KNOWLEDGE
     ("victim", pa.int32()),  # number of the observed gradient
     ("image", pa.int32()),  # number of the original behind that gradient
     ("mse", pa.float64()),  # of pixels in [0, 1]
@@ -83,6 +85,10 @@ RECONSTRUCTIONS = pa.schema([
     ("ssim", pa.float64()),  # in [-1, 1]
     ("label_correct", pa.bool_()),  # of an inferred label; null where the attacker was given it
     ("cost", pa.float64()),  # the attacker's own
+    # How unlikely the reconstruction is by what an informed attacker observes: one number for all images of a victim, on one scale
+    # for all attacks on it. Lower is likelier; may be infinite.
+    ("score", pa.float64()),
+    ("blind_score", pa.float64()),  # the same by what a blind attacker observes; null where the attacker was informed
     ("seconds", pa.float64()),  # of the attack, per victim
 ])
 
@@ -98,7 +104,7 @@ class Cell:
 
     @property
     def inapplicable(self) -> list[dict[str, Any]]:
-        """The attacks that do not apply: ``checkpoint_epoch``, ``attack`` and ``reason``."""
+        """The attacks that do not apply: ``checkpoint_epoch``, ``attack``, ``knowledge`` (blind or informed) and ``reason``."""
         return [obstacle for info in self.attacks.values() for obstacle in info["inapplicable"]]
 
     def tables(self) -> list[Path]:
@@ -107,8 +113,8 @@ class Cell:
                 *(self.folder / name / "reconstructions.parquet" for name in self.attacks)]
 
     def images(self) -> dict[str, np.ndarray]:
-        """uint8 images [victims, B, C, H, W]: ``original``, and per attack and checkpoint :func:`images_key`; reconstructions
-        are in the order of their originals."""
+        """uint8 images [victims, B, C, H, W]: ``original``, and per checkpoint, attack and what it knew :func:`images_key`;
+        reconstructions are in the order of their originals."""
         found: dict[str, np.ndarray] = {}
         for name in self.attacks:
             for image, pixels in read_images(self.folder / name / "images.npz").items():
@@ -128,9 +134,9 @@ class Run:
     reconstructions: pd.DataFrame
 
 
-def images_key(checkpoint_epoch: int, attack: str) -> str:
-    """Name of an attack's reconstructions among the images of a cell."""
-    return f"epoch {checkpoint_epoch} {attack}".replace("/", " ")
+def images_key(checkpoint_epoch: int, attack: str, knowledge: str) -> str:
+    """Name of an attack's reconstructions among the images of a cell; ``knowledge`` is one of :data:`KNOWLEDGE`."""
+    return f"epoch {checkpoint_epoch} {knowledge} {attack}".replace("/", " ")
 
 
 def cell_folder(run: Path, key: str) -> Path:
@@ -148,13 +154,13 @@ def checkpoint_path(folder: Path, epoch: int) -> Path:
     return folder / TRAINED / f"checkpoint-{epoch:04d}.safetensors"
 
 
-def find_cell(run: Path, key: str, attacks: Mapping[str, str]) -> tuple[Cell | None, list[str]]:
+def find_cell(run: Path, key: str, attacks: Iterable[str]) -> tuple[Cell | None, list[str]]:
     """A cell as it stands on disk, None before it is trained, and the keys of the attacks that are missing.
 
     Args:
         run: the folder of the run.
         key: of the cell.
-        attacks: the specification of each attack by its key, in the order in which they are run.
+        attacks: the keys of the attacks, in the order in which they are run.
 
     Raises:
         InputError: what describes a part is damaged.
@@ -162,8 +168,7 @@ def find_cell(run: Path, key: str, attacks: Mapping[str, str]) -> tuple[Cell | N
     folder = cell_folder(run, key)
     found = {attack: read_part(folder / attack_folder(attack), AttackedPart) for attack in attacks
              if (folder / attack_folder(attack)).is_dir()}
-    members = {label for info in found.values() for label in info["measured"]}
-    missing = [attack for attack, label in attacks.items() if attack not in found and label not in members]
+    missing = [attack for attack in attacks if attack not in found]
     if not (folder / TRAINED).is_dir():
         return None, missing
     trained = read_part(folder / TRAINED, TrainedPart)
@@ -181,7 +186,7 @@ def damage(cell: Path) -> dict[str, str]:
                 read_table(part / "training.parquet", TRAINING)
             else:
                 read_part(part, AttackedPart)
-                read_table(part / "reconstructions.parquet", RECONSTRUCTIONS)
+                _reconstructions(part)
                 read_images(part / "images.npz")
         except InputError as error:
             found[part.name] = str(error)
@@ -196,8 +201,10 @@ def read_manifest(run: Path) -> dict[str, Any]:
     """
     path = run / "run.json"
     manifest = read_json(path, f"{run} is not a run folder: it has no run.json")
-    if manifest.get("format") != FORMAT:
-        raise InputError(f"{path} has format {manifest.get('format')!r}, expected {FORMAT}")
+    if (found := manifest.get("format")) != FORMAT:
+        replaced = (": its tables lack knowledge and scores; run the grid again (leakboard run), its models have to be trained "
+                    "again too" if found in range(1, FORMAT) else "")
+        raise InputError(f"{path} has format {found!r}, expected {FORMAT}{replaced}")
     check(Manifest, manifest, path)
     return manifest
 
@@ -215,7 +222,7 @@ def read_run(run: Path) -> Run:
         if cell is not None and not missing:
             cells.append(cell)
             training.append(read_table(cell.folder / TRAINED / "training.parquet", TRAINING))
-            reconstructions += _reconstructions(cell)
+            reconstructions += [_reconstructions(cell.folder / name) for name in cell.attacks]
         elif (run / "failures" / f"{key}.json").is_file():
             failure = read_json(run / "failures" / f"{key}.json", "no failure")
             check(Failure, failure, run / "failures" / f"{key}.json")
@@ -223,20 +230,12 @@ def read_run(run: Path) -> Run:
     return Run(run, manifest, cells, failures, _join(training, TRAINING), _join(reconstructions, RECONSTRUCTIONS))
 
 
-def _reconstructions(cell: Cell) -> list[pa.Table]:
-    """The tables of all attacks, without rows that one which runs others has as well."""
-    tables = []
-    before: set[tuple[str, int]] = set()
-    members = any(info["measured"] for info in cell.attacks.values())
-    for name in cell.attacks:
-        table = read_table(cell.folder / name / "reconstructions.parquet", RECONSTRUCTIONS)
-        if members:
-            of_rows = list(zip(table["attack"].to_pylist(), table["checkpoint_epoch"].to_pylist(), strict=True))
-            if before & set(of_rows):
-                table = table.filter(pa.array([row not in before for row in of_rows]))
-            before |= set(of_rows)
-        tables.append(table)
-    return tables
+def _reconstructions(part: Path) -> pa.Table:
+    path = part / "reconstructions.parquet"
+    table = read_table(path, RECONSTRUCTIONS)
+    for unknown in set(table["knowledge"].unique().to_pylist()) - set(KNOWLEDGE):
+        raise InputError(f"{path}: knowledge must be one of {', '.join(KNOWLEDGE)}, got {unknown!r}; {REPAIR}")
+    return table
 
 
 def _join(tables: list[pa.Table], schema: pa.Schema) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+import defenses
 from benchmark import models, recording, results, run_lock
 from benchmark.cells import CellSpec, attacks_of, cells_of, determinants
 from benchmark.config import Grid
@@ -108,6 +109,7 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
     manifest = {
         "format": results.FORMAT, "name": grid.name, "grid": grid.model_dump(mode="json"), "determinants": found.depends_on,
         "cells": {key: spec.__dict__ for key, spec in found.cells.items()}, "attacks": found.attacks,
+        "undefended": next((label for label in grid.defenses if defenses.create(label).plain), None),
         "provenance": provenance(command, device),
     }
     plan = Plan(**found.__dict__, out=out, lock=_claim(out, json.loads(json.dumps(manifest))))
@@ -257,8 +259,7 @@ def _claim(out: Path, manifest: dict[str, Any]) -> FileLock:
 
 
 def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse a grid that is not that of the folder. It may have further attacks, also of further plugins; then ``worst-case``,
-    which these take part in, is another one, and run again."""
+    """Refuse a grid that is not that of the folder. It may have further attacks, also of further plugins."""
     given = wanted["grid"]["attacks"]
     gone = [attack for attack in existing["attacks"].values() if attack not in given]
     if gone:
@@ -266,7 +267,7 @@ def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str,
                          "attacks can be added to a run, not taken away: name it too, or another folder with --out")
     there, now = existing["determinants"], wanted["determinants"]
     if isinstance(there.get("plugins"), dict):
-        now = {**now, "plugins": {name: now["plugins"].get(name) for name in there["plugins"]}, "portfolio": there.get("portfolio")}
+        now = {**now, "plugins": {name: now["plugins"].get(name) for name in there["plugins"]}}
     _require_same(out, {**existing["grid"], "attacks": None}, {**wanted["grid"], "attacks": None}, "grid")
     _require_same(out, there, now, "determinants")
 

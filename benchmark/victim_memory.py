@@ -26,6 +26,7 @@ class Chunks:
     Attributes:
         victims: how many at once.
         keep: whether the gradients of all checkpoints fit beside each other.
+        rounds_in_memory: whether those of all rounds do.
         note: what to tell the user of it; "" where all are taken at once.
     """
 
@@ -35,7 +36,8 @@ class Chunks:
         self._device = weights[0].device
         allowed = available(self._device) // _SHARE
         self.victims = evaluation.victims if each * evaluation.victims <= allowed else max(1, even(allowed // each))
-        self.keep = each * evaluation.victims * checkpoints <= allowed
+        self.rounds_in_memory = evaluation.rounds == 1 or each * self.victims * evaluation.rounds <= allowed
+        self.keep = each * evaluation.victims * evaluation.rounds * checkpoints <= allowed
         self.note = "" if self.victims == evaluation.victims else (
             f"the gradients of {evaluation.victims} victims take {each * evaluation.victims / 2**30:.1f} GiB; "
             f"{self.victims} victims are attacked at once")

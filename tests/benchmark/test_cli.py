@@ -46,7 +46,7 @@ def test_run_then_run_again_then_report(shapes, tmp_path, capsys):
     names = {p.name for p in (tmp_path / "site").iterdir()}
     assert names >= {"index.html", "how-to-read.html", "defense-none.html", "assets", *(f"leaderboard.{end}" for end in ("md", "csv", "tex", "json"))}
     table = pd.read_csv(tmp_path / "site" / "leaderboard.csv")
-    assert sorted(table["defense"]) == ["noise(std=0.1)", "none"]
+    assert set(table["defense"]) == {"noise(std=0.1)", "none"} and set(table["kind"]) == {"attack", "worst case", "oracle bound"}
 
 
 def test_grid_from_a_file(shapes, tmp_path, capsys):
@@ -121,7 +121,7 @@ def test_a_failed_cell_is_told_by_the_exit_code(shapes, tmp_path, capsys, clean_
         class Broken(Defense):
             name = "broken"
 
-            def transform_gradients(self, gradients, generator):
+            def transform_gradients(self, gradients, step):
                 return {}
     """))
     arguments = [*tiny(shapes, tmp_path / "run"), "--plugin", str(tmp_path / "mine.py"), "--defense", "broken", "--defense", "none"]

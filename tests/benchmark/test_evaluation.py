@@ -10,7 +10,7 @@ import defenses
 from attacks import Attack, Reconstruction
 from benchmark import datasets, metrics
 from benchmark.config import Evaluation, Training
-from benchmark.evaluation import attack_rows, choose_victims, observe
+from benchmark.evaluation import choose_victims, mapped, observe, rebuild
 from benchmark.training import make_private
 
 CPU = torch.device("cpu")
@@ -39,13 +39,20 @@ def test_observed_is_what_the_client_shares(shapes, specification):
     from attacks.seeds import derive
     for victim in range(3):
         shared = private.shared_gradient(victims.images[victim], victims.labels[victim], seed=derive(5, victim, "client"))
-        assert all(torch.equal(g, observation.gradients[name][victim]) for name, g in shared.items())
+        assert all(torch.equal(g, observation.shared[name][victim]) for name, g in shared.items())
+
+
+def test_an_informed_attacker_has_the_defense_in_force(shapes):
+    """With the multiplier that followed from the plan of the training, which is public."""
+    private, _, observation, _ = observed(shapes, "dp-sgd(target_epsilon=3.0)")
+    assert private.defense.noise_multiplier is None and observation.defense.noise_multiplier > 0.1
+    assert observation.defense is private.in_force and observation.blind().defense is None
 
 
 def test_batch_norm_models_are_observed_with_running_statistics(shapes):
     """A batch of one image has no batch statistics: training mode would raise at one pixel, and the buffers stay."""
     private, _, observation, _ = observed(shapes, model="torchvision:resnet18")
-    assert all(torch.isfinite(g).all() for g in observation.gradients.values())
+    assert all(torch.isfinite(g).all() for g in observation.shared.values())
     assert all(int(m.num_batches_tracked) == 0 and m.training for m in private.module.modules()
                if isinstance(m, torch.nn.BatchNorm2d))
 
@@ -63,8 +70,8 @@ def test_layers_that_a_defense_freezes_share_no_gradient_and_can_be_attacked(sha
     settings = Evaluation(victims=3)
     victims = choose_victims(dataset, settings, 0)
     observation = observe(private, victims, dataset, settings, 0)
-    assert "0.weight" not in observation.gradients and "2.weight" in observation.gradients
-    rows, _ = attack_rows(attacks.create("inverting-gradients(iterations=2)"), observation, victims, 0)
+    assert "0.weight" not in observation.shared and "2.weight" in observation.shared
+    rows = rebuild(attacks.create("inverting-gradients(iterations=2)"), observation, victims, 0).rows
     assert len(rows) == 3 and all(np.isfinite(row["cost"]) for row in rows)
 
 
@@ -72,13 +79,14 @@ def test_rows_follow_the_originals_whatever_the_order_of_the_reconstructions(sha
     _, victims, observation, _ = observed(shapes, batch_size=3, labels="inferred")
 
     class Perfect(Attack):
-        name, tier = "perfect", "static"
+        name = "perfect"
 
         def reconstruct(self, observation, *, seed, progress=None):
             return Reconstruction(torch.from_numpy(victims.pixels).flip(1), victims.labels.flip(1), torch.tensor([1.0, 2.0, 3.0]))
 
-    rows, ordered = attack_rows(Perfect(), observation, victims, 0)
-    assert np.array_equal(ordered["perfect"], victims.pixels)
+    found = rebuild(Perfect(), observation, victims, 0)
+    rows = found.rows
+    assert np.array_equal(found.images["both"], victims.pixels)
     assert [(r["victim"], r["image"]) for r in rows] == [(v, i) for v in range(3) for i in range(3)]
     assert all(r["ssim"] == pytest.approx(1) and r["mse"] == 0 and r["psnr"] == np.inf and r["label_correct"] for r in rows)
     assert [r["cost"] for r in rows] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
@@ -86,7 +94,7 @@ def test_rows_follow_the_originals_whatever_the_order_of_the_reconstructions(sha
 
 def test_labels_that_were_given_are_not_counted_as_inferred(shapes):
     _, victims, observation, _ = observed(shapes)
-    rows, _ = attack_rows(attacks.create("inverting-gradients(iterations=2)"), observation, victims, 0)
+    rows = rebuild(attacks.create("inverting-gradients(iterations=2)"), observation, victims, 0).rows
     assert {r["label_correct"] for r in rows} == {None}
 
 
@@ -101,37 +109,50 @@ def test_metrics_by_hand():
     assert match.ssim == pytest.approx(np.mean(each))
 
 
-def test_an_attack_that_chooses_is_followed_by_its_oracle_bound(shapes, monkeypatch):
-    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (5, 1)})
-    _, victims, observation, _ = observed(shapes, "precode")
-    rows, ordered = attack_rows(attacks.WorstCase(), observation, victims, 0)
-    chosen, bound = ([row for row in rows if row["tier"] == tier] for tier in ("worst case", "oracle bound"))
-    assert len(chosen) == len(bound) == 3
-    assert all(b["ssim"] >= c["ssim"] for b, c in zip(bound, chosen, strict=True))
-    members = {member.label for member in attacks.WorstCase().members(observation)}
-    assert {row["won_by"] for row in (*chosen, *bound)} <= members
-    assert set(ordered) == {chosen[0]["attack"], bound[0]["attack"], *members}
-    for place in {bound[0]["won_by"], chosen[0]["won_by"]}:
-        single, images = attack_rows(attacks.create(place), observation, victims, 0)
-        again = [row for row in rows if row["attack"] == place]
-        assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in single]
-        np.testing.assert_array_equal(images[place], ordered[place])
-    for victim, (c, b) in enumerate(zip(chosen, bound, strict=True)):
-        of_victim = {row["attack"]: row["ssim"] for row in rows if row["victim"] == victim and row["attack"] in members}
-        assert b["ssim"] == max(of_victim.values()) and c["ssim"] == of_victim[c["won_by"]]
-
-
-def test_rounds_are_averaged(shapes):
-    private, victims, observation, _ = observed(shapes, "noise(std=0.1)", rounds=3)
-    _, _, once, _ = observed(shapes, "noise(std=0.1)")
+def test_rounds_are_kept_each_and_averaged(shapes):
     from attacks.seeds import derive
-    assert once.averaged is None and observation.rounds == 3
-    assert all(torch.equal(g, once.gradients[name]) for name, g in observation.gradients.items())
-    for victim in range(3):
-        shared = [private.shared_gradient(victims.images[victim], victims.labels[victim], seed=derive(5, victim, "client", *again))
-                  for again in ((), (1,), (2,))]
-        for name, g in observation.averaged.items():
-            torch.testing.assert_close(g[victim], torch.stack([s[name] for s in shared]).mean(0))
+    private, victims, observation, dataset = observed(shapes, "noise(std=0.1)", rounds=3)
+    _, _, once, _ = observed(shapes, "noise(std=0.1)")
+    assert len(once.rounds) == 1 and len(observation.rounds) == 3
+    assert all(torch.equal(g, once.shared[name]) for name, g in observation.shared.items())
+    mapped_too = observe(private, victims, dataset, Evaluation(victims=3, rounds=3), 5, in_memory=False)
+    for number, one in enumerate(observation.rounds):
+        assert one.number == 0 and one.module is observation.module
+        again = (number,) if number else ()
+        for victim in range(3):
+            shared = private.shared_gradient(victims.images[victim], victims.labels[victim], seed=derive(5, victim, "client", *again))
+            for name, g in shared.items():
+                assert torch.equal(one.shared[name][victim], g) and torch.equal(mapped_too.rounds[number].shared[name][victim], g)
+    for name, g in observation.averaged().shared.items():
+        torch.testing.assert_close(g, torch.stack([one.shared[name] for one in observation.rounds]).mean(0))
+        assert torch.equal(g, mapped_too.averaged().shared[name])
+
+
+def test_a_mapped_tensor_is_one_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    tensor = mapped((3, 4), torch.float32)
+    tensor[1] = torch.arange(4.0)
+    assert tensor.sum() == 6 and tensor[1].tolist() == [0, 1, 2, 3] and not list(tmp_path.iterdir())
+
+
+def test_every_victim_begins_with_what_the_client_of_the_training_keeps(shapes):
+    """And observing does not advance it."""
+    from toy_defenses import TOYS
+    assert "error-feedback" in TOYS
+    dataset = datasets.load(datasets.find(str(shapes)), CPU)
+    private = make_private(defenses.create("error-feedback"), dataset, "lenet", Training(), 0)
+    settings = Evaluation(victims=3)
+    victims = choose_victims(dataset, settings, 0)
+    private.module.train()
+    fresh = observe(private, victims, dataset, settings, 0)
+    private.backward(*dataset.train.batch(torch.arange(8)))
+    before = {name: t.clone() for name, t in private.state_dict().items()}
+    found = observe(private, victims, dataset, settings, 0)
+    assert all(torch.equal(t, before[name]) for name, t in private.state_dict().items())
+    assert found.rounds[0].number == 1
+    assert not torch.equal(found.shared["0.weight"], fresh.shared["0.weight"])
+    alone = observe(private, victims.select(2, 1), dataset, settings, 0)
+    assert torch.equal(alone.shared["0.weight"][0], found.shared["0.weight"][2])
 
 
 def test_labels_are_right_as_a_set_with_counts():

@@ -54,7 +54,7 @@ class Halved(Defense):
     name: ClassVar[str] = "halved"
     summary: ClassVar[str] = "half the gradient"
 
-    def transform_gradients(self, gradients, generator):
+    def transform_gradients(self, gradients, step):
         return {name: g / 2 for name, g in gradients.items()}
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Broken(Defense):
     name: ClassVar[str] = "broken"
     summary: ClassVar[str] = "raises"
 
-    def transform_gradients(self, gradients, generator):
+    def transform_gradients(self, gradients, step):
         raise RuntimeError("out of\\nluck")
 """
 
@@ -97,6 +97,22 @@ def test_a_machine_that_is_lost_in_the_middle(shapes, tmp_path, cluster, monkeyp
     assert run_by_ray(grid, tmp_path / "ray", cluster.address, display) == runner.Outcome(kept=0, finished=8, failed=0)
     assert len(stored) == 1 and len(written) == len(set(written)) == 16
     assert set(display.cells) == {spec.name for spec in runner.identify(grid, CPU).cells.values()}
+    serial(grid, tmp_path / "serial")
+    same_tables(tmp_path / "ray", tmp_path / "serial")
+
+
+def test_a_training_and_each_attack_are_tasks_of_their_own(shapes, tmp_path, cluster, monkeypatch):
+    from benchmark import ray_executor
+    given, made = [], ray_executor._Tasks.__init__
+
+    def noted(self, submit, *arguments):
+        made(self, lambda todo: (given.append((todo.weights is None, list(todo.attacks.values()))), submit(todo))[1], *arguments)
+
+    monkeypatch.setattr(ray_executor._Tasks, "__init__", noted)
+    labels = ["inverting-gradients(iterations=3)", "dlg(iterations=2)", "idlg(iterations=2)"]
+    grid = grid_of(shapes, defenses=["none"], seeds=[0], attacks=labels)
+    assert run_by_ray(grid, tmp_path / "ray", cluster.address).finished == 1
+    assert given[0] == (True, []) and sorted(given[1:]) == sorted((False, [label]) for label in labels)
     serial(grid, tmp_path / "serial")
     same_tables(tmp_path / "ray", tmp_path / "serial")
 

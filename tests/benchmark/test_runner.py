@@ -13,7 +13,6 @@ import torch
 from run_cases import CPU, Silent, comparable, grid_of, run
 from safetensors.torch import load_file as load_checkpoint
 
-import attacks
 import defenses
 from benchmark import executors, recording, results, runner
 from benchmark.errors import InputError
@@ -25,7 +24,7 @@ def failing_defense():
     class Failing(defenses.Defense):
         name: ClassVar[str] = "failing"
 
-        def transform_gradients(self, gradients, generator):
+        def transform_gradients(self, gradients, step):
             raise RuntimeError("out of\nluck")
 
     defenses.registry.register(Failing)
@@ -40,13 +39,13 @@ def test_tables_images_and_checkpoints(shapes, tmp_path):
     read = results.read_run(tmp_path / "run")
     assert len(read.training) == 4 * 3
     assert len(read.reconstructions) == 4 * 2 * 3 * 2
-    assert read.reconstructions[["ssim", "mse", "psnr", "cost", "seconds"]].notna().all(axis=None)
+    assert read.reconstructions[["ssim", "mse", "psnr", "cost", "score", "blind_score", "seconds"]].notna().all(axis=None)
     assert set(read.training["defense"]) == {"none", "noise(std=0.1)"}
     assert json.loads(read.training["defense_params"].iloc[-1]) == {"std": 0.1, "distribution": "gaussian"}
     cell = read.cells[0]
     images = cell.images()
     assert {key: image.shape for key, image in images.items()} == dict.fromkeys(
-        ["original", "epoch 0 inverting-gradients(iterations=3)", "epoch 2 inverting-gradients(iterations=3)"], (3, 2, 3, 8, 8))
+        ["original", "epoch 0 both inverting-gradients(iterations=3)", "epoch 2 both inverting-gradients(iterations=3)"], (3, 2, 3, 8, 8))
     weights = [load_checkpoint(results.checkpoint_path(cell.folder, epoch)) for epoch in (0, 2)]
     assert weights[0].keys() == weights[1].keys() and not torch.equal(weights[0]["1.weight"], weights[1]["1.weight"])
 
@@ -57,7 +56,7 @@ def test_the_stored_images_score_what_the_table_says(shapes, tmp_path):
     read = results.read_run(tmp_path / "run")
     images = read.cells[0].images()
     for row in read.reconstructions.itertuples():
-        rebuilt = images[results.images_key(row.checkpoint_epoch, row.attack)][row.victim, row.image] / 255
+        rebuilt = images[results.images_key(row.checkpoint_epoch, row.attack, row.knowledge)][row.victim, row.image] / 255
         original = images["original"][row.victim, row.image] / 255
         assert ssim(original, rebuilt) == pytest.approx(row.ssim, abs=0.02)  # stored in 8 bits
 
@@ -110,46 +109,50 @@ def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(shapes, tmp_pat
     (failure,) = results.read_run(tmp_path / "run").failures
     assert failure["error"] == "RuntimeError: out of luck" and "transform_gradients" in failure["traceback"]
     # It is tried again, and its record goes once it succeeds.
-    defenses.registry._classes["failing"].transform_gradients = lambda self, gradients, generator: gradients
+    defenses.registry._classes["failing"].transform_gradients = lambda self, gradients, step: gradients
     assert run(grid, tmp_path / "run") == runner.Outcome(kept=1, finished=1, failed=0)
     assert results.read_run(tmp_path / "run").failures == []
 
 
 def test_an_attack_that_does_not_apply_is_noted_not_scored(shapes, tmp_path):
-    grid = grid_of(shapes, defenses=["none"], seeds=[0], attacks=["mask-aware"],
+    grid = grid_of(shapes, defenses=["none", "noise"], seeds=[0], attacks=["likelihood(iterations=2)"],
                    evaluation={"victims": 2, "batch_size": 2, "labels": "inferred", "checkpoints": [0]})
     run(grid, tmp_path / "run")
     read = results.read_run(tmp_path / "run")
-    assert read.reconstructions.empty
-    (note,) = read.cells[0].inapplicable
-    assert "the gradient is not pruned" in note["reason"]
+    assert set(read.reconstructions["defense"]) == {"noise(std=0.01)"} and set(read.reconstructions["knowledge"]) == {"informed"}
+    notes = {cell.trained["defense"]: {note["knowledge"]: note["reason"] for note in cell.inapplicable} for cell in read.cells}
+    assert notes["none"] == dict.fromkeys(("blind", "informed"), "the gradient carries no noise of known variance")
+    assert notes["noise(std=0.01)"] == {"blind": "a blind attacker does not know of noise"}
 
 
-def test_what_the_worst_case_ran_is_not_run_again(shapes, tmp_path, monkeypatch):
-    """Every attack has one row per victim, and a member that the grid names too is the same as alone."""
-    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (3, 1)})
-    evaluation = {"victims": 2, "checkpoints": [0]}
-    alone = grid_of(shapes, defenses=["pruning(p=0.9)"], seeds=[0], attacks=["mask-aware(iterations=3)"], evaluation=evaluation)
-    both = grid_of(shapes, defenses=["pruning(p=0.9)"], seeds=[0], evaluation=evaluation,
-                   attacks=["mask-aware(iterations=3)", "worst-case", "averaging(iterations=3)"])
-    run(alone, tmp_path / "alone")
-    run(both, tmp_path / "both")
-    rows = results.read_run(tmp_path / "both").reconstructions
-    assert not rows.duplicated(["attack", "checkpoint_epoch", "victim", "image"]).any()
-    assert {"static", "adaptive", "worst case", "oracle bound"} == set(rows["tier"])
-    same = rows[rows["attack"] == "mask-aware(iterations=3)"].drop(columns="seconds").reset_index(drop=True)
-    pd.testing.assert_frame_equal(same, comparable(tmp_path / "alone")[1])
+def test_blind_and_informed_attackers_are_measured_once_where_both_do_the_same(shapes, tmp_path):
+    """Rows of both; a score by what each observes."""
+    attack = "inverting-gradients(iterations=3)"
+    grid = grid_of(shapes, defenses=["none", "noise", "precode"], seeds=[0], evaluation={"victims": 2, "checkpoints": [0]})
+    run(grid, tmp_path / "run")
+    rows = results.read_run(tmp_path / "run").reconstructions
+    assert {defense: set(frame["knowledge"]) for defense, frame in rows.groupby("defense")} == {
+        "none": {"both"}, "noise(std=0.01)": {"both"}, "precode(bottleneck_size=256)": {"blind", "informed"}}
+    assert (rows["blind_score"].isna() == (rows["knowledge"] == "informed")).all() and rows["score"].notna().all()
+    same = rows[rows["defense"] == "none"]
+    assert (same["score"] == same["blind_score"]).all()
+    assert (rows[rows["defense"] != "none"]["score"] != rows[rows["defense"] != "none"]["blind_score"]).all()
+    for knowledge in ("blind", "informed"):
+        run(grid_of(shapes, defenses=["precode"], seeds=[0], evaluation={"victims": 2, "checkpoints": [0], "knowledge": [knowledge]}), tmp_path / knowledge)
+        alone = comparable(tmp_path / knowledge)[1]
+        of_both = comparable(tmp_path / "run")[1]
+        chosen = of_both[(of_both["defense"] == alone["defense"][0]) & (of_both["knowledge"] == knowledge)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(chosen, alone)
+    assert attack in set(rows["attack"])
 
 
-def test_the_portfolio_is_recorded(shapes, tmp_path, monkeypatch):
-    from dataclasses import make_dataclass
+def test_the_version_of_the_portfolio_and_the_plain_client_are_recorded(shapes, tmp_path):
+    from attacks.portfolio import VERSION
     plan = runner.prepare(grid_of(shapes), tmp_path / "plain", CPU)
-    assert plan and results.read_manifest(tmp_path / "plain")["determinants"]["portfolio"] == {"version": 1, "added": []}
-    mine = make_dataclass("Mine", [], bases=(attacks.Attack,), frozen=True)
-    mine.name, mine.__module__ = "mine", "my_plugin"
-    monkeypatch.setitem(attacks.registry._classes, "mine", mine)
-    runner.prepare(grid_of(shapes), tmp_path / "added", CPU)
-    assert results.read_manifest(tmp_path / "added")["determinants"]["portfolio"]["added"] == ["mine"]
+    manifest = results.read_manifest(tmp_path / "plain")
+    assert plan and manifest["determinants"]["portfolio"] == VERSION and manifest["undefended"] == "none"
+    runner.prepare(grid_of(shapes, defenses=["noise"]), tmp_path / "other", CPU)
+    assert results.read_manifest(tmp_path / "other")["undefended"] is None
 
 
 def test_folder_of_another_grid_or_of_something_else_is_refused(shapes, tmp_path):
@@ -197,14 +200,18 @@ def test_attacks_see_paired_victims_and_starts(shapes, tmp_path):
     run(grid_of(shapes, models=["lenet"], defenses=["none", "noise(std=0.1)", "precode"], attacks=[label]), tmp_path / "run")
     read = results.read_run(tmp_path / "run")
     (label,) = read.manifest["attacks"].values()
-    starts = [results.images_key(epoch, label) for epoch in (0, 2)]
     of_seeds = []
     for seed in (0, 1):
-        first, *others = [cell.images() for cell in read.cells if cell.trained["seed"] == seed]
-        assert len(others) == 2
-        assert all(np.array_equal(first[name], other[name]) for name in ("original", *starts) for other in others)
+        images = [cell.images() for cell in read.cells if cell.trained["seed"] == seed]
+        assert len(images) == 3 and [len(own) for own in images] == [3, 3, 5]  # PRECODE's attackers differ, blind and informed
+        names = ["original", *(results.images_key(epoch, label, "both") for epoch in (0, 2))]
+        first = {name: images[0][name] for name in names}
+        for own in images:
+            for name, found in own.items():
+                expected = next(image for like, image in first.items() if like.split()[:2] == name.split()[:2])
+                assert np.array_equal(found, expected), name
         of_seeds.append(first)
-    assert not any(np.array_equal(of_seeds[0][name], of_seeds[1][name]) for name in ("original", *starts))
+    assert not any(np.array_equal(of_seeds[0][name], of_seeds[1][name]) for name in names)
 
 
 def test_each_checkpoint_is_attacked_in_its_own_state(shapes, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from run_cases import CPU, Silent, comparable, grid_of, run
+from toy_defenses import TOYS
 
 import attacks
 from benchmark import measuring, plugins, results, runner
@@ -29,8 +30,9 @@ def no_training(monkeypatch):
     monkeypatch.setattr(measuring, "train", lambda *arguments, **others: pytest.fail("trained again"))
 
 
-@pytest.mark.parametrize("defense", ["none", "precode", "dp-sgd", "ppp", "precode+noise"])
+@pytest.mark.parametrize("defense", ["none", "precode", "dp-sgd", "error-feedback", "precode+noise"])
 def test_an_attack_that_is_added_later_does_not_train_and_gives_what_it_gives_at_once(shapes, tmp_path, monkeypatch, defense):
+    assert "error-feedback" in TOYS  # whose client keeps something between steps
     grids = [grid_of(shapes, defenses=[defense], seeds=[0], attacks=chosen) for chosen in ([FIRST], [FIRST, SECOND])]
     run(grids[1], tmp_path / "at once")
     run(grids[0], tmp_path / "later", command="the first")
@@ -102,35 +104,28 @@ def test_a_training_survives_the_failure_of_an_attack(shapes, tmp_path, monkeypa
     assert run(grid, tmp_path / "run") == runner.Outcome(kept=0, finished=1, failed=0)
 
 
-def test_a_worst_case_that_is_added_later_counts_its_members_once(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (3, 1)})
-    evaluation = {"victims": 2, "checkpoints": [0, -1]}
-    small = grid_of(shapes, models=["lenet"], defenses=["pruning(p=0.9)"], seeds=[0], attacks=["mask-aware(iterations=3)"],
-                    evaluation=evaluation)
-    both = grid_of(shapes, models=["lenet"], defenses=["pruning(p=0.9)"], seeds=[0], attacks=["mask-aware(iterations=3)", "worst-case"], evaluation=evaluation)
-    run(small, tmp_path / "later")
-    run(both, tmp_path / "later")
-    run(both, tmp_path / "at once")
-    for first, second in zip(sorted_tables(tmp_path / "at once"), sorted_tables(tmp_path / "later"), strict=True):
-        pd.testing.assert_frame_equal(first, second)
-    assert not comparable(tmp_path / "later")[1].duplicated(["attack", "checkpoint_epoch", "victim", "image"]).any()
-
-
-def test_an_attack_of_a_plugin_that_is_added_takes_part_in_the_worst_case(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (3, 1)})
+def test_a_portfolio_is_a_list_of_attacks_each_saved_by_itself(shapes, tmp_path, monkeypatch):
+    """An attack of a plugin, which takes part, is measured on the saved models, and no other one again."""
+    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"fast": (3, 1)})
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\nfrom typing import ClassVar\nfrom attacks import InvertingGradients\n"
         "@dataclass(frozen=True)\nclass Mine(InvertingGradients):\n    name: ClassVar[str] = 'mine'\n")
     evaluation = {"victims": 2, "checkpoints": [0]}
-    run(grid_of(shapes, seeds=[0], attacks=["worst-case"], evaluation=evaluation), tmp_path / "run")
+    grid = grid_of(shapes, defenses=["precode"], seeds=[0], attacks=["portfolio(budget='fast')"], evaluation=evaluation)
+    assert len(grid.attacks) > 8 and not any("portfolio" in label for label in grid.attacks)
+    run(grid, tmp_path / "run")
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("attack-*/*")}
+    assert len({path.parent for path in parts}) == len(grid.attacks)
     plugin = plugins.read(tmp_path / "mine.py")
     try:
         no_training(monkeypatch)
-        grid = grid_of(shapes, seeds=[0], attacks=["worst-case", "mine(iterations=3)"], evaluation=evaluation)
-        assert run(grid, tmp_path / "run", plugins=[plugin]).finished == 2
+        larger = grid_of(shapes, defenses=["precode"], seeds=[0], attacks=["portfolio(budget='fast')"], evaluation=evaluation)
+        assert set(larger.attacks) - set(grid.attacks) == {"mine(iterations=3)"}
+        assert run(larger, tmp_path / "run", plugins=[plugin]).finished == 1
+        assert all(path.stat().st_mtime_ns == time for path, time in parts.items())
         rows = results.read_run(tmp_path / "run").reconstructions
-        assert (rows["attack"].str.startswith("mine(")).any() and not rows.duplicated(["defense", "attack", "victim", "image"]).any()
-        assert results.read_manifest(tmp_path / "run")["determinants"]["portfolio"]["added"] == ["mine"]
+        assert (rows["attack"] == "mine(iterations=3)").any()
+        assert not rows.duplicated(["defense", "attack", "knowledge", "victim", "image"]).any()
     finally:
         del attacks.registry._classes["mine"], sys.modules[plugin.module]
 
@@ -138,9 +133,9 @@ def test_an_attack_of_a_plugin_that_is_added_takes_part_in_the_worst_case(shapes
 @pytest.mark.parametrize("defense", ["none", "precode"])
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_fewer_victims_at_once_where_memory_is_short_give_the_same(shapes, tmp_path, monkeypatch, defense, rounds):
-    grid = grid_of(shapes, models=["lenet"], defenses=[defense], seeds=[0], attacks=["worst-case", "averaging(iterations=4)"],
+    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"fast": (4, 1)})
+    grid = grid_of(shapes, models=["lenet"], defenses=[defense], seeds=[0], attacks=["portfolio(budget='fast')"],
                    evaluation={"victims": 11, "batch_size": 2, "checkpoints": [0, -1], "rounds": rounds, "labels": "inferred"})
-    monkeypatch.setattr("attacks.portfolio.BUDGETS", {"standard": (4, 1)})
     run(grid, tmp_path / "all")
     display = Silent()
     with monkeypatch.context() as patch:
@@ -209,4 +204,4 @@ def test_what_trains_is_what_leaks_in_bfloat16_too(shapes):
         with autocast(CPU, "bfloat16"):
             private.backward(victims.images[victim], victims.labels[victim])
         for name, p in private.module.named_parameters():
-            assert p.grad.dtype == torch.float32 and torch.equal(p.grad, found.gradients[name][victim])
+            assert p.grad.dtype == torch.float32 and torch.equal(p.grad, found.shared[name][victim])

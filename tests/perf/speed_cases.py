@@ -26,14 +26,14 @@ def observe(defense: str, model: str, victims: int) -> Observation:
     for i in range(victims):
         for name, g in private.shared_gradient(x[i], y[i], seed=i).items():
             gradients.setdefault(name, g.new_empty(victims, *g.shape))[i] = g
-    return Observation(module=private.module, gradients=gradients, batch_size=1, image_shape=(3, 32, 32), mean=torch.zeros(3),
-                       std=torch.ones(3), labels=y, defense=private.defense)
+    return Observation(module=private.module, shared=gradients, batch_size=1, image_shape=(3, 32, 32), mean=torch.zeros(3),
+                       std=torch.ones(3), labels=y, defense=private.in_force)
 
 
 def plain_iteration(observation: Observation):
     """What published attacks do for one victim."""
     parameters = list(observation.module.parameters())
-    observed = [g[0] for g in observation.gradients.values()]
+    observed = [g[0] for g in observation.shared.values()]
     x = torch.randn(1, 3, 32, 32, requires_grad=True)
     optimizer = torch.optim.Adam([x], lr=0.1)
 

@@ -24,7 +24,7 @@ from speed_cases import observe
 from attacks import InvertingGradients
 defense, model, victims, iterations = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 observation = observe(defense, model, victims)
-observed = sum(g.numel() * g.element_size() for g in observation.gradients.values())
+observed = sum(g.numel() * g.element_size() for g in observation.shared.values())
 InvertingGradients(iterations=iterations).reconstruct(observation, seed=0)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(observed, int(peak.split()[1]) * 1024)
