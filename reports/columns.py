@@ -36,8 +36,8 @@ class Column:
 def board_columns(board: Board) -> list[Column]:
     """The columns of the ranked table; those not shown at first are in the page only, to be chosen."""
     columns = entry_columns(board) + [
-        Column(f"ASR {text.checkpoint(point)}", f"highest attack success rate {text.checkpoint(point)}", False,
-               lambda e, point=point: _asr(e.strongest_at(point), text.not_run(board, e)))  # type: ignore[misc]
+        Column(f"ASR {text.checkpoint(point)}", f"attack success rate of the worst case {text.checkpoint(point)}", False,
+               lambda e, point=point: _asr(e.worst_case_at(point), text.not_run(e)))  # type: ignore[misc]
         for point in board.checkpoints
     ]
     if any(entry.submission for entry in board.entries):
@@ -48,10 +48,6 @@ def board_columns(board: Board) -> list[Column]:
 def entry_columns(board: Board) -> list[Column]:
     """The columns that every board has alike."""
     epochs = board.protocol.training.epochs
-
-    def worst(entry: Entry) -> AttackResult | None:
-        return entry.strongest
-
     return [
         Column("rank", "by worst-case ASR, then by test accuracy", True, lambda e: _number(e.rank, 0)),
         Column("defense", "its specification, with the parameters that are not defaults; ★ marks the Pareto front of test accuracy "
@@ -59,32 +55,35 @@ def entry_columns(board: Board) -> list[Column]:
         Column("all parameters", "of the defense, defaults included", False, lambda e: Value(text.parameters(e))),
         Column("test accuracy", "after the last epoch; mean over seeds with a 95 % bootstrap interval", True,
                lambda e: _estimate(e.accuracy, 3)),
-        Column("change", "of the test accuracy against none, by seed", True, lambda e: _estimate(e.change, 3, signed=True)),
-        Column("epochs to converge", "to 95 % of the best test accuracy of none", True,
+        Column("change", "of the test accuracy against the undefended model, by seed", True,
+               lambda e: _estimate(e.change, 3, signed=True)),
+        Column("epochs to converge", "to 95 % of the best test accuracy of the undefended model", True,
                lambda e: Value(text.convergence(e, epochs), _epochs(e, epochs))),
         Column("area", "under the curve of test accuracy, as a mean accuracy", False, lambda e: _number(e.area, 3)),
-        Column("time", "of training, as a multiple of none's; median epoch", True,
+        Column("time", "of training, as a multiple of the undefended model's; median epoch", True,
                lambda e: Value(text.ratio(e.time_ratio), e.time_ratio or 1.0)),
         Column("seconds per epoch", "of training: median over epochs, mean over seeds", False,
                lambda e: _number(e.seconds_per_epoch, 2)),
-        Column("memory", "most bytes that tensors hold in a training step, as a multiple of none's", True,
+        Column("memory", "most bytes that tensors hold in a training step, as a multiple of the undefended model's", True,
                lambda e: Value(text.ratio(e.memory_ratio), e.memory_ratio or 1.0)),
         Column("step memory (MB)", "most bytes that tensors hold in a training step, model and optimizer included", False,
                lambda e: _number(None if e.step_memory is None else e.step_memory / 1e6, 1)),
         Column("epsilon", "privacy budget that the training spent, at the stated delta; smaller protects more", True,
                lambda e: Value(text.epsilon(e), _LAST if e.epsilon is None else e.epsilon)),
-        Column("ASR static", "highest attack success rate of attacks that ignore the defense", True,
-               lambda e: _tier(board, e, "static")),
-        Column("ASR adaptive", "highest attack success rate of attacks that know the defense", True,
-               lambda e: _tier(board, e, "adaptive")),
-        Column("ASR worst case", "highest attack success rate over all attacks and checkpoints; the rank goes by it", True,
-               lambda e: _asr(worst(e), text.not_run(board, e))),
-        Column("SSIM", "mean over images, of the attack behind the worst-case ASR", True, lambda e: _of(worst(e), "ssim", 2)),
-        Column("PSNR (dB)", "as SSIM", True, lambda e: _of(worst(e), "psnr", 1)),
+        Column("ASR blind", "attack success rate of attackers who know nothing of the defense: of each victim the likeliest of "
+               "their reconstructions, at the checkpoint where the rate is highest", True,
+               lambda e: _asr(e.blind, text.not_run(e, ["blind"]))),
+        Column("ASR worst case", "attack success rate of an attacker who knows the defense: of each victim the likeliest of all "
+               "reconstructions, at the checkpoint where the rate is highest; the rank goes by it", True,
+               lambda e: _asr(e.worst_case, text.not_run(e))),
+        Column("ASR oracle bound", "of each victim the reconstruction most like the original, chosen by looking at it; no attacker "
+               "can, and the rank does not go by it", False, lambda e: _asr(e.oracle_bound, text.not_run(e))),
+        Column("SSIM", "of the worst case; mean over images", True, lambda e: _of(e.worst_case, "ssim", 2)),
+        Column("PSNR (dB)", "as SSIM", True, lambda e: _of(e.worst_case, "psnr", 1)),
         Column("labels right", "share of labels that the attack inferred rightly; – where it was given them",
-               board.protocol.evaluation.labels == "inferred", lambda e: _number(getattr(worst(e), "label_accuracy", None), 2)),
-        Column("strongest attack", "behind the worst-case ASR, with its checkpoint", False,
-               lambda e: Value(text.attack_and_checkpoint(worst(e)))),
+               board.protocol.evaluation.labels == "inferred", lambda e: _number(getattr(e.worst_case, "label_accuracy", None), 2)),
+        Column("strongest attacks", "whose reconstructions the worst case chose for how many images, most first; its checkpoint",
+               False, lambda e: Value(text.strongest(e.worst_case))),
         Column("seeds", "trainings behind the row", True, lambda e: _number(e.seeds, 0)),
         Column("victims", "images attacked, over all seeds", True, lambda e: _number(e.images, 0)),
     ]
@@ -92,7 +91,7 @@ def entry_columns(board: Board) -> list[Column]:
 
 def attack_table(entries: list[Entry]) -> tuple[list[str], list[list[Value]]]:
     """Header and rows of the table of every attack at every checkpoint."""
-    header = ["defense", "checkpoint", "attack", "tier", f"ASR (SSIM ≥ {SUCCESS_SSIM})", "SSIM", "PSNR (dB)", "labels right",
+    header = ["defense", "checkpoint", "attack", "knowledge", f"ASR (SSIM ≥ {SUCCESS_SSIM})", "SSIM", "PSNR (dB)", "labels right",
               "seconds per victim", "chosen from"]
     rows = []
     for entry in entries:
@@ -103,7 +102,7 @@ def attack_table(entries: list[Entry]) -> tuple[list[str], list[list[Value]]]:
                 numbers = [_asr(result, text.ABSENT), _estimate(result.ssim), _estimate(result.psnr, 1),
                            _number(result.label_accuracy, 2), _number(result.seconds_per_victim, 2), Value(text.winners(result))]
             rows.append([Value(text.labelled(entry)), Value(text.checkpoint(result.checkpoint_epoch), result.checkpoint_epoch),
-                         Value(result.attack), Value(result.tier or text.ABSENT), *numbers])
+                         Value(result.attack), Value(result.knowledge or text.ABSENT), *numbers])
     return header, rows
 
 
@@ -132,15 +131,6 @@ def _asr(result: AttackResult | None, absent: str) -> Value:
     return _estimate(result.asr) if result is not None and result.asr is not None else Value(absent, _LAST)
 
 
-def _tier(board: Board, entry: Entry, tier: str) -> Value:
-    result = entry.strongest_of(tier)
-    if result is not None:
-        return _asr(result, text.ABSENT)
-    # The worst case has tried all attacks of the tier.
-    applies = not board.has_worst_case or not entry.attacks
-    return Value(text.not_run(board, entry) if applies else "none applies", _LAST)
-
-
 def _of(result: AttackResult | None, what: str, digits: int) -> Value:
     value: Estimate | None = None if result is None else getattr(result, what)
     return _number(None if value is None else value.mean, digits)
@@ -154,8 +144,8 @@ def _epochs(entry: Entry, epochs: int) -> float:
 
 
 def _both(entry: Entry | None) -> Value:
-    if entry is None or entry.strongest is None or entry.strongest.asr is None:
+    if entry is None or entry.worst_case is None or entry.worst_case.asr is None:
         return Value("not run", _LAST)
-    asr = entry.strongest.asr.mean
+    asr = entry.worst_case.asr.mean
     accuracy = text.number(entry.accuracy.mean if entry.accuracy else None)
     return Value(f"{text.number(asr)} · {accuracy}" + (" ★" if entry.pareto else ""), asr)

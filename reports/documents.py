@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 from pydantic import ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
 from benchmark.errors import InputError
-from reports.entries import STRICT, Board, Count, Name, Text, ranked
+from benchmark.results import FORMAT
+from reports.entries import STRICT, Board, Count, Entry, Name, Text, ranked
 from reports.statistics import Estimate
 
 #: Bytes of the largest document that is read.
@@ -50,7 +51,7 @@ class Leaderboard:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    format: Literal["leakboard-leaderboard/1"]
+    format: Literal["leakboard-leaderboard/2"]
     boards: list[Board]
     runs: list[RunRecord]
 
@@ -61,7 +62,7 @@ class Submission:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    format: Literal["leakboard-entry/1"]
+    format: Literal["leakboard-entry/2"]
     name: Title
     paper: Url
     boards: Annotated[list[Board], Field(min_length=1)]
@@ -70,6 +71,12 @@ class Submission:
 
 Document = Annotated[Union[Leaderboard, Submission], Discriminator("format")]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Document)
+_FORMATS = ("leakboard-leaderboard/2", "leakboard-entry/2")
+_EARLIER = ("leakboard-leaderboard/1", "leakboard-entry/1")
+
+
+class EarlierDocument(InputError):
+    """A document of a format that is no longer read."""
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -106,18 +113,21 @@ def parse(content: bytes | str, origin: str, adapter: TypeAdapter[Any] = _ADAPTE
     """JSON as the checked object of an adapter's type; ``origin`` is named in the error.
 
     Raises:
-        InputError: it is no JSON, or a field is not acceptable.
+        InputError: it is no JSON, or a field is not acceptable; an :class:`EarlierDocument` where its format is an earlier one.
     """
     try:
         return adapter.validate_json(content)
     except ValidationError as error:
+        if (tag := error.errors()[0].get("ctx", {}).get("tag")) in _EARLIER:
+            raise EarlierDocument(f"{origin} has format {tag}, whose worst case was chosen by looking at the originals; submit "
+                                  f"again from a run of format {FORMAT}") from error
         raise InputError(f"{origin}: {first_error(error)}") from error
 
 
 def first_error(error: ValidationError) -> str:
     """The first thing that is wrong, with its field and what was given."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("leakboard-leaderboard/1", "leakboard-entry/1"))
+    where = ".".join(str(part) for part in first["loc"] if part not in _FORMATS)
     given = "" if first["type"] == "missing" else f", got {_short(first['input'])}"
     message = first["msg"]
     return f"{where or 'the document'}: {message[0].lower()}{message[1:]}{given}"
@@ -143,10 +153,24 @@ def _contradictions(boards: list[Board]) -> Iterator[str]:
                 yield from _outside(f"{where}.attacks.{a}.asr", result.asr, 0, 1)
                 yield from _outside(f"{where}.attacks.{a}.ssim", result.ssim, -1, 1)
                 yield from _outside(f"{where}.attacks.{a}.psnr", result.psnr, float("-inf"), float("inf"))
+            yield from _worst_cases(where, entry)
             if entry != expected:
                 yield (f"{where}: must be ranked by worst-case ASR, then accuracy, with the Pareto front marked; "
                        f"{_short(entry.defense)} has rank {entry.rank} here, the numbers give {_short(expected.defense)} "
                        f"with rank {expected.rank}")
+        if board.undefended not in (None, *(entry.defense for entry in board.entries)):
+            yield f"boards.{b}.undefended: {_short(board.undefended)} is no entry"
+
+
+def _worst_cases(where: str, entry: Entry) -> Iterator[str]:
+    """Whatever was measured has a worst case, which is no more like the originals than what was chosen by looking at them."""
+    for epoch in sorted({result.checkpoint_epoch for result in entry.attacks if result.asr is not None}):
+        worst, bound = entry.worst_case_at(epoch), entry.oracle_bound_at(epoch)
+        if worst is None or bound is None or worst.ssim is None or bound.ssim is None:
+            yield f"{where}.attacks: of checkpoint {epoch} the worst case of informed attackers or the oracle bound is missing"
+        elif worst.ssim.mean > bound.ssim.mean + 1e-9:
+            yield (f"{where}.attacks: of checkpoint {epoch} the worst case has a mean SSIM of {worst.ssim.mean}, above that of the "
+                   f"oracle bound, {bound.ssim.mean}")
 
 
 def _outside(where: str, estimate: Estimate | None, low: float, high: float) -> Iterator[str]:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from benchmark.results import ORACLE
 from reports.statistics import Estimate
 
 Text = Annotated[str, Field(max_length=2000)]
@@ -17,23 +16,31 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+#: What is chosen among the reconstructions of all attacks, see :mod:`reports.worst_case`.
+WORST_CASE: Literal["worst case"] = "worst case"
+ORACLE_BOUND: Literal["oracle bound"] = "oracle bound"
+
 #: Nothing but the named fields, and no number for a text.
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What one attack rebuilt at one checkpoint, over all seeds and victims of an entry.
+    """What was rebuilt at one checkpoint, over all seeds and victims of an entry: by one attack, or by the worst case or the oracle
+    bound, which choose per victim among the reconstructions of all attacks.
 
-    ``reason`` says why an attack does not apply; the estimates are then None. ``asr`` carries a Wilson interval over images,
-    ``ssim`` and ``psnr`` a bootstrap interval over images. ``label_accuracy`` is None where the attacker was given the labels.
-    ``winners`` counts, for an attack that chooses among others, the images for which each was chosen.
+    ``knowledge`` is what the attacker knows: nothing of the defense (blind), what it discloses (informed), or either, where both
+    would compute the same. ``reason`` says why an attack does not apply; the estimates are then None. ``asr`` carries a Wilson
+    interval over images, ``ssim`` and ``psnr`` a bootstrap interval over images. ``label_accuracy`` is None where the attacker was
+    given the labels. ``seconds_per_victim`` of what chooses is the sum over the attacks that it chose among, and ``winners`` counts
+    the images for which each was chosen.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     attack: Name
-    tier: Literal["", "static", "adaptive", "worst case", "oracle bound"]
+    kind: Literal["attack", "worst case", "oracle bound"]
+    knowledge: Literal["", "blind", "informed", "both"]
     checkpoint_epoch: Count
     asr: Estimate | None = None
     ssim: Estimate | None = None
@@ -78,22 +85,36 @@ class Entry:
     paper: Text = ""
 
     @property
-    def strongest(self) -> AttackResult | None:
-        """The attack and checkpoint with the highest ASR, of equal ones that with the highest mean SSIM."""
-        return strongest(self.attacks)
+    def worst_case(self) -> AttackResult | None:
+        """That of informed attackers, at the checkpoint of the highest ASR; of equal ones that with the higher mean SSIM."""
+        return _highest(self._of(WORST_CASE, "informed"))
 
-    def strongest_of(self, tier: str) -> AttackResult | None:
-        """As above, among the attacks of a tier."""
-        return strongest([result for result in self.attacks if result.tier == tier])
+    @property
+    def blind(self) -> AttackResult | None:
+        """As above, of attackers who know nothing of the defense."""
+        return _highest(self._of(WORST_CASE, "blind"))
 
-    def strongest_at(self, epoch: int) -> AttackResult | None:
-        """As above, at a checkpoint."""
-        return strongest([result for result in self.attacks if result.checkpoint_epoch == epoch])
+    @property
+    def oracle_bound(self) -> AttackResult | None:
+        """As above, of what chooses by looking at the originals. No attacker can; nothing is ranked by it."""
+        return _highest(self._of(ORACLE_BOUND, ""))
+
+    def worst_case_at(self, epoch: int) -> AttackResult | None:
+        """That of informed attackers, at a checkpoint."""
+        return _highest(self._of(WORST_CASE, "informed", epoch))
+
+    def oracle_bound_at(self, epoch: int) -> AttackResult | None:
+        """That of a checkpoint."""
+        return _highest(self._of(ORACLE_BOUND, "", epoch))
+
+    def _of(self, kind: str, knowledge: str, epoch: int | None = None) -> list[AttackResult]:
+        return [result for result in self.attacks
+                if (result.kind, result.knowledge) == (kind, knowledge) and epoch in (None, result.checkpoint_epoch)]
 
     @property
     def measured(self) -> tuple[float, float] | None:
         """Test accuracy and worst-case ASR, where there are both."""
-        worst = self.strongest
+        worst = self.worst_case
         if worst is None or worst.asr is None or self.accuracy is None:
             return None
         return self.accuracy.mean, worst.asr.mean
@@ -122,21 +143,13 @@ class EvaluationProtocol:
     batch_size: Annotated[int, Field(ge=1)]
     labels: Literal["known", "inferred"]
     rounds: Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True)
-class Portfolio:
-    """Which attacks the worst case ran: its version, and the attacks that plugins added."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    version: Annotated[int, Field(ge=1)]
-    added: list[Name]
+    knowledge: Annotated[list[Literal["blind", "informed"]], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """All that makes numbers comparable: the data, the training, the observation and the attacks."""
+    """All that makes numbers comparable: the data, the training, the observation, the attacks, and the version of their portfolio
+    and of the score by which the worst case chooses."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -145,18 +158,20 @@ class Protocol:
     attacks: list[Name]
     image_size: Annotated[int, Field(ge=1)] | None
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    portfolio: Portfolio
+    portfolio: Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
 class Board:
-    """All entries of a data set and model that were measured alike, best first."""
+    """All entries of a data set and model that were measured alike, best first. ``undefended`` is the defense that is the plain
+    client, with which the others are compared; None where it was not part of the grid."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     dataset: Name
     model: Name
     protocol: Protocol
+    undefended: Name | None
     entries: list[Entry]
 
     @property
@@ -169,34 +184,21 @@ class Board:
         return sorted({result.checkpoint_epoch for entry in self.entries for result in entry.attacks})
 
     @property
-    def only_static(self) -> bool:
-        """Whether no attacker who knows the defense was measured."""
-        tiers = {result.tier for entry in self.entries for result in entry.attacks} - {""}
-        return tiers == {"static"}
-
-    @property
-    def has_worst_case(self) -> bool:
-        """Whether the portfolio of all attacks was run."""
-        return any(attack.split("(")[0] == "worst-case" for attack in self.protocol.attacks)
-
-    @property
-    def has_oracle(self) -> bool:
-        """Whether a bound was measured that no attacker can reach by choice."""
-        return any(result.tier == ORACLE for entry in self.entries for result in entry.attacks)
+    def only_blind(self) -> bool:
+        """Whether attacks were measured, and none by an attacker who knows the defense."""
+        return bool(self.checkpoints) and "informed" not in self.protocol.evaluation.knowledge
 
 
-def strongest(results: list[AttackResult]) -> AttackResult | None:
-    """The result with the highest ASR, of equal ones that with the highest mean SSIM. An oracle bound is no attack: it looks at the
-    originals."""
-    measured = [a for a in results if a.asr is not None and a.ssim is not None and a.tier != ORACLE]
-    return max(measured, key=lambda a: (a.asr.mean, a.ssim.mean), default=None)  # type: ignore[union-attr]
+def _highest(results: list[AttackResult]) -> AttackResult | None:
+    measured = [result for result in results if result.asr is not None and result.ssim is not None]
+    return max(measured, key=lambda result: (result.asr.mean, result.ssim.mean), default=None)  # type: ignore[union-attr]
 
 
 def ranked(entries: list[Entry]) -> list[Entry]:
-    """By the strongest attack's ASR, lowest first, then by test accuracy, highest first; what was not measured comes last. Marks
+    """By the ASR of the worst case, lowest first, then by test accuracy, highest first; what was not measured comes last. Marks
     the Pareto front of both: entries of which no other has at least the accuracy at an ASR no higher, and is better in one."""
     def order(entry: Entry) -> tuple[bool, float, float]:
-        worst = entry.strongest
+        worst = entry.worst_case
         asr = worst.asr.mean if worst is not None and worst.asr is not None else 0.0
         return worst is None, asr, -(entry.accuracy.mean if entry.accuracy is not None else 0.0)
 
@@ -205,6 +207,6 @@ def ranked(entries: list[Entry]) -> list[Entry]:
     def dominated(point: tuple[float, float]) -> bool:
         return any(other != point and other[0] >= point[0] and other[1] <= point[1] for other in points if other is not None)
 
-    return [replace(entry, rank=place if entry.strongest is not None else None,
+    return [replace(entry, rank=place if entry.worst_case is not None else None,
                     pareto=entry.measured is not None and not dominated(entry.measured))
             for place, entry in enumerate(sorted(entries, key=order), start=1)]

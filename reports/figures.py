@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.collections import LineCollection
 
-from benchmark.results import ORACLE, SUCCESS_SSIM
+from benchmark.results import SUCCESS_SSIM
 from reports.drawing import MOST_NAMES, Palette, figure, legend, plain, save, style
-from reports.entries import Board
+from reports.entries import WORST_CASE, Board
 from reports.leaderboard import Section
 from reports.text import checkpoint, labelled
+from reports.worst_case import blind, likeliest
 
 
 def accuracy_curves(section: Section, palette: Palette, path: Path) -> bool:
     """Test accuracy per epoch, with the range over seeds."""
     if section.training.empty:
         return False
-    order = [entry.defense for entry in section.board.entries if entry.accuracy is not None]
-    curves = section.training.groupby(["defense", "epoch"])["test_accuracy"].agg(["mean", "min", "max"]).reset_index()
+    curves = dict(list(section.training.groupby(["defense", "epoch"])["test_accuracy"].agg(["mean", "min", "max"]).reset_index(
+        "epoch").groupby("defense")))
     with style():
-        drawn, axes = figure(7.4, _height(section.board))
-        sns.lineplot(curves, x="epoch", y="mean", hue="defense", style="defense", hue_order=order, style_order=order,
-                     palette=palette.colours, dashes=palette.dashes, errorbar=None, ax=axes[0, 0])
-        for defense, curve in curves.groupby("defense"):
-            axes[0, 0].fill_between(curve["epoch"], curve["min"], curve["max"], color=palette.colours[defense], alpha=0.2,
-                                    linewidth=0)
-        axes[0, 0].set(xlabel="epoch", ylabel="test accuracy")
-        legend(axes[0, 0])
+        drawn = figure(7.4, _height(section.board))
+        axes = drawn.subplots()
+        for entry in section.board.entries:
+            if (curve := curves.get(entry.defense)) is None:
+                continue
+            colour = palette.colours[entry.defense]
+            axes.plot(curve["epoch"], curve["mean"], color=colour, linestyle=palette.line(entry.defense), label=entry.defense)
+            axes.fill_between(curve["epoch"], curve["min"], curve["max"], color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel="epoch", ylabel="test accuracy")
+        legend(drawn, axes)
         save(drawn, path)
     return True
 
@@ -41,13 +43,13 @@ def accuracy_against_asr(board: Board, palette: Palette, path: Path) -> bool:
     if not measured:
         return False
     with style():
-        drawn, grid = figure(7.4, _height(board))
-        axes = grid[0, 0]
+        drawn = figure(7.4, _height(board))
+        axes = drawn.subplots()
         front = sorted({entry.measured for entry in measured if entry.pareto and entry.measured}, key=lambda point: point[::-1])
         axes.step([point[1] for point in front], [point[0] for point in front], where="post", color="0.6", linewidth=1, zorder=1,
                   label="Pareto front")
         for entry in measured:
-            accuracy, asr = entry.accuracy, entry.strongest.asr  # type: ignore[union-attr]
+            accuracy, asr = entry.accuracy, entry.worst_case.asr  # type: ignore[union-attr]
             assert accuracy is not None and asr is not None
             colour = palette.colours[entry.defense]
             axes.scatter([asr.mean], [accuracy.mean], color=[colour], marker=palette.markers[entry.defense], s=42, zorder=3,
@@ -58,21 +60,21 @@ def accuracy_against_asr(board: Board, palette: Palette, path: Path) -> bool:
                 axes.vlines(asr.mean, accuracy.low, accuracy.high, color=colour, alpha=0.45, zorder=2)
         axes.set(xlabel="worst-case attack success rate (left is better)", ylabel="test accuracy (up is better)",
                  xlim=(-0.03, 1.03))
-        legend(axes)
+        legend(drawn, axes)
         save(drawn, path)
     return True
 
 
 def asr_against_epoch(board: Board, palette: Palette, path: Path) -> bool:
-    """The highest ASR at each checkpoint, with its interval."""
-    if not any(entry.strongest for entry in board.entries):
+    """The ASR of the worst case at each checkpoint, with its interval."""
+    if not any(entry.worst_case for entry in board.entries):
         return False
     with style():
-        drawn, grid = figure(7.4, _height(board))
-        axes = grid[0, 0]
+        drawn = figure(7.4, _height(board))
+        axes = drawn.subplots()
         spread = max(board.checkpoints[-1], 1) * 0.006
         for place, entry in enumerate(board.entries):
-            results = [(point, result.asr) for point in board.checkpoints if (result := entry.strongest_at(point)) and result.asr]
+            results = [(point, result.asr) for point in board.checkpoints if (result := entry.worst_case_at(point)) and result.asr]
             if not results:
                 continue
             # Side by side, so that equal rates do not hide each other.
@@ -84,44 +86,42 @@ def asr_against_epoch(board: Board, palette: Palette, path: Path) -> bool:
                           marker=palette.markers[entry.defense], markersize=5, capsize=2, elinewidth=0.8, label=labelled(entry))
         axes.set(xlabel="epochs of training before the observation", ylabel="worst-case attack success rate", ylim=(-0.03, 1.03),
                  xticks=board.checkpoints)
-        legend(axes)
+        legend(drawn, axes)
         save(drawn, path)
     return True
 
 
 def ssim_distributions(section: Section, palette: Palette, path: Path) -> bool:
-    """Per attack and checkpoint the share of images rebuilt at least as well as an SSIM; of an attack with several settings the one
-    with the highest mean for each defense. At the threshold of success the curve gives the ASR."""
+    """Per attack, what it knew, and checkpoint the share of images rebuilt at least as well as an SSIM; of an attack with several
+    settings, of each victim the likeliest reconstruction. At the threshold of success the curve gives the ASR."""
     if section.reconstructions.empty:
         return False
-    best = _best_settings(section.reconstructions)
-    names = list(dict.fromkeys(best["name"]))
-    points = sorted(best["checkpoint_epoch"].unique())
-    order = [entry.defense for entry in section.board.entries if entry.defense in set(best["defense"])]
-    columns = min(4, len(names))
-    rows = math.ceil(len(names) / columns)
+    panels = dict(list(_by_name(section.reconstructions).groupby(["checkpoint_epoch", "knowledge", "name"], sort=False)))
+    # A block of panels for each checkpoint and what is known.
+    blocks = [[place for place in panels if place[:2] == block] for block in sorted({place[:2] for place in panels})]
+    columns = min(4, max(map(len, blocks)))
+    rows = [block[i : i + columns] for block in blocks for i in range(0, len(block), columns)]
+    measured = set(section.reconstructions["defense"])
     with style():
-        height = max(1.75 * rows * len(points) + 0.4, _height(section.board))
-        drawn, grid = figure(2.2 * columns + 3.4, height, rows * len(points), columns, sharex=True, sharey=True)
-        for block, point in enumerate(points):
-            for place in range(len(names), rows * columns):
-                grid[block * rows + place // columns, place % columns].remove()
-            for place, name in enumerate(names):
-                axes = grid[block * rows + place // columns, place % columns]
+        height = max(1.75 * len(rows) + 0.6, _height(section.board))
+        drawn = figure(2.2 * columns + 4.0, height, above=0.45)
+        grid = drawn.add_gridspec(len(rows), columns, wspace=0.1, hspace=0.5)
+        for i, row in enumerate(rows):
+            for j, place in enumerate(row):
+                axes = drawn.add_subplot(grid[i, j], xlim=(-0.1, 1.02), ylim=(-0.02, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+                axes.tick_params(labelbottom=all(len(below) <= j for below in rows[i + 1 :]), labelleft=j == 0)
                 axes.axvline(SUCCESS_SSIM, color="0.5", linewidth=0.8, linestyle=":")
-                frame = best[(best["name"] == name) & (best["checkpoint_epoch"] == point)]
-                for defense, scores in frame.groupby("defense", sort=False)["ssim"]:
-                    ordered = np.sort(scores)
-                    shares = 1 - np.arange(len(ordered) + 1) / len(ordered)
-                    axes.step([-1, *ordered], shares, where="post", color=palette.colours[defense],
-                              linestyle=palette.line(defense), linewidth=1.2)
-                axes.set(xlim=(-0.1, 1.02), ylim=(-0.02, 1.04), xlabel="", ylabel="")
-                axes.set_title(f"{plain(name, 30)}\n{checkpoint(int(point))}", fontsize=8)
-        for defense in order:
-            grid[0, 0].plot([], [], color=palette.colours[defense], linestyle=palette.line(defense), label=defense)
-        drawn.supxlabel("SSIM", fontsize=9)
+                scores = dict(list(panels[place].groupby("defense", sort=False)["ssim"]))
+                axes.add_collection(LineCollection([_at_least(values) for values in scores.values()], linewidths=1.2,
+                                                   colors=[palette.colours[defense] for defense in scores],
+                                                   linestyles=[palette.line(defense) for defense in scores]), autolim=False)
+                epoch, knowledge, name = place
+                axes.set_title(f"{plain(name, 30)}\n{knowledge}, {checkpoint(int(epoch))}", fontsize=8)
+        for defense in (entry.defense for entry in section.board.entries if entry.defense in measured):
+            drawn.axes[0].plot([], [], color=palette.colours[defense], linestyle=palette.line(defense), label=defense)
+        legend(drawn, drawn.axes[0])
+        drawn.supxlabel("SSIM", x=(drawn.subplotpars.left + drawn.subplotpars.right) / 2, fontsize=9)
         drawn.supylabel("share of images with at least this SSIM", fontsize=9)
-        legend(grid[0, 0], drawn)
         save(drawn, path)
     return True
 
@@ -131,10 +131,19 @@ def _height(board: Board) -> float:
     return max(3.6, 0.2 * min(len(board.entries), MOST_NAMES) + 0.5)
 
 
-def _best_settings(reconstructions: pd.DataFrame) -> pd.DataFrame:
-    """Of the settings of an attack the one with the highest mean SSIM per defense and checkpoint; oracle bounds are left out."""
-    frame = reconstructions[reconstructions["tier"] != ORACLE]
-    frame = frame.assign(name=frame["attack"].str.split("(").str[0])
-    means = frame.groupby(["defense", "checkpoint_epoch", "name", "attack"], sort=False)["ssim"].mean().reset_index()
-    chosen = means.loc[means.groupby(["defense", "checkpoint_epoch", "name"], sort=False)["ssim"].idxmax()]
-    return frame.merge(chosen[["defense", "checkpoint_epoch", "attack"]], on=["defense", "checkpoint_epoch", "attack"])
+def _at_least(scores: pd.Series) -> np.ndarray:
+    """The share of scores that are at least x, as the corners (x, share) of a falling step curve."""
+    ordered = np.sort(scores)
+    shares = 1 - np.arange(len(ordered) + 1) / len(ordered)
+    return np.column_stack([np.repeat([-1, *ordered], 2)[1:], np.repeat(shares, 2)[:-1]])
+
+
+def _by_name(reconstructions: pd.DataFrame) -> pd.DataFrame:
+    """The worst cases, and of each attack by its name and what it knew, of each victim the likeliest of its settings."""
+    kind = reconstructions["kind"]
+    attacks = reconstructions[kind == "attack"]
+    names = {attack: attack.split("(")[0] for attack in attacks["attack"].unique()}
+    attacks = attacks.assign(name=attacks["attack"].map(names))
+    return pd.concat([
+        reconstructions[kind == WORST_CASE].assign(name=WORST_CASE), blind(attacks, ["name"]).assign(knowledge="blind"),
+        likeliest(attacks[attacks["knowledge"] != "blind"], "score", ["name"]).assign(knowledge="informed")], ignore_index=True)

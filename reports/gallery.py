@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,10 @@ import pandas as pd
 from PIL import Image
 
 from benchmark.errors import InputError
-from benchmark.results import ORACLE, Cell, images_key
+from benchmark.results import Cell, images_key
 from reports.entries import AttackResult, Entry
 from reports.leaderboard import Section
-from reports.text import attack_and_checkpoint, checkpoint
+from reports.text import attacker, checkpoint
 
 #: Victims of each choice.
 SHOWN = 6
@@ -74,34 +76,51 @@ class Pictures:
         self._cells: dict[str, Cell] = {
             cell.trained["defense"]: cell for cell in section.cells if cell.trained["seed"] == min(seeds)}
         frame: pd.DataFrame = section.reconstructions
-        self._scores = {} if frame.empty else {
-            key: group.sort_values(["victim", "image"])["ssim"].to_numpy()
-            for key, group in frame[frame["seed"] == min(seeds)].groupby(["defense", "checkpoint_epoch", "attack"], sort=False)}
+        self._rows: dict[tuple[str, int, str, str, str], pd.DataFrame] = {} if frame.empty else dict(list(
+            frame[frame["seed"] == min(seeds)].sort_values(["victim", "image"], kind="stable").groupby(
+                ["defense", "checkpoint_epoch", "kind", "attack", "knowledge"], sort=False)))
         self._section = section
-        self._first: dict[str, dict[str, np.ndarray]] = {}
-        self._strongest: dict[str, _Strip] = {}
+        self._examples: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._worst: dict[str, _Strip] = {}
         self.originals: np.ndarray | None = None
 
     def of_defense(self, entry: Entry, out: Path, stem: str) -> Gallery | None:
-        """Write the strips of a defense, a row per attack and checkpoint; also keep its strongest for the board's gallery."""
+        """Write the strips of a defense, a row per attack and checkpoint; also keep its worst case for the board's gallery."""
         cell = self._cells.get(entry.defense)
         if cell is None or not entry.attacks:
             return None
         images = self._images(cell)
-        self._first[entry.defense] = {key: _flat(stored)[:SHOWN].copy() for key, stored in images.items()}
         originals = _flat(images["original"])
         self.originals = originals if self.originals is None else self.originals
-        strips = [_Strip(result.attack, checkpoint(result.checkpoint_epoch), _flat(images[key]), scores)
-                  for result in _in_order(entry.attacks)
-                  if (key := images_key(result.checkpoint_epoch, result.attack)) in images
-                  and (scores := self._scores.get((entry.defense, result.checkpoint_epoch, result.attack))) is not None]
-        worst = entry.strongest
-        if worst is not None and (key := images_key(worst.checkpoint_epoch, worst.attack)) in images:
-            scores = self._scores[(entry.defense, worst.checkpoint_epoch, worst.attack)]
-            self._strongest[entry.defense] = _Strip(entry.defense, attack_and_checkpoint(worst), _flat(images[key]), scores)
-        if not strips or entry.defense not in self._strongest:
+        worst = entry.worst_case
+        strips = []
+        for result in _in_order(entry.attacks):
+            if (strip := self._strip(entry.defense, result, images)) is None:
+                continue
+            strips.append(strip)
+            if result == entry.worst_case_at(result.checkpoint_epoch):
+                self._examples[entry.defense, result.checkpoint_epoch] = originals[:SHOWN].copy(), strip.images[:SHOWN].copy()
+            if result == worst:
+                self._worst[entry.defense] = replace(strip, title=entry.defense)
+        if entry.defense not in self._worst:
             return None
-        return _gallery(originals, strips, self._strongest[entry.defense].scores, "under this defense", out, stem)
+        return _gallery(originals, strips, self._worst[entry.defense].scores, "under this defense", out, stem)
+
+    def _strip(self, defense: str, result: AttackResult, images: dict[str, np.ndarray]) -> _Strip | None:
+        """The row of a result, put together from the attacks that were chosen; None where their images are not stored."""
+        rows = self._rows.get((defense, result.checkpoint_epoch, result.kind, result.attack, result.knowledge))
+        shown = np.empty_like(_flat(images["original"]))
+        if rows is None or len(rows) != len(shown):
+            return None
+        places: dict[tuple[str, str], list[int]] = {}
+        for place, of in enumerate(zip(rows["of_attack"], rows["of_knowledge"], strict=True)):
+            places.setdefault(of, []).append(place)
+        for (attack, knowledge), chosen in places.items():
+            if (key := images_key(result.checkpoint_epoch, attack, knowledge)) not in images:
+                return None
+            shown[chosen] = _flat(images[key])[chosen]
+        title = attacker(result.attack, result.knowledge)
+        return _Strip(title, checkpoint(result.checkpoint_epoch), shown, rows["ssim"].to_numpy())
 
     def _images(self, cell: Cell) -> dict[str, np.ndarray]:
         """The images of a cell, checked against its tables.
@@ -118,34 +137,32 @@ class Pictures:
                 raise InputError(
                     f"{folder}: {name!r} holds {stored.dtype} {list(stored.shape)}, expected uint8 [victims, images, 1 or 3, "
                     "height, width] like the originals; remove its attacks and give the command of the run again")
-        for (defense, epoch, attack), scores in self._scores.items():
-            key = images_key(epoch, attack)
-            if defense == cell.trained["defense"] and key in images and len(scores) != len(_flat(images[key])):
-                raise InputError(f"{folder}: {key!r} has {len(_flat(images[key]))} images, but {len(scores)} rows in the table; "
+        for (defense, epoch, kind, attack, knowledge), rows in self._rows.items():
+            key = images_key(epoch, attack, knowledge)
+            if (defense, kind) == (cell.trained["defense"], "attack") and key in images and len(rows) != len(_flat(images[key])):
+                raise InputError(f"{folder}: {key!r} has {len(_flat(images[key]))} images, but {len(rows)} rows in the table; "
                                  "remove its attacks and give the command of the run again")
         return images
 
     def of_board(self, out: Path, stem: str) -> Gallery | None:
-        """Write the strips of the strongest attack on each defense, best defense first; after :meth:`of_defense` of all."""
-        strips = [self._strongest[entry.defense] for entry in self._section.board.entries if entry.defense in self._strongest]
+        """Write the strips of the worst case of each defense, best defense first; after :meth:`of_defense` of all."""
+        strips = [self._worst[entry.defense] for entry in self._section.board.entries if entry.defense in self._worst]
         if not strips or self.originals is None:
             return None
         common = [strip.scores for strip in strips if len(strip.scores) == len(self.originals)]
         return _gallery(self.originals, strips, np.mean(common, axis=0), "on average over the defenses", out, stem)
 
-    def example(self, defense: str, result: AttackResult, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The first originals and reconstructions [count, C, H, W] of an attack, at most :data:`SHOWN`, where they are stored;
-        after :meth:`of_defense` of the defense."""
-        images = self._first.get(defense, {})
-        key = images_key(result.checkpoint_epoch, result.attack)
-        return (images["original"][:count], images[key][:count]) if key in images else None
+    def example(self, defense: str, epoch: int, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The first originals and what the worst case rebuilds of them [count, C, H, W], at most :data:`SHOWN`, where they are
+        stored; after :meth:`of_defense` of the defense."""
+        images = self._examples.get((defense, epoch))
+        return None if images is None else (images[0][:count], images[1][:count])
 
 
 def _in_order(results: list[AttackResult]) -> list[AttackResult]:
-    """By checkpoint; within it the worst case first, the oracle bound behind it, then the attacks by their ASR."""
-    def order(result: AttackResult) -> tuple[int, int, float]:
-        place = {"worst case": 0, ORACLE: 1}.get(result.tier, 2)
-        return result.checkpoint_epoch, place, -(result.ssim.mean if result.ssim is not None else 0.0)
+    """As they are, but the attacks of a checkpoint by their mean SSIM."""
+    def order(result: AttackResult) -> tuple[int, float]:
+        return result.checkpoint_epoch, -result.ssim.mean if result.kind == "attack" and result.ssim is not None else -math.inf
 
     return sorted((result for result in results if result.asr is not None), key=order)
 
@@ -183,5 +200,6 @@ def _save(images: np.ndarray, out: Path, stem: str) -> str:
     """Write images side by side; the file's path from the report."""
     strip = np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1)
     file = f"assets/{stem}.png"
-    Image.fromarray(strip[..., 0] if strip.shape[-1] == 1 else strip).save(out / file, compress_level=3)
+    # Of small pictures runs of bytes compress as well as what the default looks for, and faster.
+    Image.fromarray(strip[..., 0] if strip.shape[-1] == 1 else strip).save(out / file, compress_level=1, compress_type=zlib.Z_RLE)
     return file

@@ -11,18 +11,20 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from benchmark.errors import InputError
-from benchmark.results import SUCCESS_SSIM, Cell, Run
+from benchmark.results import Cell, Run
+from reports.attack_results import attack_results
 from reports.documents import parse
 from reports.entries import AttackResult, Board, Entry, Protocol, ranked
-from reports.statistics import Estimate, accuracy_area, bootstrap_mean, bootstrap_means, epochs_to_converge, share
+from reports.statistics import Estimate, accuracy_area, bootstrap_mean, epochs_to_converge
+from reports.worst_case import with_worst_cases
 
-UNDEFENDED = "none"
 _PROTOCOL = TypeAdapter(Protocol)
 
 
 @dataclass
 class Section:
-    """A board with the tables and cells it was made from."""
+    """A board with the tables and cells it was made from; the reconstructions are those of
+    :func:`reports.worst_case.with_worst_cases`."""
 
     board: Board
     training: pd.DataFrame
@@ -37,6 +39,7 @@ class _Gathered:
     dataset: str
     model: str
     protocol: Protocol
+    undefended: str | None = None
     cells: list[Cell] = field(default_factory=list)
     training: list[pd.DataFrame] = field(default_factory=list)
     reconstructions: list[pd.DataFrame] = field(default_factory=list)
@@ -65,6 +68,8 @@ def build(runs: list[Run]) -> list[Section]:
             protocol = protocols[spec["dataset"]]
             name = json.dumps([spec["dataset"], spec["model"], names[spec["dataset"]]])
             group = gathered.setdefault(name, _Gathered(spec["dataset"], spec["model"], protocol))
+            if spec["defense"] == run.manifest["undefended"]:
+                group.undefended = spec["defense"]
             problems = group.problems.setdefault(spec["defense"], [])
             if (name, key) in seen:
                 continue
@@ -82,11 +87,14 @@ def build(runs: list[Run]) -> list[Section]:
 def _section(group: _Gathered) -> Section:
     training, rebuilt = (pd.concat(frames) if frames else pd.DataFrame() for frames in (group.training, group.reconstructions))
     curves = {} if training.empty else dict(list(training.groupby("defense")))
+    if not rebuilt.empty:
+        rebuilt = with_worst_cases(rebuilt)
     images = {} if rebuilt.empty else dict(list(rebuilt.groupby("defense")))
-    undefended = _Trained(curves[UNDEFENDED]) if UNDEFENDED in curves else None
+    undefended = _Trained(curves[group.undefended]) if group.undefended in curves else None
     entries = [_entry(defense, curves.get(defense), images.get(defense), undefended, group, problems)
                for defense, problems in group.problems.items()]
-    return Section(Board(group.dataset, group.model, group.protocol, ranked(entries)), training, rebuilt, group.cells)
+    board = Board(group.dataset, group.model, group.protocol, group.undefended, ranked(entries))
+    return Section(board, training, rebuilt, group.cells)
 
 
 def table(boards: list[Board]) -> pd.DataFrame:
@@ -111,12 +119,13 @@ def table(boards: list[Board]) -> pd.DataFrame:
 
 def _attack_columns(result: AttackResult | None) -> dict[str, Any]:
     if result is None:
-        result = AttackResult("", "", 0)
+        result = AttackResult("", "attack", "", 0)
     return {
-        "attack": result.attack, "tier": result.tier, "checkpoint_epoch": result.checkpoint_epoch if result.attack else None,
+        "attack": result.attack, "kind": result.kind if result.attack else "", "knowledge": result.knowledge,
+        "checkpoint_epoch": result.checkpoint_epoch if result.attack else None,
         **_columns("asr", result.asr), **_columns("ssim", result.ssim), **_columns("psnr", result.psnr),
         "label_accuracy": result.label_accuracy, "seconds_per_victim": result.seconds_per_victim,
-        "won_by": "; ".join(f"{name}: {count}" for name, count in result.winners.items()), "does_not_apply": result.reason,
+        "chosen_from": "; ".join(f"{name}: {count}" for name, count in result.winners.items()), "does_not_apply": result.reason,
     }
 
 
@@ -154,10 +163,10 @@ class _Trained:
     """The trainings of a defense, by seed."""
 
     def __init__(self, training: pd.DataFrame) -> None:
-        frames = {int(seed): frame.sort_values("epoch") for seed, frame in training.groupby("seed")}
-        self.accuracies = {seed: frame["test_accuracy"].tolist() for seed, frame in frames.items()}
-        self.seconds = {seed: float(frame.loc[frame["epoch"] > 0, "seconds"].median())
-                        for seed, frame in frames.items() if len(frame) > 1}
+        by_seed = training.sort_values("epoch", kind="stable").groupby("seed")["test_accuracy"]
+        self.accuracies = {int(seed): accuracies.tolist() for seed, accuracies in by_seed}
+        epochs = training[training["epoch"] > 0].groupby("seed")["seconds"]
+        self.seconds = {int(seed): float(seconds) for seed, seconds in epochs.median().items()}
         memory = training["step_memory"].dropna()
         self.memory = int(memory.max()) if len(memory) else None
         final = training[training["epoch"] == training["epoch"].max()]
@@ -175,7 +184,7 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
     changes = [last[seed] - plain[seed][-1] for seed in last if seed in plain]
     ratios = [own.seconds[seed] / times[seed] for seed in own.seconds if times.get(seed)]
     base = undefended.memory if undefended is not None else None
-    compared = defense != UNDEFENDED
+    compared = defense != group.undefended
     return Entry(
         defense=defense,
         parameters=_parameters(defense, training["defense_params"].iloc[0]),
@@ -191,7 +200,7 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
         time_ratio=float(np.mean(ratios)) if ratios and compared else None,
         step_memory=own.memory,
         memory_ratio=own.memory / base if own.memory is not None and base and compared else None,
-        attacks=_attacks(defense, rebuilt, group.cells),
+        attacks=attack_results(rebuilt, [cell for cell in group.cells if cell.trained["defense"] == defense]),
         problems=problems,
     )
 
@@ -204,38 +213,6 @@ def _parameters(defense: str, text: str) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise InputError(f"the training table holds parameters of {defense} that are no JSON object: {text[:80]!r}")
     return parameters
-
-
-def _attacks(defense: str, rebuilt: pd.DataFrame | None, cells: list[Cell]) -> list[AttackResult]:
-    results = []
-    frames = {} if rebuilt is None else dict(list(rebuilt.groupby(["checkpoint_epoch", "attack"], sort=True)))
-    similarities = _image_means(list(frames.values()))
-    for ((epoch, attack), frame), (ssim, psnr) in zip(frames.items(), similarities, strict=True):
-        known = frame["label_correct"].dropna()
-        results.append(AttackResult(
-            attack=attack, tier=frame["tier"].iloc[0], checkpoint_epoch=int(epoch),
-            asr=share(int((frame["ssim"] >= SUCCESS_SSIM).sum()), len(frame)), ssim=ssim, psnr=psnr,
-            label_accuracy=float(known.astype(float).mean()) if len(known) else None,
-            seconds_per_victim=float(frame["seconds"].mean()),
-            winners={str(name): int(count) for name, count in frame["won_by"].dropna().value_counts().items()},
-        ))
-    for cell in cells:
-        for obstacle in cell.inapplicable if cell.trained["defense"] == defense else []:
-            result = AttackResult(obstacle["attack"], "", obstacle["checkpoint_epoch"], reason=obstacle["reason"])
-            if result not in results:
-                results.append(result)
-    return results
-
-
-def _image_means(frames: list[pd.DataFrame]) -> list[tuple[Estimate, Estimate]]:
-    """Mean SSIM and PSNR of each frame; those of as many images are resampled at once."""
-    found: dict[int, tuple[Estimate, Estimate]] = {}
-    for count in {len(frame) for frame in frames}:
-        places = [place for place, frame in enumerate(frames) if len(frame) == count]
-        ssim, psnr = (bootstrap_means(np.stack([frames[place][name].to_numpy() for place in places], 1))
-                      for name in ("ssim", "psnr"))
-        found.update(zip(places, zip(ssim, psnr, strict=True), strict=True))
-    return [found[place] for place in range(len(frames))]
 
 
 def _number(value: Any) -> float | None:

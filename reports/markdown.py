@@ -7,16 +7,27 @@ from reports import text
 from reports.columns import attack_table, board_columns, overview
 from reports.entries import Board
 
+#: What the numbers mean, and what they do not show.
+_READING = (
+    "Ranked by the ASR of the worst case at the checkpoint where it is highest, then by test accuracy. ASR: share of images "
+    f"rebuilt with SSIM ≥ {SUCCESS_SSIM}, with its 95 % Wilson interval. Blind attackers know nothing of the defense, "
+    "informed ones what it discloses. The worst case is, of each victim, the likeliest of all reconstructions by what an "
+    "informed attacker observed; the blind one is chosen among those of blind attackers, by what these observed. The oracle "
+    "bound is chosen by looking at the original; no attacker can, and it does not count in the ranking. Test accuracy: "
+    "after the last epoch, mean over seeds with a 95 % bootstrap interval; change, time and memory: against the undefended "
+    "model. Epochs to converge: to 95 % of its best accuracy. ★: on the Pareto front of test accuracy and worst-case ASR.")
+
 
 def markdown(boards: list[Board]) -> str:
     """All boards, with how to read them."""
-    parts = ["# Leakboard"]
+    parts = ["# Leakboard", f"**{text.UNFINISHED}**"]
     if len(boards) > 1:
         parts += ["Worst-case ASR (lower is better) · test accuracy (higher is better); ★ is on the Pareto front of both.",
                   overview_table(boards)]
     for board in boards:
         header, rows = attack_table(board.entries)
-        parts += [f"## {table_cell(board.title)}", f"{table_cell(text.protocol(board))}.", board_table(board), _reading(board),
+        parts += [f"## {table_cell(board.title)}", f"{table_cell(text.protocol(board))}.",
+                  *([f"**{text.ONLY_BLIND}**"] if board.only_blind else []), board_table(board), _READING,
                   *_problems(board), "### Every attack", markdown_table(header, [[value.text for value in row] for row in rows])]
     return "\n\n".join(parts) + "\n"
 
@@ -51,20 +62,6 @@ def table_cell(cell: str) -> str:
 def _harmless(cell: str) -> bool:
     """Square brackets make no link without a parenthesis right behind, and underscores within words no emphasis."""
     return "](" not in cell and " _" not in cell and "_ " not in cell and not cell.startswith("_")
-
-
-def _reading(board: Board) -> str:
-    """What the numbers mean, and what they do not show."""
-    caution = (
-        "**Only static attacks were run: none of them takes the defense into account. A low ASR here is no evidence that a defense "
-        "holds.** " if board.only_static else "")
-    return (
-        f"{caution}Ranked by the highest ASR over attacks and checkpoints, then by test accuracy. ASR: share of images rebuilt "
-        f"with SSIM ≥ {SUCCESS_SSIM}, with its 95 % Wilson interval. Test accuracy: after the last epoch, mean over seeds with a "
-        "95 % bootstrap interval; change, time and memory: against none. Epochs to converge: to 95 % of the best accuracy of none. "
-        "★: on the Pareto front of test accuracy and worst-case ASR."
-        + (" The oracle bound chooses, per victim, the best of all candidates by looking at the original; no attacker can, and it "
-           "does not count in the ranking." if board.has_oracle else ""))
 
 
 def _problems(board: Board) -> list[str]:

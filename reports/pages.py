@@ -17,8 +17,8 @@ from reports.columns import Column, Value, attack_table, board_columns, entry_co
 from reports.documents import Leaderboard
 from reports.drawing import Palette, palette
 from reports.entries import Board, Entry
-from reports.gallery import SHOWN, Gallery, Pictures
-from reports.leaderboard import UNDEFENDED, Section
+from reports.gallery import Gallery, Pictures
+from reports.leaderboard import Section
 from reports.summary_figure import summary_figure
 
 
@@ -52,7 +52,9 @@ class Pages:
         self.boards = [section.board for section in sections]
         entries = [(entry.defense, entry.submission) for board in self.boards for entry in board.entries]
         # By name, so that a colour does not depend on who leads.
-        self.palette: Palette = palette(sorted({defense for defense, _ in entries}, key=lambda name: (name != UNDEFENDED, name)))
+        undefended = {board.undefended for board in self.boards}
+        defenses = sorted({defense for defense, _ in entries}, key=lambda name: (name not in undefended, name))
+        self.palette: Palette = palette(defenses)
         names = _Names()
         self.titles = _titles(self.boards)
         self.board_pages = [names.unique(f"{board.dataset}-{board.model}") for board in self.boards]
@@ -61,7 +63,8 @@ class Pages:
             loader=jinja2.PackageLoader("reports"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
             lstrip_blocks=True)
         self.environment.globals.update(
-            version=version("leakboard"), success=SUCCESS_SSIM, shown=SHOWN, protocol=text.protocol,
+            version=version("leakboard"), success=SUCCESS_SSIM, protocol=text.protocol, unfinished=text.UNFINISHED,
+            only_blind=text.ONLY_BLIND,
             boards=list(zip(self.boards, self.board_pages, self.titles, strict=True)))
 
     def write(self) -> None:
@@ -152,7 +155,7 @@ class Pages:
             places = chosen.values()
             if summary_figure([self.sections[i] for i in places], [pictures[i] for i in places], self.palette, self.out / file):
                 drawn.append(Picture(
-                    file, f"{model}: originals of each data set, and per defense its training curves and the strongest "
+                    file, f"{model}: originals of each data set, and per defense its training curves and the worst case's "
                     "reconstructions; the numbers are in the table", f"{model}: what is rebuilt under each defense"))
         return drawn
 
@@ -168,9 +171,9 @@ class Pages:
              "Worst-case attack success rate of each defense against the epochs of training" + told,
              "Worst-case ASR against the epochs of training, with 95 % intervals"),
             (figures.ssim_distributions(section, self.palette, self.out / f"assets/{page}-ssim"), "ssim",
-             "Share of images rebuilt at least as well as an SSIM, per attack and defense" + told,
+             "Share of images rebuilt at least as well as an SSIM, per attack, what it knew, and defense" + told,
              f"How well images are rebuilt: at SSIM {SUCCESS_SSIM} (dotted) a curve gives the ASR; of an attack with several "
-             "settings the one with the highest mean"),
+             "settings, of each victim the likeliest reconstruction"),
         ]
         return [Picture(f"assets/{page}-{name}", alternative, caption, wide=name == "ssim")
                 for drawn, name, alternative, caption in candidates if drawn]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 from benchmark.errors import InputError
 from benchmark.recording import write_atomically
 from benchmark.results import Run, read_run
-from reports.documents import Leaderboard, RunRecord, Submission, parse, read_document, to_json
+from reports.documents import EarlierDocument, Leaderboard, RunRecord, Submission, parse, read_document, to_json
 from reports.entries import Board, Entry, Protocol, ranked
 from reports.leaderboard import build
 
@@ -39,10 +40,11 @@ def submit(run: Path, name: str, paper: str, out: Path) -> Submission:
     if not read.cells:
         raise InputError(f"{run} has no finished cell; there is nothing to submit")
     # Written and read once, so that what leaves here is what check takes.
-    content = to_json(Submission("leakboard-entry/1", name, paper, boards, [record(read)]))
+    content = to_json(Submission("leakboard-entry/2", name, paper, boards, [record(read)]))
     entry: Submission = parse(content, f"cannot submit {run}")
     if out.exists():
-        read_document(out)  # nothing but an earlier document is replaced
+        with contextlib.suppress(EarlierDocument):
+            read_document(out)  # nothing but another document is replaced
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, content)
@@ -72,9 +74,10 @@ def merge(paths: list[Path]) -> Leaderboard:
             key = _key(board)
             named = [replace(entry, submission=document.name, paper=document.paper) for entry in board.entries]
             before = boards[key].entries if key in boards else []
-            boards[key] = replace(board, entries=before + named)
+            undefended = boards[key].undefended if key in boards else None
+            boards[key] = replace(board, entries=before + named, undefended=undefended or board.undefended)
     merged = [replace(board, entries=ranked(board.entries)) for board in boards.values()]
-    return Leaderboard("leakboard-leaderboard/1", merged, runs)
+    return Leaderboard("leakboard-leaderboard/2", merged, runs)
 
 
 def check(path: Path, run: Path | None = None) -> str:
@@ -130,15 +133,20 @@ def _compare(path: Path, document: Leaderboard | Submission, run: Path) -> None:
         raise InputError(f"{path} was made from {len(document.runs)} runs; --run checks a document of one")
     if record(read).tables_sha256 != document.runs[0].tables_sha256:
         raise InputError(f"{path}: runs.0.tables_sha256: not the hash of the tables of {run}; it was made from others")
-    expected = {_key(section.board): {entry.defense: entry for entry in section.board.entries} for section in build([read])}
-    stated = {_key(board): {entry.defense for entry in board.entries} for board in document.boards}
-    if stated != {key: set(entries) for key, entries in expected.items()}:
+    made = [section.board for section in build([read])]
+    expected = {_key(board): {entry.defense: entry for entry in board.entries} for board in made}
+    if _outline(document.boards) != _outline(made):
         raise InputError(f"{path}: boards: other data sets, models, protocols or defenses than those of {run}")
     for b, board in enumerate(document.boards):
         for e, entry in enumerate(board.entries):
             if _numbers(entry) != _numbers(expected[_key(board)][entry.defense]):
                 raise InputError(f"{path}: boards.{b}.entries.{e}: the numbers of {entry.defense} are not those that the tables "
                                  f"of {run} give")
+
+
+def _outline(boards: list[Board]) -> dict[str, tuple[str | None, set[str]]]:
+    """Of each board the undefended one and all defenses."""
+    return {_key(board): (board.undefended, {entry.defense for entry in board.entries}) for board in boards}
 
 
 def _key(board: Board) -> str:

@@ -13,7 +13,7 @@ from matplotlib.gridspec import GridSpec
 from benchmark.results import SUCCESS_SSIM
 from reports.drawing import Palette, plain, save, style
 from reports.gallery import Pictures
-from reports.leaderboard import UNDEFENDED, Section
+from reports.leaderboard import Section
 from reports.text import checkpoint
 
 #: Victims of each data set.
@@ -37,12 +37,13 @@ def summary_figure(sections: list[Section], pictures: list[Pictures], palette: P
     Returns:
         Whether there was anything to draw.
     """
-    both = [(s, p) for s, p in zip(sections, pictures, strict=True) if s.cells and any(e.strongest for e in s.board.entries)]
+    both = [(s, p) for s, p in zip(sections, pictures, strict=True) if s.cells and any(e.worst_case for e in s.board.entries)]
     if not both:
         return False
     measured = list(dict.fromkeys(entry.defense for section, _ in both for entry in section.board.entries if entry.accuracy))
     # The best, and what all are compared with; the tables have the others.
-    defenses = [name for place, name in enumerate(measured) if len(measured) <= _ROWS or place < _ROWS - 1 or name == UNDEFENDED]
+    undefended = {section.board.undefended for section, _ in both}
+    defenses = [name for place, name in enumerate(measured) if len(measured) <= _ROWS or place < _ROWS - 1 or name in undefended]
     left_out = len(measured) - len(defenses)
     # The first checkpoint: untrained models leak most.
     epoch = min(section.board.checkpoints[0] for section, _ in both)
@@ -65,7 +66,7 @@ def summary_figure(sections: list[Section], pictures: list[Pictures], palette: P
             _pictures(drawn.add_subplot(grid[:, column]), defenses, epoch, section, pictures_of)
         model, space = plain(both[0][0].board.model), "\n" if len(both) == 1 else " "
         more = f"; {left_out} more in the tables" if left_out else ""
-        drawn.suptitle(f"{model}, {checkpoint(epoch)}: originals, and the strongest{space}reconstruction under each defense; "
+        drawn.suptitle(f"{model}, {checkpoint(epoch)}: originals, and the worst case's{space}reconstructions under each defense; "
                        f"bold: mean SSIM ≥ {SUCCESS_SSIM}{more}", fontsize=9.5, y=1 - 0.12 / height, va="top")
         save(drawn, path)
     return True
@@ -87,16 +88,19 @@ def _pictures(axes: Axes, defenses: list[str], epoch: int, section: Section, pic
     """A strip per row on one pair of axes, whose unit is the height of a row of curves."""
     rows = len(defenses) + 1
     axes.set_axis_off()
+    originals = None
     for row, defense in enumerate(defenses, start=1):
         entry = next((e for e in section.board.entries if e.defense == defense), None)
-        result = entry.strongest_at(epoch) if entry is not None else None
-        example = pictures.example(defense, result, _VICTIMS) if result is not None else None
+        result = entry.worst_case_at(epoch) if entry is not None else None
+        example = pictures.example(defense, epoch, _VICTIMS)
         if example is None or result is None or result.asr is None or result.ssim is None:
             axes.text(2, row * (1 + _GAP) + 0.5, "not run", ha="center", va="center", fontsize=8)
             continue
-        _strip(axes, 0, example[0], plain(section.board.dataset, 24))
-        _strip(axes, row, example[1], f"ASR {result.asr.mean:.2f}, SSIM {result.ssim.mean:.2f}",
+        originals, rebuilt = example
+        _strip(axes, row, rebuilt, f"ASR {result.asr.mean:.2f}, SSIM {result.ssim.mean:.2f}",
                bold=result.ssim.mean >= SUCCESS_SSIM)
+    if originals is not None:
+        _strip(axes, 0, originals, plain(section.board.dataset, 24))
     axes.set(xlim=(-0.05, _COLUMN / _ROW), ylim=(rows * (1 + _GAP) - _GAP, 0), aspect="auto")
 
 

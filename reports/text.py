@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 
 from reports.entries import AttackResult, Board, Entry
 from reports.statistics import Estimate
 
 ABSENT = "–"
+#: Attacks that a cell names; the other forms name all.
+_MOST = 3
+
+#: Stands above every board until both are done.
+UNFINISHED = ("Trainings are not tuned, and leakage is measured by reconstruction alone: a low rate here is no evidence that the "
+              "images cannot be identified.")
+#: Stands above a board without informed attackers.
+ONLY_BLIND = ("Only blind attackers were measured: none of them knows the defense. A low ASR here is no evidence that a defense "
+              "holds.")
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -62,14 +72,22 @@ def protocol(board: Board) -> str:
     images = "image" if evaluation.batch_size == 1 else "images"
     rounds = f", {evaluation.rounds} rounds" if evaluation.rounds > 1 else ""
     size = f", resized to {board.protocol.image_size} pixels" if board.protocol.image_size else ""
-    added = f" with {', '.join(board.protocol.portfolio.added)}" if board.protocol.portfolio.added else ""
     precision = "" if training.precision == "float32" else f" in {training.precision}"
     return (
         f"Adam, step size {training.learning_rate:g}, batches of {training.batch_size}, {training.epochs} epochs{precision}; "
         f"{evaluation.victims} victims per seed, gradients of {evaluation.batch_size} {images} each{rounds}, labels "
-        f"{evaluation.labels}; attacks: {', '.join(board.protocol.attacks) or 'none'} (portfolio "
-        f"{board.protocol.portfolio.version}{added}); data {board.protocol.fingerprint[:8]}{size}"
+        f"{evaluation.labels}; attackers {' and '.join(evaluation.knowledge)}: {_settings(board.protocol.attacks)} (portfolio "
+        f"{board.protocol.portfolio}); data {board.protocol.fingerprint[:8]}{size}"
     )
+
+
+def _settings(attacks: list[str]) -> str:
+    """Attacks by their specifications; those with several settings by their names, with the number of settings."""
+    by_name: dict[str, list[str]] = {}
+    for attack in attacks:
+        by_name.setdefault(attack.split("(")[0], []).append(attack)
+    return ", ".join(f"{name} ({len(settings)} settings)" if len(settings) > 1 else settings[0]
+                     for name, settings in by_name.items()) or "no attack"
 
 
 def labelled(entry: Entry) -> str:
@@ -87,16 +105,22 @@ def parameters(entry: Entry) -> str:
     return json.dumps(entry.parameters, ensure_ascii=False).strip("{}").replace('"', "") or ABSENT
 
 
+def attacker(attack: str, knowledge: str) -> str:
+    """An attack with what is known, where that makes a difference."""
+    return f"{knowledge} {attack}" if knowledge in ("blind", "informed") else attack
+
+
 def winners(result: AttackResult) -> str:
-    """From which attacks' results one that chooses took its own."""
-    return ", ".join(f"{count} x {name}" for name, count in result.winners.items()) or ABSENT
+    """From which attacks' results one that chooses took its own, most first."""
+    more = f", and {len(result.winners) - _MOST} more" if len(result.winners) > _MOST else ""
+    return ", ".join(f"{count} x {name}" for name, count in list(result.winners.items())[:_MOST]) + more or ABSENT
 
 
-def attack_and_checkpoint(result: AttackResult | None) -> str:
-    """An attack and when it observed."""
-    return ABSENT if result is None else f"{result.attack}, {checkpoint(result.checkpoint_epoch)}"
+def strongest(result: AttackResult | None) -> str:
+    """The attacks that were chosen most, and when they observed."""
+    return ABSENT if result is None else f"{winners(result)}; {checkpoint(result.checkpoint_epoch)}"
 
 
-def not_run(board: Board, entry: Entry) -> str:
-    """Why there is no number."""
-    return "does not apply" if any(result.reason for result in entry.attacks) else "not run"
+def not_run(entry: Entry, knowledge: Collection[str] = ("blind", "informed")) -> str:
+    """Why there is no number of attackers with this knowledge."""
+    return "does not apply" if any(result.reason and result.knowledge in knowledge for result in entry.attacks) else "not run"

@@ -12,24 +12,27 @@ from benchmark import recording, results
 from benchmark.results import images_key
 
 ATTACK = "inverting-gradients(iterations=1)"
+KNOWN = ("blind", "informed")
 
 
 def write_run(folder: Path, accuracies: dict[tuple[str, int], list[float]], ssims: dict[tuple[str, int], list[float]], *,
-              epochs: int = 2, missing: tuple[tuple[str, int], ...] = (), tier: str = "static", attack: str = ATTACK,
-              dataset: str = "digits") -> Path:
+              epochs: int = 2, missing: tuple[tuple[str, int], ...] = (), knowledge: str = "both", attack: str = ATTACK,
+              dataset: str = "digits", known: tuple[str, ...] = KNOWN) -> Path:
     """A run of one data set and model; accuracies per epoch and SSIM per victim for each (defense, seed)."""
     cells = {
         (dataset, "lenet", defense, seed): {
-            "accuracies": values, "attacks": {(0, attack, tier): ssims.get((defense, seed), [])}}
+            "accuracies": values, "attacks": {(0, attack, knowledge): ssims.get((defense, seed), [])}}
         for (defense, seed), values in accuracies.items() if (defense, seed) not in missing}
-    return write_cells(folder, cells, epochs=epochs, attacks=[attack], victims=2,
+    return write_cells(folder, cells, epochs=epochs, attacks=[attack], victims=2, known=known,
                        failed=[(dataset, "lenet", *cell) for cell in missing])
 
 
 def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, epochs: int, attacks: list[str], victims: int,
-                failed: list[tuple[str, str, str, int]] = [], size: int = 8) -> Path:  # noqa: B006
-    """A run of cells (data set, model, defense, seed): ``accuracies`` per epoch, SSIM per victim by (checkpoint, attack, tier), and,
-    where they matter, other columns of ``training`` per epoch."""
+                failed: list[tuple[str, str, str, int]] = [], size: int = 8, batch: int = 1,  # noqa: B006
+                known: tuple[str, ...] = KNOWN) -> Path:
+    """A run of cells (data set, model, defense, seed): ``accuracies`` per epoch; for each (checkpoint, attack, knowledge) either SSIM
+    per image, by which the scores then go, or columns per image; ``obstacles`` (checkpoint, attack, knowledge, reason); and, where
+    they matter, other columns of ``training`` per epoch."""
     specs = {}
     for cell in [*cells, *failed]:
         key = hashlib.sha256(repr((cell, epochs, attacks, victims)).encode()).hexdigest()[:20]
@@ -38,13 +41,15 @@ def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, e
     manifest = {
         "format": results.FORMAT, "name": "test",
         "grid": {"training": {"epochs": epochs, "batch_size": 64, "learning_rate": 1e-3},
-                 "evaluation": {"victims": victims, "batch_size": 1, "labels": "known", "checkpoints": [0], "rounds": 1},
+                 "evaluation": {"victims": victims, "batch_size": batch, "labels": "known", "checkpoints": [0], "rounds": 1,
+                                "knowledge": list(known)},
                  "attacks": attacks, "image_size": None},
-        "determinants": {"leakboard": "1", "torch": "2", "opacus": "1", "device": "cpu", "plugins": {}, "portfolio": {"version": 1, "added": []},
+        "determinants": {"leakboard": "1", "torch": "2", "opacus": "1", "device": "cpu", "plugins": {}, "portfolio": 1,
                          "fingerprints": {name: hashlib.sha256(name.encode()).hexdigest() for name in datasets}},
         "provenance": {"started": "2026-01-01", "hardware": "cpu", "command": "leakboard run", "packages": {"torch": "2"}},
         "cells": specs,
         "attacks": {attack_key(attack): attack for attack in attacks},
+        "undefended": "none" if "none" in {spec["defense"] for spec in specs.values()} else None,
     }
     (folder / "cells").mkdir(parents=True)
     recording.write_atomically(folder / "run.json", json.dumps(manifest))
@@ -60,20 +65,25 @@ def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, e
                      **{column: values[epoch] for column, values in cell.get("training", {}).items()}}
                     for epoch, accuracy in enumerate(cell["accuracies"])]
         recording.write_trained(folder, key, info={**spec, "checkpoints": [], "seconds": 1.0}, training=training, weights={})
-        count = max((len(scores) for scores in cell["attacks"].values()), default=0) or victims
-        originals = generator.integers(0, 255, (count, 1, 3, size, size), dtype=np.uint8)
+        given = {place: values if isinstance(values, dict) else {"ssim": values} for place, values in cell["attacks"].items()}
+        count = max((len(columns["ssim"]) for columns in given.values()), default=0) // batch or victims
+        originals = generator.integers(0, 255, (count, batch, 3, size, size), dtype=np.uint8)
         for label in attacks:
             rebuilt, images = [], {"original": originals}
-            for (checkpoint, attack, tier), scores in cell["attacks"].items():
-                if attack != label and not (label == attacks[0] and attack not in attacks):  # what the first one runs itself
+            for (checkpoint, attack, knowledge), columns in given.items():
+                if attack != label:
                     continue
-                rebuilt += [{**common, "checkpoint_epoch": checkpoint, "attack": attack, "attack_params": "{}", "tier": tier,
-                             "won_by": "a" if tier in ("worst case", "oracle bound") else None, "victim": v, "image": 0,
-                             "mse": 0.1, "psnr": 10.0, "ssim": score, "label_correct": None, "cost": 0.5, "seconds": 2.0}
-                            for v, score in enumerate(scores)]
-                if len(scores):
-                    images[images_key(checkpoint, attack)] = generator.integers(0, 255, (len(scores), 1, 3, size, size), dtype=np.uint8)
-            info = {"attack": label, "inapplicable": [], "measured": [], "seconds": 2.0}
+                place = {"checkpoint_epoch": checkpoint, "attack": attack, "attack_params": "{}", "knowledge": knowledge}
+                for i, ssim in enumerate(columns["ssim"]):
+                    row = {"mse": 0.1, "psnr": 10.0, "ssim": ssim, "label_correct": None, "cost": 0.5, "score": -ssim,
+                           "blind_score": None if knowledge == "informed" else -ssim, "seconds": 2.0}
+                    rebuilt.append({**common, **place, "victim": i // batch, "image": i % batch, **row,
+                                    **{column: values[i] for column, values in columns.items()}})
+                if rebuilt:
+                    images[images_key(checkpoint, attack, knowledge)] = generator.integers(0, 255, originals.shape, dtype=np.uint8)
+            obstacles = [dict(zip(("checkpoint_epoch", "attack", "knowledge", "reason"), obstacle, strict=True))
+                         for obstacle in cell.get("obstacles", []) if obstacle[1] == label]
+            info = {"attack": label, "inapplicable": obstacles, "seconds": 2.0}
             recording.write_attacked(folder, key, attack_key(label), info=info, reconstructions=rebuilt, images=images)
     return folder
 
@@ -83,12 +93,17 @@ def attack_key(attack: str) -> str:
 
 
 def large_run(folder: Path, datasets: int = 4, models: int = 5, defenses: int = 20, seeds: int = 5, victims: int = 16) -> Path:
-    """A run of datasets x models x defenses x seeds cells, with three attacks at two checkpoints."""
+    """A run of datasets x models x defenses x seeds cells, attacked in three ways at two checkpoints."""
     generator = np.random.default_rng(0)
-    attacks = {"inverting-gradients": "static", "mask-aware": "adaptive", "worst-case": "worst case"}
-    cells = {
-        (f"data{d}", f"model{m}", "none" if p == 0 else f"noise(std={p / 1000})", seed): {
-            "accuracies": (0.1 + 0.8 * generator.random() * np.linspace(0, 1, 11)).tolist(),
-            "attacks": {(epoch, attack, tier): generator.random(victims).tolist() for epoch in (0, 10) for attack, tier in attacks.items()}}
-        for d in range(datasets) for m in range(models) for p in range(defenses) for seed in range(seeds)}
-    return write_cells(folder, cells, epochs=10, attacks=list(attacks), victims=victims, size=32)
+    attacks = ["inverting-gradients(iterations=300)", "analytic"]
+
+    def cell(defended: bool) -> dict:
+        knowledge = {name: ["both"] if not defended else ["blind"] if name == "analytic" else list(KNOWN) for name in attacks}
+        best = generator.random()
+        return {"accuracies": (0.1 + 0.8 * generator.random() * np.linspace(0, 1, 11)).tolist(),
+                "attacks": {(epoch, name, known): {"ssim": (best * generator.random(victims)).tolist(), "score": generator.random(victims).tolist()}
+                            for epoch in (0, 10) for name in attacks for known in knowledge[name]}}
+
+    cells = {(f"data{d}", f"model{m}", "none" if p == 0 else f"noise(std={p / 1000})", seed): cell(p > 0)
+             for d in range(datasets) for m in range(models) for p in range(defenses) for seed in range(seeds)}
+    return write_cells(folder, cells, epochs=10, attacks=attacks, victims=victims, size=32)

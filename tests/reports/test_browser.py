@@ -16,7 +16,7 @@ CHROMIUM = os.environ.get("LEAKBOARD_CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the path, or its place in LEAKBOARD_CHROMIUM")
 
 HOSTILE = ["<script>document.title='broken'</script>", "x" * 300, "Ünïcödé 防御 \u202eevil", "../../etc/passwd", "<img src=x onerror=alert(1)>"]
-TIERS = {"inverting-gradients": "static", "mask-aware": "adaptive", "worst-case": "worst case"}
+ATTACKS = {"inverting-gradients": ("blind", "informed"), "analytic": ("both",)}
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def site(tmp_path_factory):
     cells = {
         ("digits", model, defense, seed): {
             "accuracies": [0.1, 0.2 + i / 10, 0.3 + i / 10],
-            "attacks": {(epoch, attack, tier): [0.05 + i / 5, 0.3 + i / 10, 0.2] * 5 for epoch in (0, 2) for attack, tier in TIERS.items()}}
+            "attacks": {(epoch, attack, knowledge): [0.05 + i / 5, 0.3 + i / 10, 0.2] * 5 for epoch in (0, 2) for attack, known in ATTACKS.items() for knowledge in known}}
         for model in ("lenet", "mlp") for i, defense in enumerate(["none", "noise(std=0.01)", "pruning(p=0.9)", *HOSTILE][:4 if model == "mlp" else None])
         for seed in (0, 1)}
-    run = write_cells(folder / "run", cells, epochs=2, attacks=list(TIERS), victims=15, failed=[("digits", "mlp", "broken", 0)], size=32)
+    run = write_cells(folder / "run", cells, epochs=2, attacks=list(ATTACKS), victims=15, failed=[("digits", "mlp", "broken", 0)], size=32)
     return write_report([run], folder / "report").parent
 
 

@@ -73,7 +73,14 @@ WRONG = {
     "boards.0.entries.0: must be ranked by worst-case ASR": lambda d: d["boards"][0]["entries"][0].update(rank=2),
     "boards.0.entries.1: must be ranked by": lambda d: d["boards"][0]["entries"][1].update(pareto=not d["boards"][0]["entries"][1]["pareto"]),
     "boards.0.entries.1.defense: 'weak' is there twice": lambda d: d["boards"][0]["entries"][1].update(defense="weak"),
-    "the document: input tag 'leakboard-entry/2' found using": lambda d: d.update(format="leakboard-entry/2"),
+    "the document: input tag 'leakboard-entry/3' found using": lambda d: d.update(format="leakboard-entry/3"),
+    "boards.0.undefended: 'absent' is no entry": lambda d: d["boards"][0].update(undefended="absent"),
+    "boards.0.protocol.evaluation.knowledge: list should have at least 1 item": lambda d: d["boards"][0]["protocol"]["evaluation"].update(knowledge=[]),
+    "boards.0.protocol.portfolio: input should be greater than or equal to 1": lambda d: d["boards"][0]["protocol"].update(portfolio=0),
+    "boards.0.entries.1.attacks: of checkpoint 0 the worst case of informed attackers or the oracle bound is missing":
+        lambda d: d["boards"][0]["entries"][1]["attacks"].pop(0),
+    "boards.0.entries.0.attacks: of checkpoint 0 the worst case has a mean SSIM of 0.5, above that of the oracle bound, 0.4":
+        lambda d: d["boards"][0]["entries"][0]["attacks"][2].update(ssim={"mean": 0.4, "low": 0.1, "high": 0.9}),
 }
 
 
@@ -90,7 +97,17 @@ def test_what_is_wrong_is_said_with_its_field(entry, tmp_path, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b'{"format": "leakboard-entry/1"}'])
+@pytest.mark.parametrize("kind", ["entry", "leaderboard"])
+def test_documents_of_the_format_before_are_refused_in_one_line(tmp_path, kind):
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps({"format": f"leakboard-{kind}/1", "boards": [], "runs": []}))
+    with pytest.raises(InputError) as error:
+        read_document(path)
+    assert str(error.value) == (f"{path} has format leakboard-{kind}/1, whose worst case was chosen by looking at the originals; "
+                                "submit again from a run of format 5")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b'{"format": "leakboard-entry/2"}'])
 def test_what_is_no_document_is_refused(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(InputError, match=r"x\.json: "):

@@ -9,6 +9,7 @@ from report_cases import write_cells, write_run
 from benchmark import results
 from reports import text
 from reports.columns import attack_table, board_columns, overview
+from reports.entries import AttackResult
 from reports.leaderboard import build, table
 
 
@@ -39,10 +40,10 @@ def test_by_hand(run):
     assert weak.accuracy.mean == pytest.approx(0.745) and (weak.accuracy.low, weak.accuracy.high) == (0.7, 0.79)
     assert weak.change.mean == pytest.approx(((0.79 - 0.8) + (0.7 - 0.9)) / 2)
     assert weak.converged == [2, None]  # 0.79 >= 0.95 * 0.8, but 0.7 < 0.95 * 0.9
-    assert weak.strongest.asr.mean == 0.5  # 0.9 and 0.6 of 0.9, 0.1, 0.59, 0.6: the threshold counts as success
-    assert by_name["none"].strongest.asr.mean == 1.0 and by_name["none"].change is None
+    assert weak.worst_case.asr.mean == 0.5  # 0.9 and 0.6 of 0.9, 0.1, 0.59, 0.6: the threshold counts as success
+    assert by_name["none"].worst_case.asr.mean == 1.0 and by_name["none"].change is None
     assert (weak.seeds, weak.images) == (2, 4)
-    assert section.only_static
+    assert section.undefended == "none" and not section.only_blind
     assert text.convergence(weak, 2) == "> 2 in 1 of 2 seeds"
 
 
@@ -62,7 +63,7 @@ def test_failed_and_missing_cells_are_named_and_not_ranked(tmp_path):
     broken = entries(run)[0]["broken"]
     assert broken.rank is None and broken.problems == ["seed 0: RuntimeError: broken"]
     row = shown(entries(run)[1], "broken")
-    assert [row[f"ASR {what}"] for what in ("static", "adaptive", "worst case")] == ["not run"] * 3
+    assert [row[f"ASR {what}"] for what in ("blind", "worst case", "oracle bound")] == ["not run"] * 3
 
 
 def test_runs_of_one_protocol_are_joined_and_others_kept_apart(tmp_path):
@@ -74,26 +75,92 @@ def test_runs_of_one_protocol_are_joined_and_others_kept_apart(tmp_path):
     assert sections[0].board.entries[1].images == 1  # the run given twice counts once
 
 
-def test_an_adaptive_attack_lifts_the_caution(tmp_path):
-    run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.9]}, tier="adaptive")
-    assert not entries(run)[1].only_static
+def test_a_board_of_blind_attackers_alone_ranks_by_what_is_there(tmp_path):
+    cells = {("none", 0): [0.1, 0.2, 0.3], ("mine", 0): [0.1, 0.2, 0.2]}
+    ssims = {("none", 0): [0.9, 0.7], ("mine", 0): [0.9, 0.1]}
+    _, board = entries(write_run(tmp_path / "run", cells, ssims, knowledge="blind", known=("blind",)))
+    assert board.only_blind and [(e.defense, e.rank) for e in board.entries] == [("mine", 1), ("none", 2)]
+    row = shown(board, "mine")
+    assert row["ASR blind"] == row["ASR worst case"] and row["ASR blind"].startswith("0.50")
+    assert not entries(write_run(tmp_path / "informed", cells, ssims, knowledge="informed"))[1].only_blind
+
+
+def test_informed_attackers_alone_have_no_blind_rate(tmp_path):
+    run = write_run(tmp_path / "run", {("mine", 0): [0.1, 0.2, 0.3]}, {("mine", 0): [0.9, 0.1]}, knowledge="informed", known=("informed",))
+    by_name, board = entries(run)
+    assert by_name["mine"].blind is None and by_name["mine"].rank == 1
+    assert shown(board, "mine")["ASR blind"] == "not run" and shown(board, "mine")["ASR worst case"].startswith("0.50")
+
+
+def test_attacks_that_do_not_apply_say_so_with_their_knowledge(tmp_path):
+    reason = "needs a bottleneck"
+    cell = {"accuracies": [0.1, 0.2], "attacks": {(0, "a", "informed"): [0.9]}}
+    obstacles = {"obstacles": [(0, "a", "blind", reason)]}
+    run = write_cells(tmp_path / "run", {("d", "m", "other", 0): cell, **{("d", "m", "mine", seed): {**cell, **obstacles} for seed in (0, 1)}},
+                      epochs=1, attacks=["a"], victims=1)
+    by_name, board = entries(run)
+    entry = by_name["mine"]
+    assert not any(result.reason for result in by_name["other"].attacks)
+    assert [(r.kind, r.attack, r.knowledge, r.reason) for r in entry.attacks] == [
+        ("worst case", "worst case", "informed", ""), ("oracle bound", "oracle bound", "", ""), ("attack", "a", "blind", reason), ("attack", "a", "informed", "")]
+    assert shown(board, "mine")["ASR blind"] == "does not apply" and shown(board, "mine")["ASR worst case"].startswith("1.00")
+    rows = attack_table([entry])[1]
+    assert [value.text for value in rows[2]][:5] == ["mine", "untrained", "a", "blind", f"does not apply: {reason}"]
+
+
+def test_inferred_labels_are_counted_per_attack(tmp_path):
+    """Of the worst case those of the attack that was chosen for each victim; where they were given there is no share."""
+    attacks = {(0, "a", "both"): {"ssim": [0.5] * 4, "score": [1.0, 1.0, 9.0, 9.0], "label_correct": [True, False, True, True]},
+               (0, "b", "both"): {"ssim": [0.5] * 4, "score": [5.0] * 4, "label_correct": [True, True, False, False]},
+               (0, "c", "both"): {"ssim": [0.5] * 4, "score": [99.0] * 4}}
+    run = write_cells(tmp_path / "run", {("d", "m", "mine", 0): {"accuracies": [0.1, 0.2], "attacks": attacks}}, epochs=1, attacks=["a", "b", "c"], victims=4)
+    entry = entries(run)[0]["mine"]
+    assert {result.attack: result.label_accuracy for result in entry.attacks if result.kind == "attack"} == {"a": 0.75, "b": 0.5, "c": None}
+    assert entry.worst_case.label_accuracy == 0.25
+
+
+def test_a_cell_without_all_attacks_is_not_finished(tmp_path):
+    import shutil
+    cells = {("d", "m", "mine", seed): {"accuracies": [0.1, 0.2], "attacks": {(0, name, "both"): [0.5] for name in "ab"}} for seed in (0, 1)}
+    run = write_cells(tmp_path / "run", cells, epochs=1, attacks=["a", "b"], victims=1)
+    shutil.rmtree(next(run.glob("cells/*/attack-*")))
+    assert entries(run)[0]["mine"].seeds == 1 and len(entries(run)[0]["mine"].problems) == 1
+
+
+def test_the_undefended_model_is_the_one_that_the_run_names(tmp_path):
+    """By whatever name: no report knows the name of a defense."""
+    import json
+    run = write_run(tmp_path / "run", {("plain", 0): [0.1, 0.7, 0.8], ("mine", 0): [0.1, 0.2, 0.7]}, {})
+    assert entries(run)[0]["mine"].change is None and entries(run)[1].undefended is None
+    manifest = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**manifest, "undefended": "plain"}))
+    by_name, board = entries(run)
+    assert board.undefended == "plain" and by_name["mine"].change.mean == pytest.approx(-0.1) and by_name["plain"].change is None
 
 
 def test_an_oracle_bound_is_shown_but_does_not_rank(tmp_path):
     """It looks at the original, which no attacker can."""
-    run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.9, 0.7]}, tier="oracle bound")
+    place = ("d", "m", "mine", 0)
+    attacks = {(0, "a", "informed"): {"ssim": [0.1, 0.2], "score": [0.0, 0.0]}, (0, "b", "informed"): {"ssim": [0.9, 0.7], "score": [1.0, 1.0]}}
+    run = write_cells(tmp_path / "run", {place: {"accuracies": [0.1, 0.2], "attacks": attacks}}, epochs=1, attacks=["a", "b"], victims=2)
     (section,) = build([results.read_run(run)])
     (entry,) = section.board.entries
-    assert entry.rank is None and entry.strongest is None and section.board.has_oracle
-    assert entry.attacks[0].asr.mean == 1 and entry.attacks[0].winners == {"a": 2}
-    assert attack_table([entry])[1][0][-1].text == "2 x a"
-    assert table([section.board])["won_by"].tolist() == ["a: 2"]
+    assert entry.worst_case.asr.mean == 0 and entry.worst_case.winners == {"informed a": 2} and entry.measured == (0.2, 0.0)
+    assert entry.oracle_bound.asr.mean == 1 and entry.oracle_bound.winners == {"informed b": 2}
+    assert [row[2].text for row in attack_table([entry])[1]] == ["worst case", "oracle bound", "a", "b"]
+    assert attack_table([entry])[1][1][-1].text == "2 x informed b"
+    assert table([section.board])["chosen_from"].tolist() == ["informed a: 2", "informed b: 2", "", ""]
+    assert table([section.board])["kind"].tolist() == ["worst case", "oracle bound", "attack", "attack"]
+    assert shown(section.board, "mine")["ASR oracle bound"].startswith("1.00")
 
 
 def test_flat_table(run):
     frame = table([section.board for section in build([results.read_run(run)])])
-    assert frame["defense"].tolist() == ["strong", "weak", "none"]
-    assert frame["asr"].tolist() == [0.0, 0.5, 1.0] and frame["epochs_to_converge"].isna().tolist() == [True, True, False]
+    kinds = [("worst case", "informed"), ("worst case", "blind"), ("oracle bound", ""), ("attack", "both")]
+    assert list(zip(frame["defense"], frame["kind"], frame["knowledge"], strict=True)) == [
+        (defense, *kind) for defense in ("strong", "weak", "none") for kind in kinds]
+    worst = frame[(frame["kind"] == "worst case") & (frame["knowledge"] == "informed")]
+    assert worst["asr"].tolist() == [0.0, 0.5, 1.0] and worst["epochs_to_converge"].isna().tolist() == [True, True, False]
     assert isinstance(frame, pd.DataFrame)
 
 
@@ -149,23 +216,51 @@ def test_the_change_is_against_the_undefended_model_of_the_same_seed(tmp_path):
     assert entries(run)[0]["mine"].converged == [None, 2]
 
 
-def test_tiers_are_shown_side_by_side_and_the_rank_goes_by_the_highest(tmp_path):
-    """Of static, adaptive and worst-case attacks each tier shows its highest ASR over checkpoints."""
-    scores = {(0, "a", "static"): [0.1, 0.9], (0, "b", "static"): [0.1, 0.2], (0, "c", "adaptive"): [0.9, 0.9],
-              (2, "a", "static"): [0.1, 0.1], (0, "worst-case", "worst case"): [0.7, 0.1], (0, "oracle of worst-case", "oracle bound"): [0.9, 0.9]}
-    strong = {key: [0.0, 0.0] for key in scores}
+def test_blind_and_informed_are_shown_side_by_side_and_the_rank_goes_by_the_worst_case(tmp_path):
+    """Each at the checkpoint where its rate is highest; per victim the lowest score is chosen, not the highest similarity."""
+    scores = {
+        (0, "a", "blind"): {"ssim": [0.1, 0.9, 0.1, 0.1], "score": [5.0] * 4, "blind_score": [1.0] * 4},
+        (0, "b", "blind"): {"ssim": [0.9, 0.9, 0.9, 0.9], "score": [5.0] * 4, "blind_score": [2.0] * 4},
+        (0, "a", "informed"): {"ssim": [0.9, 0.1, 0.9, 0.9], "score": [1.0, 9.0, 1.0, 1.0]},
+        (2, "a", "blind"): {"ssim": [0.1] * 4, "score": [5.0] * 4, "blind_score": [1.0] * 4}}
+    none = {(epoch, name, "both"): [0.9] * 4 for epoch in (0, 2) for name in ("a", "b")}
     run = write_cells(tmp_path / "run", {
-        ("d", "m", "none", 0): {"accuracies": [0.1, 0.5, 0.8], "attacks": {key: [0.9, 0.9] for key in scores if "adaptive" not in key}},
+        ("d", "m", "none", 0): {"accuracies": [0.1, 0.5, 0.8], "attacks": none},
         ("d", "m", "weak", 0): {"accuracies": [0.1, 0.5, 0.9], "attacks": scores},
-        ("d", "m", "strong", 0): {"accuracies": [0.1, 0.2, 0.2], "attacks": strong}}, epochs=2, attacks=["worst-case"], victims=2)
+        ("d", "m", "strong", 0): {"accuracies": [0.1, 0.2, 0.2], "attacks": {key: [0.0] * 4 for key in scores}}},
+        epochs=2, attacks=["a", "b"], victims=4)
     _, board = entries(run)
     row = shown(board, "weak")
-    assert [row[f"ASR {what}"].split()[0] for what in ("static", "adaptive", "worst case", "untrained", "after 2 epochs")] == [
-        "0.50", "1.00", "1.00", "1.00", "0.00"]
-    assert row["strongest attack"] == "c, untrained"
-    assert shown(board, "none")["ASR adaptive"] == "none applies" and board.has_worst_case and not board.only_static
+    assert [row[f"ASR {what}"].split()[0] for what in ("blind", "worst case", "oracle bound", "untrained", "after 2 epochs")] == [
+        "0.25", "1.00", "1.00", "1.00", "0.00"]
+    assert row["strongest attacks"] == "3 x informed a, 1 x blind a; untrained"
+    assert shown(board, "none")["ASR blind"] == shown(board, "none")["ASR worst case"] and not board.only_blind
     assert [(e.defense, e.rank, e.pareto) for e in board.entries] == [("strong", 1, True), ("weak", 2, True), ("none", 3, False)]
     assert shown(board, "weak")["defense"] == "weak ★"
+
+
+def test_an_attack_that_is_added_later_changes_the_choice(tmp_path):
+    attacks = {(0, "a", "informed"): {"ssim": [0.2, 0.2], "score": [2.0, 2.0]}, (0, "b", "informed"): {"ssim": [0.9, 0.1], "score": [1.0, 3.0]}}
+    found = []
+    for names in (["a"], ["a", "b"]):
+        run = write_cells(tmp_path / str(len(names)), {("d", "m", "mine", 0): {"accuracies": [0.1, 0.2], "attacks": attacks}},
+                          epochs=1, attacks=names, victims=2)
+        found.append(entries(run)[0]["mine"].worst_case)
+    assert [worst.winners for worst in found] == [{"informed a": 2}, {"informed b": 1, "informed a": 1}]
+    assert [worst.asr.mean for worst in found] == [0.0, 0.5]
+    assert [worst.seconds_per_victim for worst in found] == [2.0, 4.0]  # both were run to choose among them
+
+
+def test_of_many_attacks_a_cell_names_those_chosen_most():
+    result = AttackResult("worst case", "worst case", "informed", 3, winners={"a": 9, "b": 5, "c": 4, "d": 1, "e": 1})
+    assert text.winners(result) == "9 x a, 5 x b, 4 x c, and 2 more"
+    assert text.strongest(result) == "9 x a, 5 x b, 4 x c, and 2 more; after 3 epochs" and text.strongest(None) == "–"
+
+
+def test_the_protocol_groups_the_settings_of_an_attack(tmp_path):
+    names = ["dlg(iterations=1)", "dlg(iterations=2)", "analytic", "dlg(iterations=3)", "tags(x=1)"]
+    run = write_cells(tmp_path / "run", {("d", "m", "mine", 0): {"accuracies": [0.1, 0.2], "attacks": {}}}, epochs=1, attacks=names, victims=2)
+    assert "attackers blind and informed: dlg (3 settings), analytic, tags(x=1) (portfolio 1);" in text.protocol(entries(run)[1])
 
 
 def test_the_description_of_a_run_is_checked(tmp_path):
@@ -174,7 +269,9 @@ def test_the_description_of_a_run_is_checked(tmp_path):
     manifest = json.loads((run / "run.json").read_text())
     from benchmark.errors import InputError
     for change, message in ((lambda m: m["grid"].pop("training"), "lacks 'training'"),
-                            (lambda m: m["determinants"]["portfolio"].update(version="x"), r"portfolio.version: .* got 'x'")):
+                            (lambda m: m["determinants"].update(portfolio="x"), r"portfolio: .* got 'x'"),
+                            (lambda m: m["grid"]["evaluation"].update(knowledge=["all"]), r"evaluation.knowledge.0: .* got 'all'"),
+                            (lambda m: m.pop("undefended"), "undefended: Field required")):
         broken = json.loads(json.dumps(manifest))
         change(broken)
         (run / "run.json").write_text(json.dumps(broken))
@@ -182,9 +279,31 @@ def test_the_description_of_a_run_is_checked(tmp_path):
             build([results.read_run(run)])
 
 
+@pytest.mark.parametrize("found", [1, 4, 6, None])
+def test_runs_of_another_format_are_refused_in_one_line(tmp_path, found):
+    import json
+
+    from benchmark.errors import InputError
+    path = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {}) / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": found}))
+    with pytest.raises(InputError) as error:
+        results.read_run(path.parent)
+    assert str(error.value) == f"{path} has format {found}, expected 5" + (
+        ": its tables lack knowledge and scores; run the grid again (leakboard run), its models have to be trained again too"
+        if found in (1, 4) else "")
+
+
+def test_a_table_of_unknown_knowledge_is_named(tmp_path):
+    from benchmark.errors import InputError
+    run = write_run(tmp_path / "run", {("mine", 0): [0.1, 0.2, 0.3]}, {("mine", 0): [0.9]}, knowledge="adaptive")
+    with pytest.raises(InputError, match=r"reconstructions\.parquet: knowledge must be one of blind, informed, both, got 'adaptive'"):
+        results.read_run(run)
+    assert list(results.damage(next(run.glob("cells/*")))) == [next(run.glob("cells/*/attack-*")).name]
+
+
 def test_the_overview_is_ordered_by_the_mean_over_boards(tmp_path):
     def cell(accuracy, asr):
-        return {"accuracies": [0.1, accuracy], "attacks": {(0, "a", "static"): [0.9] * asr + [0.1] * (4 - asr)}}
+        return {"accuracies": [0.1, accuracy], "attacks": {(0, "a", "both"): [0.9] * asr + [0.1] * (4 - asr)}}
     run = write_cells(tmp_path / "run", {
         ("d", "m", "x", 0): cell(0.5, 2), ("d", "m", "y", 0): cell(0.4, 1), ("d", "m", "z", 0): cell(0.9, 3),
         ("e", "m", "x", 0): cell(0.5, 2), ("e", "m", "y", 0): cell(0.4, 4)}, epochs=1, attacks=["a"], victims=4)

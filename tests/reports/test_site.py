@@ -4,11 +4,12 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from report_cases import write_run
+from report_cases import ATTACK, write_cells, write_run
 
 from benchmark.errors import InputError
 from reports.markdown import markdown_table
 from reports.site import write_report
+from reports.text import ONLY_BLIND, UNFINISHED
 
 HOSTILE = ["<script>alert(1)</script>", "x" * 300, "Ünïcödé 防御 🛡", "../../etc/passwd", r"$\frac{$", "_hidden", "a|b `c` [d](http://e) *f*", "</style><img src=x onerror=y>"]
 
@@ -118,7 +119,7 @@ def test_the_gallery_shows_the_stored_images_and_their_scores(tmp_path):
         gallery = pictures.of_defense(by_name[name], tmp_path, name)
         first, best, worst = gallery.choices
         cell = next(cell for cell in run.cells if cell.trained["defense"] == name)
-        stored = cell.images()[images_key(0, by_name[name].attacks[0].attack)][:, 0].transpose(0, 2, 3, 1)
+        stored = cell.images()[images_key(0, ATTACK, "both")][:, 0].transpose(0, 2, 3, 1)
         assert [choice.rows[1].pictures[0].ssim for choice in (best, worst)] == [0.9, pytest.approx(0.1)]
         assert [p.ssim for p in first.rows[1].pictures] == pytest.approx((scores[::-1] if ascending else scores)[:6])
         strip = np.asarray(Image.open(tmp_path / first.rows[1].file))
@@ -132,19 +133,90 @@ def test_the_gallery_shows_the_stored_images_and_their_scores(tmp_path):
                 assert picture.ssim == pytest.approx((scores[::-1] if ascending else scores)[victim])
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_worst_case_shows_the_images_of_the_attacks_that_were_chosen(tmp_path, batch):
+    """Per victim, with all its images; the oracle bound likewise, where it differs."""
+    import numpy as np
+    from PIL import Image
+
+    from benchmark.results import images_key, read_run
+    from reports.gallery import Pictures
+    from reports.leaderboard import build
+    score, ssim = {"a": [1.0, 9.0, 1.0], "b": [2.0, 2.0, 2.0]}, {"a": [0.1, 0.2, 0.8], "b": [0.9, 0.3, 0.7]}
+    attacks = {(0, name, "informed"): {"ssim": np.repeat(ssim[name], batch).tolist(), "score": np.repeat(score[name], batch).tolist()} for name in "ab"}
+    run = read_run(write_cells(tmp_path / "run", {("d", "m", "mine", seed): {"accuracies": [0.1, 0.2], "attacks": attacks} for seed in (3, 4)},
+                               epochs=1, attacks=["a", "b"], victims=3, batch=batch))
+    (section,) = build([run])
+    (tmp_path / "assets").mkdir()
+    pictures = Pictures(section)
+    gallery = pictures.of_defense(section.board.entries[0], tmp_path, "x")
+    stored = next(cell for cell in run.cells if cell.trained["seed"] == 3).images()
+    rows = gallery.choices[0].rows
+    assert [row.title for row in rows] == ["original", "informed worst case", "oracle bound", "informed b", "informed a"]
+    for row, chosen in ((1, "aba"), (2, "bba")):
+        expected = np.concatenate([stored[images_key(0, name, "informed")][victim] for victim, name in enumerate(chosen)]).transpose(0, 2, 3, 1)
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / rows[row].file)), np.concatenate(list(expected), axis=1))
+        assert [p.ssim for p in rows[row].pictures] == np.repeat([ssim[name][victim] for victim, name in enumerate(chosen)], batch).tolist()
+    (worst,) = pictures.of_board(tmp_path, "y").choices[0].rows[1:]
+    assert (worst.title, worst.subtitle) == ("mine", "untrained")
+    originals, rebuilt = pictures.example("mine", 0, 2)
+    np.testing.assert_array_equal(originals, stored["original"].reshape(-1, 3, 8, 8)[:2])
+    np.testing.assert_array_equal(rebuilt[0], stored[images_key(0, "a", "informed")][0, 0])
+
+
+def test_the_gallery_of_a_board_shows_the_checkpoint_that_ranks(tmp_path):
+    from benchmark.results import read_run
+    from reports.gallery import Pictures
+    from reports.leaderboard import build
+    attacks = {(epoch, "a", "both"): ssims for epoch, ssims in ((0, [0.1, 0.1]), (2, [0.9, 0.2]), (5, [0.3, 0.3]))}
+    run = write_cells(tmp_path / "run", {("d", "m", "mine", 0): {"accuracies": [0.1, 0.2], "attacks": attacks}}, epochs=5, attacks=["a"], victims=2)
+    (section,) = build([read_run(run)])
+    (tmp_path / "assets").mkdir()
+    pictures = Pictures(section)
+    pictures.of_defense(section.board.entries[0], tmp_path, "x")
+    (worst,) = pictures.of_board(tmp_path, "y").choices[0].rows[1:]
+    assert worst.subtitle == "after 2 epochs" and [picture.ssim for picture in worst.pictures] == [0.9, 0.2]
+    assert not (pictures.example("mine", 0, 2)[1] == pictures.example("mine", 2, 2)[1]).all() and pictures.example("mine", 1, 2) is None
+
+
+def test_the_curve_of_similarities_gives_the_share_at_least_as_high():
+    import pandas as pd
+
+    from reports.figures import _at_least
+    corners = _at_least(pd.Series([0.6, 0.2, 0.6, 0.9]))
+    assert corners.tolist() == [[-1, 1], [0.2, 1], [0.2, 0.75], [0.6, 0.75], [0.6, 0.5], [0.6, 0.5], [0.6, 0.25], [0.9, 0.25], [0.9, 0.0]]
+
+
+def test_the_figure_of_similarities_chooses_settings_by_score(tmp_path):
+    """Per victim, blind and informed apart; an attack made once for both is in both."""
+    from benchmark.results import read_run
+    from reports.figures import _by_name
+    from reports.leaderboard import build
+    attacks = {(0, "a(x=1)", "informed"): {"ssim": [0.1, 0.2], "score": [1.0, 9.0]}, (0, "a(x=2)", "informed"): {"ssim": [0.9, 0.3], "score": [2.0, 2.0]},
+               (0, "a(x=1)", "blind"): {"ssim": [0.5, 0.5], "score": [0.0, 0.0]}, (0, "b", "both"): {"ssim": [0.6, 0.7], "score": [5.0, 5.0]}}
+    run = write_cells(tmp_path / "run", {("d", "m", "mine", 0): {"accuracies": [0.1, 0.2], "attacks": attacks}}, epochs=1, attacks=["a(x=1)", "a(x=2)", "b"], victims=2)
+    found = _by_name(build([read_run(run)])[0].reconstructions)
+    assert {place: frame["ssim"].tolist() for place, frame in found.groupby(["name", "knowledge"])} == {
+        ("a", "blind"): [0.5, 0.5], ("a", "informed"): [0.1, 0.3], ("b", "blind"): [0.6, 0.7], ("b", "informed"): [0.6, 0.7],
+        ("worst case", "blind"): [0.6, 0.7], ("worst case", "informed"): [0.5, 0.5]}
+
+
 def test_markdown_rows_keep_their_cells():
     table = markdown_table(["a", "b"], [["x|y\nz", "<i>"], ["noise(std=0.01)", "0.50 [0.28, 0.72]"]])
     assert table.splitlines()[2:] == ["| x\\|y z | &lt;i&gt; |", "| noise(std=0.01) | 0.50 [0.28, 0.72] |"]
 
 
-def test_caution_about_static_attacks_is_shown_where_due(tmp_path):
-    cells = {("none", 0): [0.1, 0.2, 0.3]}
-    for tier, shown in (("static", True), ("adaptive", False)):
-        run = write_run(tmp_path / tier, cells, {("none", 0): [0.7]}, tier=tier)
-        index = write_report([run], tmp_path / f"{tier}-site")
-        assert all(("Only static attacks were run" in (index.parent / page).read_text()) is shown
-                   for page in ("index.html", "digits-lenet.html"))
-        assert ("Only static attacks were run" in (tmp_path / f"{tier}-site" / "leaderboard.md").read_text()) is shown
+def test_cautions_are_shown_where_due(tmp_path):
+    """That only blind attackers were measured where it is so, and what no board has yet everywhere."""
+    for known, shown in ((("blind",), True), (("blind", "informed"), False)):
+        run = write_run(tmp_path / str(shown), {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.7]}, knowledge="blind", known=known)
+        index = write_report([run], tmp_path / f"{shown}-site")
+        forms = {name: (index.parent / name).read_text() for name in ("index.html", "digits-lenet.html", "leaderboard.md")}
+        for content in forms.values():
+            assert (ONLY_BLIND in content) is shown and UNFINISHED in content
+        board = forms["digits-lenet.html"]
+        assert f'<p class="caution">{UNFINISHED}</p>' in board and board.index(UNFINISHED) < board.index("<table")
+        assert not shown or board.index(ONLY_BLIND) < board.index("<table")
 
 
 def test_equal_tables_give_equal_reports(tmp_path, hostile):
@@ -165,10 +237,10 @@ def test_an_earlier_report_is_replaced_but_nothing_else(tmp_path, hostile):
 
 
 def test_a_run_without_any_result_still_has_a_report(tmp_path):
-    run = write_run(tmp_path / "run", {("none", 0): []}, {}, missing=(("none", 0),))
+    run = write_run(tmp_path / "run", {("none", 0): []}, {}, missing=(("none", 0),), known=("blind",))
     index = write_report([run], tmp_path / "site")
     assert "RuntimeError: broken" in (index.parent / "digits-lenet.html").read_text()
-    assert "Only static" not in index.read_text()
+    assert ONLY_BLIND not in index.read_text()
     with pytest.raises(InputError, match="not a run folder"):
         write_report([tmp_path / "absent"], tmp_path / "site")
 
@@ -182,7 +254,7 @@ def test_images_that_do_not_belong_to_the_tables_are_named(tmp_path, shape, mess
     run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.7, 0.1]})
     (file,) = run.glob("cells/*/attack-*/images.npz")
     wrong = np.zeros(shape, dtype=np.uint8)
-    np.savez(file, original=wrong, **{images_key(0, "inverting-gradients(iterations=1)"): wrong})
+    np.savez(file, original=wrong, **{images_key(0, ATTACK, "both"): wrong})
     with pytest.raises(InputError, match=message):
         write_report([run], tmp_path / "site")
     assert not (tmp_path / "site").exists() and {p.name for p in tmp_path.iterdir()} == {"run"}

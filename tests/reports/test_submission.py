@@ -55,13 +55,15 @@ def test_numbers_that_the_tables_do_not_give_are_found(tmp_path):
         check(path, a_run(tmp_path / "other", accuracy=0.5))
 
 
-@pytest.mark.parametrize(("column", "forged"), [("asr", {"mean": 0.25, "low": 0.0, "high": 0.7}), ("ssim", {"mean": 0.2, "low": 0.1, "high": 0.3}),
-                                                ("seconds_per_victim", 0.1), ("label_accuracy", 0.0)])
-def test_forged_figures_of_an_attack_are_found_where_the_rank_stays(tmp_path, column, forged):
+@pytest.mark.parametrize("place", [0, 1, 2, 3], ids=["worst case", "blind", "oracle bound", "attack"])
+@pytest.mark.parametrize(("column", "forged"), [("asr", {"mean": 0.25, "low": 0.0, "high": 0.7}), ("ssim", {"mean": 0.1, "low": 0.05, "high": 0.3}),
+                                                ("seconds_per_victim", 0.1), ("label_accuracy", 0.0), ("winners", {"forged": 2})])
+def test_forged_figures_of_an_attack_are_found_where_the_rank_stays(tmp_path, place, column, forged):
     path = an_entry(tmp_path, "a")
     document = json.loads(path.read_text())
-    assert document["boards"][0]["entries"][0]["attacks"][0][column] != forged
-    document["boards"][0]["entries"][0]["attacks"][0][column] = forged
+    attacks = document["boards"][0]["entries"][0]["attacks"]
+    assert attacks[place][column] != forged
+    attacks[place][column] = forged
     path.write_text(json.dumps(document))
     assert check(path)  # it still leads
     with pytest.raises(InputError, match=r"boards\.0\.entries\.0: the numbers of mine are not those that the tables"):
@@ -70,8 +72,9 @@ def test_forged_figures_of_an_attack_are_found_where_the_rank_stays(tmp_path, co
 
 @pytest.mark.parametrize("change", [
     lambda board: board["entries"].append({**board["entries"][-1], "defense": "invented", "rank": 3}),
-    lambda board: board["entries"].pop(),
-    lambda board: board["protocol"]["evaluation"].update(victims=128)], ids=["added", "left out", "another protocol"])
+    lambda board: (board["entries"].pop(), board.update(undefended=None)),
+    lambda board: board["protocol"]["evaluation"].update(victims=128),
+    lambda board: board.update(undefended=None)], ids=["added", "left out", "another protocol", "another comparison"])
 def test_entries_that_the_run_does_not_have_and_those_left_out_are_found(tmp_path, change):
     path = an_entry(tmp_path, "a")
     document = json.loads(path.read_text())
@@ -99,10 +102,20 @@ def test_entries_of_one_protocol_share_a_board_and_others_do_not(tmp_path):
     assert "valid leaderboard: 3 boards, 8 defenses" in check(tmp_path / "site" / "leaderboard.json")
 
 
+def test_a_merged_board_compares_with_the_undefended_model_of_any_entry(tmp_path):
+    paths = []
+    for name, defenses in (("a", ["x"]), ("b", ["none", "y"]), ("c", ["z"])):
+        run = write_run(tmp_path / name, {(defense, 0): [0.1, 0.2, 0.3] for defense in defenses}, {(defense, 0): [0.5, 0.5] for defense in defenses})
+        submit(run, name, "", tmp_path / f"{name}.json")
+        paths.append(tmp_path / f"{name}.json")
+    assert [board.undefended for board in merge(paths).boards] == ["none"]
+    assert [board.undefended for board in merge(paths[:1]).boards] == [None]
+
+
 def test_another_version_of_the_portfolio_is_another_protocol(tmp_path):
     paths = [an_entry(tmp_path, name) for name in ("a", "b")]
     document = json.loads(paths[1].read_text())
-    document["boards"][0]["protocol"]["portfolio"]["version"] = 2
+    document["boards"][0]["protocol"]["portfolio"] = 2
     paths[1].write_text(json.dumps(document))
     assert len(merge(paths).boards) == 2
 
@@ -150,6 +163,18 @@ def test_the_commands(tmp_path, capsys):
     assert execute(["report", str(run), "--out", str(tmp_path / "report")]) == 0
     assert "what the tables of" in capsys.readouterr().out
     assert (tmp_path / "site" / "index.html").is_file() and (tmp_path / "report" / "leaderboard.tex").is_file()
+
+
+def test_an_entry_of_the_format_before_is_replaced_by_one_of_its_run(tmp_path):
+    """It is read nowhere else, and its error says to do this."""
+    path = an_entry(tmp_path, "a")
+    made = path.read_text()
+    path.write_text(made.replace("leakboard-entry/2", "leakboard-entry/1"))
+    for refused in (lambda: check(path), lambda: merge([path])):
+        with pytest.raises(InputError, match="submit again from a run of format 5"):
+            refused()
+    submit(tmp_path / "a", "a", "https://example.org/x", path)
+    assert path.read_text() == made
 
 
 def test_a_run_without_finished_cells_cannot_be_submitted(tmp_path):

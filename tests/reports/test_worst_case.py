@@ -1,0 +1,146 @@
+"""What the worst cases choose, from rows made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reports.worst_case import blind, informed, likeliest, oracle_bound, with_worst_cases
+
+
+def rows(*attacks, defense="mine", seed=0, epoch=0, batch=1):
+    """Rows of (attack, knowledge, score per victim, SSIM per image), all with a blind score of the same order as the score."""
+    return pd.DataFrame([
+        {"defense": defense, "seed": seed, "checkpoint_epoch": epoch, "attack": attack, "knowledge": knowledge, "victim": victim,
+         "image": image, "ssim": ssims[victim * batch + image], "score": score, "seconds": 2.0,
+         "blind_score": None if knowledge == "informed" or score is None else 10 * score}
+        for attack, knowledge, scores, ssims in attacks for victim, score in enumerate(scores) for image in range(batch)]
+    ).astype({"score": float, "blind_score": float})
+
+
+def chosen(frame):
+    """(attack, knowledge) of each victim, in order."""
+    first = frame.drop_duplicates(["defense", "seed", "checkpoint_epoch", "victim"]).sort_values(["seed", "checkpoint_epoch", "victim"])
+    return list(zip(first["attack"], first["knowledge"], strict=True))
+
+
+def test_the_lower_score_wins_though_its_similarity_is_lower():
+    frame = rows(("a", "informed", [1.0, 4.0], [0.1, 0.9]), ("b", "informed", [2.0, 3.0], [0.9, 0.1]))
+    assert chosen(informed(frame)) == [("a", "informed"), ("b", "informed")]
+    assert informed(frame)["ssim"].tolist() == [0.1, 0.1]
+    assert oracle_bound(frame).sort_values("victim")["ssim"].tolist() == [0.9, 0.9]
+
+
+def test_the_blind_worst_case_never_sees_what_was_informed():
+    """Nor the informed score of what was blind."""
+    frame = rows(("a", "informed", [-math.inf], [1.0]), ("b", "blind", [2.0], [0.5]), ("c", "both", [3.0], [0.6]))
+    assert chosen(blind(frame)) == [("b", "blind")] and chosen(informed(frame)) == [("a", "informed")]
+    frame.loc[frame["attack"] == "b", "blind_score"] = 99.0
+    assert chosen(blind(frame)) == [("c", "both")]
+    frame.loc[frame["attack"] == "a", "blind_score"] = -math.inf  # even if it had one
+    assert chosen(blind(frame)) == [("c", "both")]
+    assert blind(frame[frame["knowledge"] == "informed"]).empty
+
+
+def test_the_informed_worst_case_also_chooses_what_was_made_blindly():
+    frame = rows(("a", "informed", [3.0, 1.0], [0.5, 0.5]), ("a", "blind", [2.0, 2.0], [0.1, 0.1]))
+    assert chosen(informed(frame)) == [("a", "blind"), ("a", "informed")]
+
+
+def test_of_equal_scores_the_first_wins():
+    frame = rows(("b", "both", [1.0, 1.0], [0.1, 0.1]), ("a", "both", [1.0, 1.0], [0.9, 0.9]))
+    assert chosen(informed(frame)) == chosen(blind(frame)) == [("b", "both")] * 2
+    same = rows(("b", "both", [1.0], [0.9]), ("a", "both", [2.0], [0.9]))
+    assert chosen(oracle_bound(same)) == [("b", "both")]
+
+
+@pytest.mark.parametrize("missing", [None, math.nan])
+def test_what_has_no_score_wins_only_where_nothing_else_is(missing):
+    frame = rows(("a", "both", [missing] * 4, [1.0] * 4), ("b", "both", [5.0, math.inf, -math.inf, missing], [0.1] * 4))
+    assert chosen(informed(frame)) == chosen(blind(frame)) == [("b", "both")] * 3 + [("a", "both")]
+
+
+def test_infinite_scores_are_ordered_as_numbers():
+    frame = rows(("a", "both", [math.inf, math.inf], [1.0, 1.0]), ("b", "both", [1e300, math.inf], [0.1, 0.1]))
+    assert chosen(informed(frame)) == [("b", "both"), ("a", "both")]
+
+
+def test_the_images_of_a_victim_are_chosen_together():
+    """Also by the oracle bound: by their mean, not each by itself."""
+    frame = rows(("a", "both", [1.0, 4.0], [0.2, 0.3, 0.9, 0.1]), ("b", "both", [2.0, 3.0], [0.9, 0.0, 0.0, 0.8]), batch=2)
+    found = informed(frame)
+    assert sorted(zip(found["victim"], found["image"], found["attack"], strict=True)) == [(0, 0, "a"), (0, 1, "a"), (1, 0, "b"), (1, 1, "b")]
+    assert chosen(oracle_bound(frame)) == [("b", "both"), ("a", "both")]  # 0.45 and 0.5 against 0.25 and 0.4
+
+
+def test_every_seed_checkpoint_and_defense_chooses_for_itself():
+    better, worse = ("a", "both", [1.0], [0.5]), ("b", "both", [2.0], [0.5])
+    switched = ("a", "both", [2.0], [0.5]), ("b", "both", [1.0], [0.5])
+    frame = pd.concat([rows(better, worse), rows(*switched, seed=1), rows(*switched, epoch=5), rows(*switched, defense="other")])
+    found = informed(frame)
+    assert {tuple(place[:3]): place[3] for place in found[["defense", "seed", "checkpoint_epoch", "attack"]].to_numpy().tolist()} == {
+        ("mine", 0, 0): "a", ("mine", 1, 0): "b", ("mine", 0, 5): "b", ("other", 0, 0): "b"}
+
+
+def test_a_later_attack_changes_the_choice_where_it_is_likelier():
+    before = rows(("a", "both", [2.0, 2.0], [0.2, 0.2]))
+    after = pd.concat([before, rows(("later", "informed", [1.0, 3.0], [0.9, 0.9]))])
+    assert chosen(informed(before)) == [("a", "both")] * 2
+    assert chosen(informed(after)) == [("later", "informed"), ("a", "both")] and chosen(blind(after)) == chosen(blind(before))
+
+
+def test_the_time_is_that_of_all_that_was_chosen_among():
+    """Of a batch once, not once per image; of a blind attacker without what was informed."""
+    frame = rows(("a", "blind", [1.0], [0.5, 0.5]), ("b", "informed", [2.0], [0.5, 0.5]), ("c", "both", [3.0], [0.5, 0.5]), batch=2)
+    assert informed(frame)["seconds"].tolist() == oracle_bound(frame)["seconds"].tolist() == [6.0, 6.0]
+    assert blind(frame)["seconds"].tolist() == [4.0, 4.0]
+
+
+def test_groups_of_attacks_choose_for_themselves():
+    frame = rows(("a(x=1)", "both", [1.0], [0.5]), ("a(x=2)", "both", [0.0], [0.5]), ("b", "both", [2.0], [0.5]))
+    found = likeliest(frame.assign(name=frame["attack"].str[0]), "score", ["name"])
+    assert dict(zip(found["attack"], found["seconds"], strict=True)) == {"a(x=2)": 4.0, "b": 2.0}
+
+
+def test_rows_of_attacks_stay_and_those_that_were_chosen_say_whose_they_are():
+    frame = rows(("a", "informed", [1.0], [0.1]), ("b", "blind", [2.0], [0.9]))
+    found = with_worst_cases(frame)
+    told = found[["kind", "attack", "knowledge", "of_attack", "of_knowledge", "ssim"]].to_numpy().tolist()
+    assert told == [["attack", "a", "informed", "a", "informed", 0.1], ["attack", "b", "blind", "b", "blind", 0.9],
+                    ["worst case", "worst case", "informed", "a", "informed", 0.1], ["worst case", "worst case", "blind", "b", "blind", 0.9],
+                    ["oracle bound", "oracle bound", "", "b", "blind", 0.9]]
+
+
+scores = st.none() | st.sampled_from([0.0, 1.0, 2.0, math.inf, -math.inf])
+similarities = st.floats(-1, 1)
+
+
+@st.composite
+def runs(draw):
+    """Up to four attacks on up to three victims of up to two images, of two seeds."""
+    victims, batch = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    of = draw(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["blind", "informed", "both"])), min_size=1, max_size=4, unique=True))
+    lists = lambda element, count: draw(st.lists(element, min_size=count, max_size=count))  # noqa: E731
+    return pd.concat([rows(*((*attack, lists(scores, victims), lists(similarities, victims * batch)) for attack in of), seed=seed, batch=batch)
+                      for seed in (0, 1)], ignore_index=True)
+
+
+@given(frame=runs())
+def test_the_choices_by_their_definition(frame):
+    """One victim after another, in plain Python; and the oracle bound is at least as alike as either worst case."""
+    for choose, score, allowed in ((informed, "score", {"blind", "informed", "both"}), (blind, "blind_score", {"blind", "both"})):
+        expected = []
+        for _, victim in frame[frame["knowledge"].isin(allowed)].groupby(["seed", "victim"]):
+            candidates = victim.drop_duplicates(["attack", "knowledge"]).to_dict("records")
+            best = min(candidates, key=lambda row: (math.isnan(row[score]), 0.0 if math.isnan(row[score]) else row[score]))
+            expected.append((best["attack"], best["knowledge"]))
+        found = choose(frame)
+        assert chosen(found) == expected
+        assert len(found) == len(expected) * frame["image"].nunique()
+        bound = oracle_bound(frame[frame["knowledge"].isin(allowed)])
+        assert not len(found) or np.mean(bound["ssim"]) >= np.mean(found["ssim"]) - 1e-12
