@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from attack_cases import observation_of
 from conftest import MODELS
 from torch import nn
 
+import attacks
 from attacks import InvertingGradients, Observation
 from attacks.labels import idlg_labels, known_or_inferred_labels
+from attacks.score import score
 from defenses import NoDefense
 
 
@@ -60,3 +64,21 @@ def test_observation_checks_its_shapes():
         Observation(**{**observation.__dict__, "shared": {**observation.shared, "0.bias": torch.zeros(3)}})
     with pytest.raises(ValueError, match="labels must be"):
         Observation(**{**observation.__dict__, "labels": torch.zeros(3, 2, dtype=torch.long)})
+
+
+@pytest.mark.parametrize("model", ["lenet", "mlp"])
+@pytest.mark.parametrize("specification", [
+    "inverting-gradients(iterations=4)", "feature-matching(iterations=4)", "idlg(iterations=4)", "dlg(iterations=4)", "analytic",
+    "see-through-gradients(iterations=4)"])
+def test_labels_that_are_probabilities_are_matched_as_such(specification, model):
+    """One-hot ones give what class indices give, and the labels that are returned are classes."""
+    observation, x = observation_of("none", model, dtype=torch.float64)
+    probable = replace(observation, labels=nn.functional.one_hot(observation.labels, 5).double())
+    attack = attacks.create(specification)
+    if attack.obstacle(observation):
+        assert model == "lenet" and specification == "analytic"
+        return
+    one, other = (attack.reconstruct(o, seed=0) for o in (observation, probable))
+    torch.testing.assert_close(one.images, other.images, rtol=0, atol=1e-9)
+    assert torch.equal(one.labels, other.labels)
+    torch.testing.assert_close(score(observation, x, observation.labels, 0), score(observation, x, probable.labels, 0))
