@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toy_defenses  # noqa: F401 - the registry is the same whichever tests are chosen
 from hypothesis import settings
 from PIL import Image
 from torch import nn

@@ -26,7 +26,8 @@ def trained(shapes, specification: str, epochs: int = 3, model: str = "mlp", see
 def test_every_defense_trains_and_repeats(shapes, specification):
     (first, epochs), (second, again) = (trained(shapes, specification) for _ in range(2))
     assert [e.epoch for e in epochs] == [0, 1, 2, 3]
-    assert epochs[0].train_loss is None and epochs[3].train_loss > 0
+    # Of the first epoch: later the two colours can be so far apart that float32 rounds the loss to nothing.
+    assert epochs[0].train_loss is None and epochs[1].train_loss > 0
     assert [(e.train_loss, e.test_accuracy, e.epsilon) for e in epochs] == [(e.train_loss, e.test_accuracy, e.epsilon) for e in again]
     for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True):
         assert torch.equal(a, b)
