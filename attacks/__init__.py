@@ -1,18 +1,18 @@
 """Gradient-inversion attacks: what an honest-but-curious server can do with a shared gradient."""
 
-from attacks.analytic import Analytic
-from attacks.averaging import Averaging
 from attacks.base import Attack, Observation, Progress, Reconstruction, Round
-from attacks.dlg import DLG, IDLG
-from attacks.feature_matching import FeatureMatching
-from attacks.inverting_gradients import InvertingGradients
-from attacks.likelihood import Likelihood
-from attacks.omit_stochastic import OmitStochastic
+from attacks.methods.analytic import Analytic
+from attacks.methods.averaging import Averaging
+from attacks.methods.dlg import DLG, IDLG
+from attacks.methods.feature_matching import FeatureMatching
+from attacks.methods.inverting_gradients import InvertingGradients
+from attacks.methods.likelihood import Likelihood
+from attacks.methods.omit_stochastic import OmitStochastic
+from attacks.methods.see_through_gradients import SeeThroughGradients
 from attacks.portfolio import BUDGETS
 from attacks.portfolio import portfolio as members
-from attacks.see_through_gradients import SeeThroughGradients
-from defenses import checks
-from defenses.registry import Registry, SpecificationError, parse, unknown
+from defenses.support import checks
+from defenses.support.registry import Registry, SpecificationError, parse, unknown
 
 registry: Registry[Attack] = Registry("attack", Attack)
 registry.register(InvertingGradients)

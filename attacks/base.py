@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from attacks.upload import upload
 from defenses import Defense, Facts, Release
-from defenses.registry import label, parameters
 from defenses.stochastic import stochastic_layers
+from defenses.support.registry import label, parameters
+from defenses.support.upload import upload
 
 #: Called with the number of optimisation iterations done so far and in all.
 Progress = Callable[[int, int], None]

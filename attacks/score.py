@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.knowledge import layers_that_see_the_image, told, with_knowledge
-from attacks.matching import GradientMatcher
-from attacks.objectives import Comparison, Objective, layer_of, total
-from attacks.seeds import derive
-from attacks.total_variation import total_variation
-from attacks.upload import upload
-from attacks.width import filled
+from attacks.engine.matcher import GradientMatcher
+from attacks.objective.objectives import Comparison, Objective, layer_of, total
+from attacks.objective.total_variation import total_variation
+from attacks.reading.knowledge import layers_that_see_the_image, told, with_knowledge
+from attacks.search.width import filled
+from defenses.support.seeds import derive
+from defenses.support.upload import upload
 
 #: Candidates whose scores are computed at once.
 _AT_ONCE = 64
@@ -97,7 +97,7 @@ def _evaluate(observation: Observation, objective: Objective, images: Tensor, la
     costs = []
     for start in range(0, len(observation), _AT_ONCE):
         places = list(range(start, min(start + _AT_ONCE, len(observation))))
-        # Slots that are left over compute what nobody reads (attacks.width).
+        # Slots that are left over compute what nobody reads (attacks.search.width).
         slots = places + places[:1] * (filled(len(places), _AT_ONCE) - len(places))
         seeds = [derive(seed, "score", observation.victims[place]) for place in slots]
         matcher = GradientMatcher(observation, labels, objective, seeds=seeds, positions=slots)

@@ -8,10 +8,10 @@ from typing import Any
 import attacks
 import defenses
 from benchmark.config import load_preset, presets
-from benchmark.datasets import DATASETS
+from benchmark.data.datasets import DATASETS
 from benchmark.errors import InputError
 from benchmark.models import MODELS
-from defenses.registry import unknown
+from defenses.support.registry import unknown
 
 
 def catalogue(what: str | None) -> str:

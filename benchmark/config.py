@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 import attacks
 import defenses
 from benchmark.errors import InputError
-from defenses.registry import SpecificationError, unknown
+from defenses.support.registry import SpecificationError, unknown
 
 Precision = Literal["float32", "bfloat16"]
 PositiveInt = Annotated[int, Field(ge=1)]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmark.errors import InputError
-from defenses.registry import unknown
+from defenses.support.registry import unknown
 
 _TORCHVISION = "torchvision:"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import attacks
 import defenses
 from benchmark.errors import InputError
-from defenses.registry import SpecificationError
+from defenses.support.registry import SpecificationError
 
 
 @dataclass(frozen=True)

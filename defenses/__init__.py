@@ -12,10 +12,10 @@ from defenses.ppp import PPP
 from defenses.precode import PRECODE, VariationalBottleneck
 from defenses.private import Private, client_loss
 from defenses.pruning import GradientPruning
-from defenses.registry import Registry, SpecificationError, split_composition
 from defenses.release import Clipped, Intervals, Kept, Noise, Release, Scaled, Sign, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
+from defenses.support.registry import Registry, SpecificationError, split_composition
 
 registry: Registry[Defense] = Registry("defense", Defense)
 registry.register(NoDefense)

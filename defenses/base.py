@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from defenses.private import Private
-from defenses.registry import SpecificationError, label, parameters
 from defenses.release import Release, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
+from defenses.support.registry import SpecificationError, label, parameters
 
 
 class Account(Protocol):

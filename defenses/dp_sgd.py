@@ -17,11 +17,11 @@ from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from defenses import checks
 from defenses.base import Account, Defense
-from defenses.out_of_place import OutOfPlace
 from defenses.release import Clipped, Noise, Release, Stage, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, Step
+from defenses.support import checks
+from defenses.support.out_of_place import OutOfPlace
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from defenses import checks
 from defenses.base import Defense
 from defenses.release import Noise, Release
 from defenses.step import Facts, Gradients, Step
+from defenses.support import checks
 
 
 @dataclass(frozen=True)

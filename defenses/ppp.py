@@ -8,13 +8,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from defenses import checks
 from defenses.base import Defense
 from defenses.noise import NoisyGradients
 from defenses.precode import PRECODE
 from defenses.pruning import GradientPruning
 from defenses.release import Release
 from defenses.step import Facts, Gradients, Step
+from defenses.support import checks
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defenses import checks
 from defenses.base import Defense
-from defenses.last_linear import last_linear, replace
 from defenses.release import Release
 from defenses.step import Facts
 from defenses.stochastic import StochasticLayer
+from defenses.support import checks
+from defenses.support.last_linear import last_linear, replace
 
 
 class VariationalBottleneck(StochasticLayer):

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from defenses import checks
 from defenses.base import Defense
 from defenses.release import Kept, Release
 from defenses.step import Facts, Gradients, Step
+from defenses.support import checks
 
 
 @dataclass(frozen=True)

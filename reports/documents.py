@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 from pydantic import ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
 from benchmark.errors import InputError
-from benchmark.results import FORMAT
+from benchmark.store.results import FORMAT
 from reports.entries import STRICT, Board, Count, Entry, Name, Text, ranked
 from reports.statistics import Estimate
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
 
-from benchmark.results import SUCCESS_SSIM
+from benchmark.store.results import SUCCESS_SSIM
 from reports.drawing import MOST_NAMES, Palette, figure, legend, plain, save, style
 from reports.entries import WORST_CASE, Board
 from reports.leaderboard import Section

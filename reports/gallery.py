@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from benchmark.errors import InputError
-from benchmark.results import Cell, images_key
+from benchmark.store.results import Cell, images_key
 from reports.entries import AttackResult, Entry
 from reports.leaderboard import Section
 from reports.text import attacker, checkpoint

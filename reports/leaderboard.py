@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from benchmark.errors import InputError
-from benchmark.results import Cell, Run
+from benchmark.store.results import Cell, Run
 from reports.attack_results import attack_results
 from reports.documents import parse
 from reports.entries import AttackResult, Board, Entry, Protocol, ranked

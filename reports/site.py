@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.errors import InputError
-from benchmark.results import read_run
+from benchmark.store.results import read_run
 from reports.documents import Leaderboard
 from reports.leaderboard import Section, build
 from reports.other_forms import CSV, write_other_forms

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from benchmark.errors import InputError
-from benchmark.recording import write_atomically
-from benchmark.results import Run, read_run
+from benchmark.store.recording import write_atomically
+from benchmark.store.results import Run, read_run
 from reports.documents import EarlierDocument, Leaderboard, RunRecord, Submission, parse, read_document, to_json
 from reports.entries import Board, Entry, Protocol, ranked
 from reports.leaderboard import build

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import defenses
 from attacks import Observation, Round
-from attacks.objectives import Objective
+from attacks.objective.objectives import Objective
 from defenses import Batch, client_loss
 from defenses.stochastic import stochastic_layers
 

@@ -25,15 +25,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import attacks
 import defenses
-from attacks.matching import GradientMatcher
-from benchmark import evaluation, training
+from attacks.engine.matcher import GradientMatcher
 from benchmark.config import Evaluation
-from benchmark.datasets import Dataset
-from benchmark.evaluation import Victims
-from benchmark.loaders import BatchLoader, LabelledImages
+from benchmark.data.datasets import Dataset
+from benchmark.data.loaders import BatchLoader, LabelledImages
+from benchmark.measure import evaluation, training
+from benchmark.measure.evaluation import Victims
 
 DEVICE = torch.device("cuda:0")
-DEFENSES = [cls.name for cls in defenses.registry if not cls().guarantees]
+DEFENSES = [cls.name for cls in defenses.registry if cls.__module__.startswith("defenses.") and not cls().guarantees]
 
 
 def zeros_for(outputs, inputs, *arguments, **others):
@@ -51,8 +51,8 @@ def stand_in(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch, "equal", lambda a, b: a.shape == b.shape and len(a) == 1)  # the pixels of one image; no two rounds are equal
     patch.setattr(torch.Tensor, "tolist", lambda tensor: torch.zeros(tensor.shape, device="cpu").numpy().tolist())
     patch.setattr(GradientMatcher, "_disagreement", lambda *arguments: None)
-    patch.setattr("attacks.layer_gradients.factors", lambda gradients, rank: None)
-    for module in ("optimization", "dlg"):
+    patch.setattr("attacks.engine.layers.layer_gradients.factors", lambda gradients, rank: None)
+    for module in ("search.optimization", "methods.dlg"):
         patch.setattr(f"attacks.{module}.choose_width", lambda problem, waiting: 4)
 
 

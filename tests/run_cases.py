@@ -9,8 +9,9 @@ import time
 
 import torch
 
-from benchmark import results, runner
 from benchmark.config import make_grid
+from benchmark.run import runner
+from benchmark.store import results
 
 CPU = torch.device("cpu")
 

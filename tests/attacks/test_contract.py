@@ -14,7 +14,7 @@ from toy_defenses import TOYS
 
 import attacks
 import defenses
-from attacks.matching import GradientMatcher
+from attacks.engine.matcher import GradientMatcher
 from attacks.score import score
 
 #: Parameters that make an attack short, where it has them.
@@ -123,9 +123,9 @@ def test_stays_on_the_device(cls, defense, monkeypatch):
     """On fake tensors of another device: an operation that meets a tensor left on the CPU raises."""
     # Fake numbers cannot be compared, nor memory be measured.
     monkeypatch.setattr(GradientMatcher, "_disagreement", lambda *arguments: None)
-    for module in ("optimization", "dlg"):
+    for module in ("search.optimization", "methods.dlg"):
         monkeypatch.setattr(f"attacks.{module}.choose_width", lambda problem, waiting: len(waiting) - 1)
-    monkeypatch.setattr("attacks.layer_gradients.factors", lambda g, rank: None if defense == "noise" else (g[..., :rank], g[:, :rank]))
+    monkeypatch.setattr("attacks.engine.layers.layer_gradients.factors", lambda g, rank: None if defense == "noise" else (g[..., :rank], g[:, :rank]))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):
         options = {"client_generator": torch.Generator("cpu")}
         observation = where_it_applies(cls, **options) if defense is None else observed(cls, defense, "lenet", **options)

@@ -11,10 +11,10 @@ from attack_cases import observation_of
 from torch.nn import functional as F
 
 import attacks
+from attacks.objective.total_variation import total_variation
 from attacks.portfolio import BUDGETS, SETTINGS, VERSION, portfolio
 from attacks.score import score
-from attacks.total_variation import total_variation
-from defenses.registry import SpecificationError
+from defenses.support.registry import SpecificationError
 
 
 @pytest.mark.parametrize("budget", BUDGETS)

@@ -177,7 +177,7 @@ def test_a_report_needs_no_torch(shapes, tmp_path, capsys):
 
 
 def test_interrupting_keeps_and_explains(shapes, tmp_path, capsys, monkeypatch):
-    from benchmark import runner
+    from benchmark.run import runner
 
     def interrupt(plan, display, executor):
         raise KeyboardInterrupt

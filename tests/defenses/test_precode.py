@@ -11,8 +11,8 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from defenses import PRECODE, VariationalBottleneck, client_loss
-from defenses.last_linear import last_linear
 from defenses.precode import bottlenecks
+from defenses.support.last_linear import last_linear
 
 
 def test_divergence_is_that_of_torch_distributions_in_bits():

@@ -7,11 +7,11 @@ from torch.nn import functional as F
 
 import defenses
 from attacks import Observation
-from attacks.objectives import Objective
-from attacks.problem import Problem, Start
-from attacks.schedule import Schedule
-from attacks.signed_adam import SignedAdam
-from attacks.width import choose_width
+from attacks.objective.objectives import Objective
+from attacks.search.problem import Problem, Start
+from attacks.search.schedule import Schedule
+from attacks.search.signed_adam import SignedAdam
+from attacks.search.width import choose_width
 from benchmark import models
 
 

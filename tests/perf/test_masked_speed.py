@@ -11,8 +11,8 @@ import time
 import torch
 from speed_cases import observe
 
-from attacks.matching import GradientMatcher
-from attacks.objectives import Objective
+from attacks.engine.matcher import GradientMatcher
+from attacks.objective.objectives import Objective
 
 
 def test_ratio_to_the_step_without_masks(benchmark):

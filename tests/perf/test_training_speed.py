@@ -18,9 +18,9 @@ from torchvision import transforms
 import defenses
 from benchmark import models
 from benchmark.config import Training
-from benchmark.datasets import Dataset
-from benchmark.loaders import LabelledImages
-from benchmark.training import make_private, train
+from benchmark.data.datasets import Dataset
+from benchmark.data.loaders import LabelledImages
+from benchmark.measure.training import make_private, train
 
 IMAGES = 12_000
 BATCH = 64

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark import recording, results
-from benchmark.results import images_key
+from benchmark.store import recording, results
+from benchmark.store.results import images_key
 
 ATTACK = "inverting-gradients(iterations=1)"
 KNOWN = ("blind", "informed")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_cases import write_run
 
-from benchmark.results import read_run
+from benchmark.store.results import read_run
 from reports.latex import escape, latex
 from reports.leaderboard import build
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from report_cases import write_cells, write_run
 
-from benchmark import results
+from benchmark.store import results
 from reports import text
 from reports.columns import attack_table, board_columns, overview
 from reports.entries import AttackResult

@@ -105,7 +105,7 @@ def test_the_gallery_shows_the_stored_images_and_their_scores(tmp_path):
     import numpy as np
     from PIL import Image
 
-    from benchmark.results import images_key, read_run
+    from benchmark.store.results import images_key, read_run
     from reports.gallery import Pictures
     from reports.leaderboard import build
     scores = np.linspace(0.9, 0.1, 20).tolist()
@@ -139,7 +139,7 @@ def test_the_worst_case_shows_the_images_of_the_attacks_that_were_chosen(tmp_pat
     import numpy as np
     from PIL import Image
 
-    from benchmark.results import images_key, read_run
+    from benchmark.store.results import images_key, read_run
     from reports.gallery import Pictures
     from reports.leaderboard import build
     score, ssim = {"a": [1.0, 9.0, 1.0], "b": [2.0, 2.0, 2.0]}, {"a": [0.1, 0.2, 0.8], "b": [0.9, 0.3, 0.7]}
@@ -165,7 +165,7 @@ def test_the_worst_case_shows_the_images_of_the_attacks_that_were_chosen(tmp_pat
 
 
 def test_the_gallery_of_a_board_shows_the_checkpoint_that_ranks(tmp_path):
-    from benchmark.results import read_run
+    from benchmark.store.results import read_run
     from reports.gallery import Pictures
     from reports.leaderboard import build
     attacks = {(epoch, "a", "both"): ssims for epoch, ssims in ((0, [0.1, 0.1]), (2, [0.9, 0.2]), (5, [0.3, 0.3]))}
@@ -189,7 +189,7 @@ def test_the_curve_of_similarities_gives_the_share_at_least_as_high():
 
 def test_the_figure_of_similarities_chooses_settings_by_score(tmp_path):
     """Per victim, blind and informed apart; an attack made once for both is in both."""
-    from benchmark.results import read_run
+    from benchmark.store.results import read_run
     from reports.figures import _by_name
     from reports.leaderboard import build
     attacks = {(0, "a(x=1)", "informed"): {"ssim": [0.1, 0.2], "score": [1.0, 9.0]}, (0, "a(x=2)", "informed"): {"ssim": [0.9, 0.3], "score": [2.0, 2.0]},
@@ -250,7 +250,7 @@ def test_a_run_without_any_result_still_has_a_report(tmp_path):
 def test_images_that_do_not_belong_to_the_tables_are_named(tmp_path, shape, message):
     import numpy as np
 
-    from benchmark.results import images_key
+    from benchmark.store.results import images_key
     run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.7, 0.1]})
     (file,) = run.glob("cells/*/attack-*/images.npz")
     wrong = np.zeros(shape, dtype=np.uint8)

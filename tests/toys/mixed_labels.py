@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch.nn import functional as F
 
 from defenses import Batch, Defense
-from defenses.last_linear import last_linear
+from defenses.support.last_linear import last_linear
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,164 @@
+"""The gradient-matching engine: how well candidate images explain the observed gradients, for many victims at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from attacks.base import Observation
+from attacks.engine.compiled import Step, compiled_or_plain
+from attacks.engine.general import GeneralStep
+from attacks.engine.memory import saved_bytes
+from attacks.engine.slots import Slots
+from attacks.engine.structured import StructuredStep, Unsuitable
+from attacks.objective.objectives import Objective
+from defenses import client_loss
+from defenses.stochastic import sampling, stochastic_layers
+from defenses.support.seeds import VictimNoise, derive
+from defenses.support.upload import upload
+
+log = logging.getLogger("leakboard")
+
+#: Draws of a stochastic layer's noise that are made ahead for each victim.
+_NOISE_BLOCK = 64
+#: Live copies of what the general step keeps for a victim: gradients, activations, and their derivatives.
+_COPIES_WHERE_FORMED = 6
+
+
+class GradientMatcher:
+    """An objective of gradient matching and its derivative with respect to candidate images.
+
+    The candidate's gradient is that of the client's loss, the regularizer of a known defense included. A stochastic model samples
+    its noise afresh in each evaluation. Models made of known layers are matched without forming the gradients of their large
+    layers; others by the general step, which is told once in the log.
+
+    Args:
+        observation: the victims.
+        labels: [N, B].
+        objective: of the matching.
+        seeds: of the model's sampling, one for each slot.
+        positions: the victim of each slot, by its position in the observation; by default all, one slot each.
+        reloaded: whether :meth:`load` is called, for which the gradients in the slots are copied.
+
+    Raises:
+        ValueError: the objective names layers or masks that the observation does not have.
+    """
+
+    def __init__(self, observation: Observation, labels: Tensor, objective: Objective, *, seeds: Sequence[int],
+                 positions: Sequence[int] | None = None, reloaded: bool = False) -> None:
+        objective.check(observation.shared)
+        self._arguments = (observation, labels, objective)
+        self._positions, self._reloaded = range(len(observation)) if positions is None else positions, reloaded
+        self._stochastic = list(stochastic_layers(observation.module).values())
+        self._noise = [
+            VictimNoise([derive(seed, "bottleneck", i) for seed in seeds], (observation.batch_size, layer.size), observation.mean,
+                        block=_NOISE_BLOCK)
+            for i, layer in enumerate(self._stochastic if not objective.codes else [])
+        ]
+        self.step_of_slots: StructuredStep | GeneralStep
+        self._compiled: Step | None = None
+        try:
+            self.step_of_slots = StructuredStep(*self._arguments, self._slots())
+            self._checked = False
+        except Unsuitable as reason:
+            self.step_of_slots = self._general(str(reason))
+            self._checked = True
+
+    def step(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate normalised images [S, B, C, H, W].
+
+        Returns:
+            The derivative of each victim's objective, of the images' shape, and the objective [S].
+        """
+        noise = self._draw(images)
+        return (self.step_of_slots if self._compiled is None else self._compiled)(images, noise)
+
+    def step_with_labels(self, images: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate normalised images under labels that are probabilities, the softmax of ``logits`` [S, B, classes].
+
+        Returns:
+            The derivatives of each victim's objective by the images and by the logits, and the objective [S].
+        """
+        return self.step_of_slots.with_labels(images, logits, self._draw(images))
+
+    def _draw(self, images: Tensor) -> list[Tensor]:
+        """The model's noise for the next evaluation; before the first, both steps are compared."""
+        noise = [stream.draw() for stream in self._noise]
+        if not self._checked:
+            self._checked = True
+            reason = self._disagreement(images, noise)
+            if reason is not None:
+                del self.step_of_slots  # before the other takes its memory
+                self.step_of_slots = self._general(reason)
+        return noise
+
+    def compile(self, images: Tensor) -> None:
+        """Compile the step for as many slots as there are; :meth:`keep` ends it."""
+        self._compiled = compiled_or_plain(self.step_of_slots, images, self.noise_like(images))
+
+    def load(self, slot: int, position: int, seed: int) -> None:
+        """Give a slot to another victim, whose sampling begins; no other slot changes."""
+        self.step_of_slots.slots.load(slot, position)
+        for i, stream in enumerate(self._noise):
+            stream.restart(slot, derive(seed, "bottleneck", i))
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Go on with some of the slots only."""
+        self._compiled = None
+        self.step_of_slots.slots.keep(slots)
+        for stream in self._noise:
+            stream.keep(slots)
+
+    def bytes_per_victim(self, image: Tensor) -> int:
+        """What a step takes for each victim: the gradients held for it, and what autograd keeps for a candidate [1, B, C, H, W]."""
+        held, weights = self.step_of_slots.slots.bytes_per_slot(), list(self._arguments[0].module.parameters())
+        if isinstance(self.step_of_slots, GeneralStep):  # whose passes through torch.func cannot be looked into
+            observation, labels, _ = self._arguments
+            x = image.detach().clone().requires_grad_()
+            zeros = [epsilon.flatten(0, 1) for epsilon in self._zeros(image)]
+            with sampling(self._stochastic, zeros):
+                kept = saved_bytes(lambda: client_loss(observation.defense, observation.module, x.flatten(0, 1), labels[0]),
+                                   shared=weights)
+            return _COPIES_WHERE_FORMED * (held + kept)
+        return held + 2 * saved_bytes(lambda: self.step_of_slots(image, self.noise_like(image)), shared=weights)
+
+    def noise_like(self, images: Tensor) -> list[Tensor]:
+        """Noise of the stochastic layers for images [S, B, C, H, W] that is drawn from no victim's stream: zeros; none where
+        codes are replayed."""
+        return [] if self._arguments[2].codes else self._zeros(images)
+
+    def _zeros(self, images: Tensor) -> list[Tensor]:
+        return [images.new_zeros(*images.shape[:2], layer.size) for layer in self._stochastic]
+
+    def _slots(self) -> Slots:
+        return Slots(self._positions, len(self._arguments[0]), reloaded=self._reloaded)
+
+    def _disagreement(self, images: Tensor, noise: list[Tensor]) -> str | None:
+        """Compare both steps on the first two victims: what a forward pass does beside its layers (a weight used by a function,
+        images not in the first dimension) cannot be seen from the list of layers."""
+        observation, labels, objective = self._arguments
+        places = self._positions[:2]
+        some = observation.select(places)
+        index = upload(list(places), labels.device)
+        objective = objective.select(places).well_conditioned()
+        given = images[: len(some)], [n[: len(some)] for n in noise]
+        steps = (kind(some, labels[index], objective, Slots(range(len(some)), len(some), reloaded=False))
+                 for kind in (GeneralStep, StructuredStep))
+        (expected, expected_cost), (derivative, cost) = (step(*given) for step in steps)
+        # Rounding in float32 stays two orders of magnitude below, also where gradients are kept in bfloat16 (three digits);
+        # a gradient that is not finite has nothing to compare.
+        tolerance = 1e-1 if objective.storage == "bfloat16" else 1e-2
+        wrong = (cost - expected_cost).abs() > tolerance / 10 * (1 + expected_cost.abs())
+        wrong_derivative = (derivative - expected).norm() > tolerance * expected.norm()
+        return "the model uses its parameters in other ways than its layers do" if bool(wrong.any() | wrong_derivative) else None
+
+    def _general(self, reason: str) -> GeneralStep:
+        if reason not in _told:
+            _told.add(reason)
+            log.info("gradients are matched by the general step, which is slower: %s", reason)
+        return GeneralStep(*self._arguments, self._slots())
+
+
+_told: set[str] = set()

@@ -1,0 +1,75 @@
+"""Observed gradients of large matrices, stored for their products with vectors from either side."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attacks.engine.kernels.one_read import both_products
+from attacks.engine.slots import Slots, to_type
+
+#: Victims whose gradients are factored at once.
+_AT_ONCE = 4
+#: A larger rank is not looked for.
+_LARGEST_RANK = 32
+
+
+class Matrices(Protocol):
+    """One matrix G [O, I] a slot."""
+
+    def products(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Of [S, P, O] and [S, P, I]: left G [S, P, I] and right G^T [S, P, O]."""
+
+
+class Dense:
+    """Stored as they are, masks as bytes, or rounded to bfloat16; each matrix is read once for both products."""
+
+    def __init__(self, gradients: Tensor, slots: Slots, *, bfloat16: bool = False) -> None:
+        self._held = slots.hold(gradients, to_type(torch.bfloat16) if bfloat16 else None)
+
+    def products(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        return both_products(self._held.value, left, right)
+
+
+class Factored:
+    """Stored as U V with few columns U [O, R] and rows V [R, I]."""
+
+    def __init__(self, factors: tuple[Tensor, Tensor], slots: Slots) -> None:
+        self._u, self._v = (slots.hold(factor) for factor in factors)
+
+    def products(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        u, v = self._u.value, self._v.value
+        return (left @ u) @ v, (right @ v.mT) @ u.mT
+
+
+def factors(gradients: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
+    """Write matrices [N, O, I] as U [N, O, R] times V [N, R, I], where all of them have a rank of at most ``rank``.
+
+    The gradient of a linear layer is a sum of one outer product an image (and position), so that of an undefended client has
+    such a rank. Columns of U are an orthonormal basis of the range, from products with random vectors (Halko et al., 2011).
+
+    Returns:
+        The factors, whose product is the given matrices to the rounding of their type; None where the rank of any is larger, or
+        where the factors would not be at least four times smaller.
+    """
+    victims, rows, columns = gradients.shape
+    if rank > _LARGEST_RANK or 4 * rank * (rows + columns) > rows * columns:
+        return None
+    generator = torch.Generator("cpu").manual_seed(0)
+    probes = torch.randn(columns, rank, generator=generator, device="cpu").to(gradients)
+    u, v = gradients.new_empty(victims, rows, rank), gradients.new_empty(victims, rank, columns)
+    for start in range(0, victims, _AT_ONCE):
+        some = gradients[start : start + _AT_ONCE]
+        if not bool(torch.isfinite(some).all()):
+            return None
+        basis = torch.linalg.qr(some @ probes).Q
+        # Once to and fro: random vectors may nearly miss a direction, those of the row space do not.
+        basis = torch.linalg.qr(some @ torch.linalg.qr(some.mT @ basis).Q).Q
+        right = basis.mT @ some
+        lost = (some - basis @ right).square().sum((1, 2))
+        if not bool((lost <= (16 * torch.finfo(some.dtype).eps) ** 2 * some.square().sum((1, 2))).all()):
+            return None
+        u[start : start + _AT_ONCE], v[start : start + _AT_ONCE] = basis, right
+    return u, v

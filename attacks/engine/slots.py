@@ -1,0 +1,80 @@
+"""Tensors of the victims that an optimisation works on at present, each in a slot that another victim takes over later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from defenses.support.upload import upload
+
+
+class Held:
+    """A tensor of one entry a slot; its place in memory stays, so that a compiled step sees what is loaded later."""
+
+    def __init__(self, source: Tensor, arrange: Callable[[Tensor], Tensor], slots: Slots) -> None:
+        self._source, self._arrange = source, arrange
+        if slots.plain and arrange is as_it_is:
+            self.value = source
+        else:
+            first = arrange(source[slots.positions[0]][None])
+            self.value = first.new_empty((len(slots.positions), *first.shape[1:]))
+            for slot, position in enumerate(slots.positions):  # one by one: an arranged copy of all would double the memory
+                self.load(slot, position)
+
+    def keep(self, slots: Tensor) -> None:
+        self.value = self.value[slots]
+
+    def load(self, slot: int, position: int) -> None:
+        self.value[slot] = self._arrange(self._source[position][None])[0]
+
+
+class Slots:
+    """Which victim is in which slot.
+
+    Args:
+        positions: the victim of each slot, by its position in the observation.
+        victims: how many there are.
+        reloaded: whether slots are given to other victims later; if not, and all victims are there, nothing is copied.
+    """
+
+    def __init__(self, positions: Sequence[int], victims: int, *, reloaded: bool) -> None:
+        self.positions = list(positions)
+        self.plain = not reloaded and self.positions == list(range(victims))
+        self._held: list[Held] = []
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def hold(self, source: Tensor, arrange: Callable[[Tensor], Tensor] | None = None) -> Held:
+        """Keep the entries of ``source`` [victims, ...] for the victims in the slots, each passed through ``arrange`` [1, ...]."""
+        held = Held(source, as_it_is if arrange is None else arrange, self)
+        self._held.append(held)
+        return held
+
+    def load(self, slot: int, position: int) -> None:
+        """Give a slot to another victim."""
+        self.positions[slot] = position
+        for held in self._held:
+            held.load(slot, position)
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Go on with some of the slots only."""
+        self.positions = [self.positions[slot] for slot in slots]
+        for held in self._held:
+            held.keep(upload(list(slots), held.value.device))
+
+    def bytes_per_slot(self) -> int:
+        """What all held tensors take for one victim."""
+        return sum(held.value[0].numel() * held.value.element_size() for held in self._held)
+
+
+def as_it_is(values: Tensor) -> Tensor:
+    """No arrangement."""
+    return values
+
+
+def to_type(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Storage in another type."""
+    return lambda values: values.to(dtype)

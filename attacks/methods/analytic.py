@@ -1,0 +1,87 @@
+"""Images read from the gradient of a first linear layer, without optimisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, Observation, Progress, Reconstruction
+from attacks.reading.knowledge import layer_input
+from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
+from attacks.reading.separation import separated_inputs
+from defenses.stochastic import no_noise, sampling, stochastic_layers
+
+
+@dataclass(frozen=True)
+class Analytic(Attack):
+    """Read the input of a first linear layer with bias from its gradient (Phong et al., 2018; Geiping et al., 2020, prop. 3.1).
+
+    For one image every row i gives x = (dL/dW_i) / (dL/db_i), and all rows together a least-squares estimate, which also averages
+    noise. For more images, rows whose unit is active for one image alone give that image (:mod:`attacks.reading.separation`). What
+    comes behind the layer does not matter. An informed attacker takes off what the variance of known noise adds, and leaves out
+    what was set to zero. There is nothing to choose.
+    """
+
+    name: ClassVar[str] = "analytic"
+    summary: ClassVar[str] = "images are read from the gradient of a first linear layer"
+    paper: ClassVar[str] = "Phong et al., 2018"
+    threat_model: ClassVar[str] = "B"
+
+    def obstacle(self, observation: Observation) -> str | None:
+        return _first_layer(observation)[1] or label_obstacle(observation)
+
+    def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
+        self.check(observation)
+        name, _ = _first_layer(observation)
+        if observation.batch_size == 1:
+            found = layer_input(observation, name)
+        else:
+            weight, bias = (observation.shared[f"{name}.{child}" if name else child] for child in ("weight", "bias"))
+            found = separated_inputs(weight, bias, observation.batch_size, _bounds(observation))
+        images = found.unflatten(-1, observation.image_shape)
+        if progress is not None:
+            progress(1, 1)
+        labels = known_or_inferred_labels(observation)
+        return Reconstruction(observation.to_pixels(images), as_classes(labels), images.new_zeros(len(observation)))
+
+
+def _bounds(observation: Observation) -> tuple[Tensor, Tensor]:
+    """The least and largest value of each entry of a normalised image, [C * H * W]."""
+    low = (-observation.mean / observation.std).view(-1, 1, 1).expand(observation.image_shape)
+    high = ((1 - observation.mean) / observation.std).view(-1, 1, 1).expand(observation.image_shape)
+    return low.flatten(), high.flatten()
+
+
+def _first_layer(observation: Observation) -> tuple[str, str | None]:
+    """The first layer that runs, and why the attack does not apply to it; found by a forward pass on a random image."""
+    ran: list[tuple[str, nn.Module, Tensor]] = []
+
+    def watcher(name: str) -> Any:
+        return lambda module, arguments: ran.append((name, module, arguments[0]))
+
+    generator = torch.Generator("cpu").manual_seed(0)
+    shape = (1, *observation.image_shape)
+    image = torch.randn(shape, generator=generator, device="cpu").to(observation.mean)
+    stochastic = list(stochastic_layers(observation.module).values())
+    handles = [m.register_forward_pre_hook(watcher(name)) for name, m in observation.module.named_modules()
+               if next(m.parameters(recurse=False), None) is not None]
+    try:
+        with torch.no_grad(), sampling(stochastic, no_noise(stochastic, image)):
+            observation.module(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    name, module, entered = ran[0]
+    if not isinstance(module, nn.Linear):
+        return name, f"the first layer is a {_KINDS.get(type(module), type(module).__name__)}, not a linear one"
+    if module.bias is None:
+        return name, "the first layer has no bias"
+    if entered.shape != (1, image.numel()) or (entered.device.type != "meta" and not torch.equal(entered, image.flatten(1))):
+        return name, "the first layer does not see the pixels as they are"
+    return name, None
+
+
+_KINDS: dict[type, str] = {nn.Conv2d: "convolution", nn.Conv1d: "convolution", nn.Embedding: "embedding"}

@@ -1,0 +1,76 @@
+"""See Through Gradients: Euclidean matching with batch-norm statistics and a consensus of several starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from attacks.base import Observation, Progress, Reconstruction
+from attacks.methods.matching_attack import MatchingAttack
+from attacks.objective.objectives import Objective
+from attacks.objective.penalties import batch_norms
+from attacks.reading.knowledge import with_knowledge
+from attacks.reading.labels import as_classes, known_or_inferred_labels
+from attacks.search.optimization import best_of, minimise_all
+from attacks.search.problem import Problem
+from attacks.search.schedule import Schedule
+from defenses.support import checks
+
+
+@dataclass(frozen=True)
+class SeeThroughGradients(MatchingAttack):
+    """Match by the squared Euclidean distance, with total variation, the images' energy, the running statistics of batch norm where
+    the model has them, and group consistency over the restarts (GradInversion; Yin et al., CVPR 2021).
+
+    The consensus of the group is the mean of all restarts after half of the iterations, to which each is drawn in the second half;
+    the authors update it throughout, and register images of larger size first. The optimiser is that of the other attacks.
+
+    Args:
+        gradient: weight of the distance, > 0.
+        total_variation, energy, statistics, group: weights of the other terms, >= 0.
+        iterations, step_size, restarts, patience: as for :class:`attacks.methods.matching_attack.MatchingAttack`.
+    """
+
+    name: ClassVar[str] = "see-through-gradients"
+    summary: ClassVar[str] = "Euclidean matching with batch-norm statistics and group consistency over restarts"
+    paper: ClassVar[str] = "Yin et al., CVPR 2021"
+    threat_model: ClassVar[str] = "B"
+
+    total_variation: float = 1e-4
+    restarts: int = 2
+    gradient: float = 1e-4
+    energy: float = 1e-6
+    statistics: float = 0.1
+    group: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.number("gradient", self.gradient, above=0)
+        for name in ("energy", "statistics", "group"):
+            checks.number(name, getattr(self, name), at_least=0)
+
+    def objective(self, observation: Observation) -> Objective:
+        known = bool(batch_norms(observation.module))
+        plain = Objective(cost="euclidean", total_variation=self.total_variation / self.gradient,
+                          energy=self.energy / self.gradient, statistics=self.statistics / self.gradient if known else 0.0)
+        return with_knowledge(plain, observation)
+
+    def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
+        self.check(observation)
+        labels = known_or_inferred_labels(observation)
+        first = self.iterations // 2 if self.restarts > 1 and self.group and self.iterations > 1 else 0
+
+        def later(done: int, total: int) -> None:
+            if progress is not None:
+                progress(first + done, first + total)
+
+        whole = self.iterations
+        schedule = Schedule(whole, self.step_size, self.patience)
+        problem = Problem(observation, labels, self.objective(observation), schedule, seed)
+        if first:
+            alone = problem._replace(schedule=replace(schedule, iterations=first))
+            begin, _ = minimise_all(alone, restarts=self.restarts, progress=progress and (lambda done, _: progress(done, whole)))
+            together = replace(problem.objective, anchors=begin.mean(1), anchor_weight=self.group / self.gradient)
+            problem = problem._replace(objective=together, schedule=replace(schedule, iterations=whole - first), begin=begin)
+        images, costs = best_of(*minimise_all(problem, restarts=self.restarts, progress=later))
+        return Reconstruction(observation.to_pixels(images), as_classes(labels), costs)

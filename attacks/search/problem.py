@@ -1,0 +1,49 @@
+"""What an attack minimises for each victim, and where it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.base import Observation
+from attacks.engine.matcher import GradientMatcher
+from attacks.objective.objectives import Objective
+from attacks.search.schedule import Schedule
+from defenses.support.seeds import VictimNoise, derive
+
+
+class Start(NamedTuple):
+    """One start of the optimisation of one victim."""
+
+    victim: int  #: position in the observation
+    restart: int
+
+
+class Problem(NamedTuple):
+    """What is to be minimised for each victim, and from which seeds."""
+
+    observation: Observation
+    labels: Tensor  #: [N, B]
+    objective: Objective
+    schedule: Schedule
+    seed: int  #: of the starts and of the model's sampling, together with the number of each victim
+    begin: Tensor | None = None  #: images [N, restarts, B, C, H, W] to start from instead of noise
+
+    def matcher(self, starts: Sequence[Start], *, reloaded: bool) -> GradientMatcher:
+        """The matching of some starts, one in each slot."""
+        return GradientMatcher(self.observation, self.labels, self.objective, seeds=[self.sampling_seed(start) for start in starts],
+                               positions=[start.victim for start in starts], reloaded=reloaded)
+
+    def sampling_seed(self, start: Start) -> int:
+        return derive(self.seed, "sampling", self.observation.victims[start.victim], start.restart)
+
+    def first_images(self, starts: Sequence[Start]) -> Tensor:
+        """Standard normal noise in normalised space [S, B, C, H, W], or where the problem begins."""
+        if self.begin is not None:
+            return torch.stack([self.begin[start] for start in starts])
+        seeds = [derive(self.seed, self.observation.victims[start.victim], "start", start.restart) for start in starts]
+        shape = (self.observation.batch_size, *self.observation.image_shape)
+        return VictimNoise(seeds, shape, self.observation.mean).draw()

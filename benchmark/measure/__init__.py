@@ -1,0 +1,3 @@
+"""Measuring one cell in one process: the training, the gradients that victims share, what attacks rebuild, and the metrics. A
+metric goes here. May import the attacks, the defenses and ``benchmark.data``; knows nothing of folders, grids or other cells.
+"""

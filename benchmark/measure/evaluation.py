@@ -1,0 +1,215 @@
+"""Observing victims' gradients and measuring what an attack rebuilds from them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attacks import Attack, Observation, Progress, Reconstruction, Round
+from attacks.score import score
+from benchmark.config import Evaluation
+from benchmark.data.datasets import Dataset
+from benchmark.measure.metrics import compare
+from benchmark.measure.precision import autocast
+from defenses import Private
+from defenses.support.seeds import derive
+from defenses.support.upload import upload
+
+
+@dataclass(frozen=True)
+class Victims:
+    """What the clients keep to themselves: normalised ``images`` [N, B, C, H, W], their ``pixels`` in [0, 1] and ``labels`` [N, B];
+    ``numbers`` names the N victims."""
+
+    images: Tensor
+    pixels: np.ndarray
+    labels: Tensor
+    numbers: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def select(self, first: int, count: int) -> Victims:
+        """Some victims in a row."""
+        some = slice(first, first + count)
+        return Victims(self.images[some], self.pixels[some], self.labels[some], self.numbers[some])
+
+
+def choose_victims(dataset: Dataset, evaluation: Evaluation, seed: int) -> Victims:
+    """Draw training images (clients' private data) without replacement; the same for every model and defense of a seed."""
+    count = evaluation.victims * evaluation.batch_size
+    generator = torch.Generator().manual_seed(derive(seed, dataset.name, "victims"))
+    chosen = upload(torch.randperm(len(dataset.train), generator=generator)[:count], dataset.train.labels.device)
+    shape = (evaluation.victims, evaluation.batch_size)
+    x, y = dataset.train.batch(chosen)
+    pixels = dataset.train.pixels(chosen).cpu().numpy()
+    return Victims(x.contiguous().unflatten(0, shape), pixels.reshape(*shape, *pixels.shape[1:]), y.unflatten(0, shape),
+                   tuple(range(evaluation.victims)))
+
+
+def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Evaluation, seed: int, *,
+            precision: str = "float32", in_memory: bool = True) -> Observation:
+    """The gradients that the victims share in the current state of the training, by the code that trains, in its precision, as an
+    informed attacker observes them.
+
+    The client computes in training mode, but batch-norm layers use their running statistics: a batch of one image has no
+    statistics of its own (Geiping et al., 2020, observe in evaluation mode likewise). Every victim begins with what the client of
+    the training keeps at that time.
+
+    Args:
+        private: the protected training.
+        victims: whose gradients are observed.
+        dataset: where they are from.
+        evaluation: how.
+        seed: of the clients' randomness, together with the number of each victim and round.
+        precision: of the clients' step.
+        in_memory: whether rounds after the first are kept in memory, or in files that are gone with the observation.
+    """
+    private.module.train()
+    module = copy.deepcopy(private.module).eval()
+    rounds = []
+    with running_statistics(private.module), autocast(victims.labels.device, precision):
+        for number in range(evaluation.rounds):
+            shared: dict[str, Tensor] = {}
+            for place, victim in enumerate(victims.numbers):
+                key = (victim, "client", number) if number else (victim, "client")
+                own = private.shared_gradient(victims.images[place], victims.labels[place], seed=derive(seed, *key))
+                for name, g in own.items():
+                    if name not in shared:
+                        shape = (len(victims), *g.shape)
+                        shared[name] = g.new_empty(shape) if in_memory or not number else mapped(shape, g.dtype)
+                    shared[name][place] = g
+            rounds.append(Round(private.round, module, shared))
+    return Observation(
+        module=module,
+        shared=dict(rounds[0].shared),
+        batch_size=evaluation.batch_size,
+        image_shape=dataset.train.image_shape,
+        mean=dataset.train.mean,
+        std=dataset.train.std,
+        labels=victims.labels if evaluation.labels == "known" else None,
+        defense=private.in_force,
+        victims=victims.numbers,
+        rounds=tuple(rounds),
+    )
+
+
+def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An empty tensor on the CPU that lies in a file without a name, which is read and written as its parts are used."""
+    with tempfile.NamedTemporaryFile(prefix="leakboard-") as file:
+        return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What an attack, run blind and informed, rebuilt.
+
+    Attributes:
+        rows: one per original image and knowledge, with the columns of ``results.RECONSTRUCTIONS`` from ``attack`` on, where
+            ``victim`` is the place in the observation.
+        images: by knowledge the reconstructions [N, B, C, H, W] in the order of the originals they are assigned to, in [0, 1].
+        obstacles: by knowledge why the attack does not apply.
+    """
+
+    rows: list[dict[str, Any]]
+    images: dict[str, np.ndarray]
+    obstacles: dict[str, str]
+
+
+def rebuild(attack: Attack, observation: Observation, victims: Victims, seed: int, knowledge: Sequence[str] = ("blind", "informed"),
+            progress: Progress | None = None) -> Rebuilt:
+    """Run an attack and compare what it rebuilds with the originals.
+
+    Args:
+        attack: which.
+        observation: as an informed attacker has it.
+        victims: the originals.
+        seed: of the attack; the same for a blind and an informed attacker.
+        knowledge: what attackers know, ``blind`` and ``informed``. Where both compute the same it is done once, as ``both``.
+        progress: told of the iterations done.
+    """
+    if len(set(knowledge)) == 2 and not attack.informed_by(observation):
+        kinds = {"both": observation}
+    else:
+        kinds = {kind: observation if kind == "informed" else observation.blind() for kind in knowledge}
+    rebuilt = Rebuilt([], {}, {})
+    done = 0
+
+    def tell(step: int, total: int) -> None:
+        if progress is not None:
+            progress(done * total + step, len(kinds) * total)
+
+    for kind, known in kinds.items():
+        obstacle = attack.obstacle(known)
+        if obstacle is not None:
+            rebuilt.obstacles.update(dict.fromkeys(knowledge if kind == "both" else [kind], obstacle))
+            continue
+        started = time.perf_counter()
+        found = attack.reconstruct(known, seed=seed, progress=tell)
+        seconds = time.perf_counter() - started
+        scores = {"score": _scores(observation, found, seed),
+                  "blind_score": None if kind == "informed" else _scores(observation.blind(), found, seed)}
+        rows, rebuilt.images[kind] = _compared(found, observation, victims)
+        rebuilt.rows.extend({
+            "attack": attack.label, "attack_params": json.dumps(attack.parameters()), "knowledge": kind, **row,
+            **{name: None if values is None else values[row["victim"]] for name, values in scores.items()},
+            "seconds": seconds / len(observation)} for row in rows)
+        done += 1
+    return rebuilt
+
+
+def _scores(observation: Observation, found: Reconstruction, seed: int) -> list[float]:
+    mean, std = observation.mean.view(-1, 1, 1), observation.std.view(-1, 1, 1)
+    scores: list[float] = score(observation, (found.images - mean) / std, found.labels, seed).tolist()
+    return scores
+
+
+def _compared(found: Reconstruction, observation: Observation, victims: Victims) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """A row per original image, and the reconstructions in the order of the originals."""
+    images, costs = found.images.cpu().numpy(), found.cost.cpu().tolist()
+    rights = [_labels_right(labels, truth) for labels, truth in zip(found.labels.tolist(), victims.labels.tolist(), strict=True)]
+    rows, ordered = [], np.empty_like(images)
+    for victim, matches in enumerate(map(compare, victims.pixels, images)):
+        for i, match in enumerate(matches):
+            ordered[victim, i] = images[victim, match.position]
+            rows.append({
+                "victim": victim, "image": i, "mse": match.mse, "psnr": match.psnr, "ssim": match.ssim,
+                "cost": costs[victim], "label_correct": None if observation.labels is not None else rights[victim][i],
+            })
+    return rows, ordered
+
+
+def _labels_right(inferred: list[int], truth: list[int]) -> list[bool]:
+    """Of each label behind a gradient, whether it is among the inferred ones as often as it comes up; their order means nothing."""
+    left = Counter(inferred)
+    rights = []
+    for label in truth:
+        rights.append(left[label] > 0)
+        left[label] -= 1
+    return rights
+
+
+@contextmanager
+def running_statistics(module: nn.Module) -> Iterator[None]:
+    """Let batch-norm layers use their running statistics, and put them back into their mode on leaving."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    try:
+        for layer in layers:
+            layer.eval()
+        yield
+    finally:
+        for layer in layers:
+            layer.train()

@@ -1,0 +1,125 @@
+"""Training a model under a defense."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from benchmark import models
+from benchmark.config import Training
+from benchmark.data.datasets import Dataset
+from benchmark.data.loaders import BatchLoader, LabelledImages
+from benchmark.measure.precision import autocast
+from benchmark.measure.step_memory import StepMemory
+from defenses import Defense, Private
+from defenses.support.seeds import derive
+
+_TEST_BATCH = 1024
+#: Steps whose memory is measured: the first has no optimizer state yet, and Poisson samples differ in size.
+_METERED = 5
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The state after an epoch; epoch 0 is the untrained model.
+
+    ``train_loss`` is the mean over the batches (None for epoch 0), ``test_accuracy`` a share in [0, 1], ``epsilon`` what was
+    spent so far and ``delta`` where it holds (None without a guarantee), ``seconds`` the time of training without the test,
+    ``step_memory`` the most bytes that tensors held in one of the first steps of the first epoch (None in other epochs).
+    """
+
+    epoch: int
+    train_loss: float | None
+    test_accuracy: float
+    epsilon: float | None
+    delta: float | None
+    seconds: float
+    step_memory: int | None
+
+
+def make_private(defense: Defense, dataset: Dataset, model: str, training: Training, seed: int) -> Private:
+    """A fresh model and Adam under the defense.
+
+    Initial weights and the order of the batches follow from (seed, dataset, model) alone, so that defenses are compared from the
+    same start; the weights that a defense adds are drawn after them. The defense's own noise has its own stream.
+    """
+    device = dataset.train.labels.device
+    with torch.random.fork_rng(devices=_cuda(device)):
+        torch.manual_seed(derive(seed, dataset.name, model, "initial weights"))
+        module = models.build(model, dataset.train.image_shape, len(dataset.classes)).to(device)
+        # The fused update is one call for all parameters; the plain one costs a tenth of a LeNet's step.
+        optimizer = torch.optim.Adam(module.parameters(), lr=training.learning_rate, fused=True)
+        order = torch.Generator().manual_seed(derive(seed, dataset.name, "order"))
+        noise = torch.Generator(device).manual_seed(derive(seed, dataset.name, model, defense.label, "defense"))
+        loader = BatchLoader(dataset.train, training.batch_size, order)
+        return defense.make_private(
+            module=module, optimizer=optimizer, data_loader=loader, epochs=training.epochs, generator=noise)
+
+
+def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, precision: str = "float32",
+          on_step: Callable[[int, int], None] | None = None) -> Iterator[Epoch]:
+    """Train, yielding the state after each epoch, the untrained one first.
+
+    Randomness inside the forward pass (dropout, PRECODE) follows from ``seed``; torch's global random state is left alone.
+
+    Args:
+        private: the protected training.
+        dataset: for the test accuracy.
+        epochs: how many.
+        seed: of the forward passes.
+        precision: of the clients' steps and the test, see :func:`benchmark.measure.precision.autocast`.
+        on_step: told the steps done and in all of the current epoch, after each step.
+    """
+    device = dataset.train.labels.device
+    for epoch in range(epochs + 1):
+        loss, seconds, memory = None, 0.0, None
+        if epoch > 0:
+            with torch.random.fork_rng(devices=_cuda(device)):
+                torch.manual_seed(derive(seed, "forward", epoch))
+                started = time.perf_counter()
+                meter = StepMemory(private.module, private.optimizer) if epoch == 1 else None
+                loss = _train_epoch(private, device, precision, on_step, meter)
+                seconds = time.perf_counter() - started
+                memory = meter.peak if meter is not None else None
+        with autocast(device, precision):
+            accuracy = test_accuracy(private.module, dataset.test, derive(seed, "test", epoch))
+        yield Epoch(epoch, loss, accuracy, private.privacy_spent(), private.delta, seconds, memory)
+
+
+def _train_epoch(private: Private, device: torch.device, precision: str, on_step: Callable[[int, int], None] | None,
+                 meter: StepMemory | None) -> float:
+    private.module.train()
+    # Summed on the device: reading the loss in every step would make a GPU wait.
+    total, count = torch.zeros((), device=device), len(private.data_loader)
+    for step, (x, y) in enumerate(private.data_loader, start=1):
+        with meter if meter is not None and step <= _METERED else nullcontext():
+            with autocast(device, precision):
+                loss = private.backward(x, y)
+            private.optimizer.step()
+        total += loss if len(x) else 0.0  # a Poisson sample can be empty and has no loss then
+        if on_step is not None:
+            on_step(step, count)
+    return float(total) / count
+
+
+def test_accuracy(module: nn.Module, images: LabelledImages, seed: int) -> float:
+    """Share of correctly classified images, with the module in evaluation mode (PRECODE keeps sampling, from ``seed``)."""
+    device = images.labels.device
+    was_training = module.training
+    module.eval()
+    correct = torch.zeros((), dtype=torch.long, device=device)
+    with torch.random.fork_rng(devices=_cuda(device)), torch.no_grad():
+        torch.manual_seed(seed)
+        for x, y in BatchLoader(images, _TEST_BATCH):
+            correct += (module(x).argmax(1) == y).sum()
+    module.train(was_training)
+    return int(correct) / len(images)
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []

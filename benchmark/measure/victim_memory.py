@@ -1,0 +1,54 @@
+"""How many victims' gradients a device holds at once."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+from torch import nn
+
+from attacks.engine import memory
+from attacks.search.width import even
+from benchmark.config import Evaluation
+
+#: Of the free memory, the share that observed gradients may take; attacks need the rest for what they derive from them.
+_SHARE = 4
+
+
+class Chunks:
+    """Of a cell's victims, how many are observed and attacked at once: all, unless their gradients would take more than a quarter
+    of the memory that is free. What becomes of a victim does not depend on it, but for rounding (see :mod:`attacks.search.width`).
+
+    Args:
+        module: the model that is observed.
+        evaluation: how.
+        checkpoints: at how many states of the training.
+
+    Attributes:
+        victims: how many at once.
+        keep: whether the gradients of all checkpoints fit beside each other.
+        rounds_in_memory: whether those of all rounds do.
+        note: what to tell the user of it; "" where all are taken at once.
+    """
+
+    def __init__(self, module: nn.Module, evaluation: Evaluation, *, checkpoints: int) -> None:
+        weights = [p for p in module.parameters() if p.requires_grad]
+        each = sum(p.numel() * p.element_size() for p in weights) * (2 if evaluation.rounds > 1 else 1)
+        self._device = weights[0].device
+        allowed = available(self._device) // _SHARE
+        self.victims = evaluation.victims if each * evaluation.victims <= allowed else max(1, even(allowed // each))
+        self.rounds_in_memory = evaluation.rounds == 1 or each * self.victims * evaluation.rounds <= allowed
+        self.keep = each * evaluation.victims * evaluation.rounds * checkpoints <= allowed
+        self.note = "" if self.victims == evaluation.victims else (
+            f"the gradients of {evaluation.victims} victims take {each * evaluation.victims / 2**30:.1f} GiB; "
+            f"{self.victims} victims are attacked at once")
+
+    def halve(self, error: Exception) -> None:
+        """Go on with half as many after a lack of memory; any other error is raised."""
+        self.victims, self.keep = even(memory.half_of(self.victims, error, self._device)), False
+
+
+def available(device: torch.device) -> int:
+    """Bytes that are free on a device, or would be if caches were emptied."""
+    if device.type == "cuda":
+        return memory.budget(device) * 2
+    return int(psutil.virtual_memory().available)

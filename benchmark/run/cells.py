@@ -1,0 +1,76 @@
+"""The cells of a grid, and what identifies a trained model and an attack on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+import attacks
+import defenses
+from attacks.portfolio import VERSION
+from benchmark.config import Grid
+from benchmark.plugins import Plugin
+from benchmark.store import results
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """One cell of a grid: what is trained under which defense, from which seed."""
+
+    dataset: str
+    model: str
+    defense: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset} / {self.model} / {self.defense} / seed {self.seed}"
+
+
+def versions() -> dict[str, str]:
+    """Versions on which results depend."""
+    return {"leakboard": version("leakboard"), "torch": str(torch.__version__), "opacus": version("opacus")}
+
+
+def determinants(device: torch.device, fingerprints: dict[str, str], plugins: Sequence[Plugin]) -> dict[str, Any]:
+    """What results depend on beside the grid. Another version or type of device may round differently."""
+    return {
+        **versions(), "device": device.type,
+        "plugins": {plugin.name: plugin.digest for plugin in plugins}, "portfolio": VERSION, "fingerprints": fingerprints,
+    }
+
+
+def cells_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) -> dict[str, CellSpec]:
+    """The cells by their keys. A key is a hash of all that determines the trained model, and nothing of how it is attacked: attacks
+    that are added later find the model by it, also in the folder of another run."""
+    specs = [CellSpec(d, m, p, s) for d in grid.datasets for m in grid.models for p in grid.defenses for s in grid.seeds]
+    environment = {name: depends_on[name] for name in (*versions(), "device")}
+    return {
+        _hash([results.FORMAT, environment, depends_on["fingerprints"][spec.dataset], spec.__dict__, grid.image_size,
+               grid.training.model_dump(), _digests(defenses.create(spec.defense).parts, plugins)]): spec
+        for spec in specs
+    }
+
+
+def attacks_of(grid: Grid, plugins: Sequence[Plugin]) -> dict[str, str]:
+    """The specifications of the grid's attacks by their keys: hashes of all that determines the outcome on a given model."""
+    return {
+        _hash([results.FORMAT, VERSION, attack.label, grid.evaluation.model_dump(), _digests([attack], plugins)]): attack.label
+        for attack in map(attacks.create, grid.attacks)
+    }
+
+
+def _digests(of: Any, plugins: Sequence[Plugin]) -> list[str]:
+    """Of the objects or classes that come from plugins, the hashes of their files."""
+    modules = {part.__module__ for part in of}
+    return sorted(plugin.digest for plugin in plugins if plugin.module in modules)
+
+
+def _hash(content: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]

@@ -1,0 +1,197 @@
+"""Measuring cells of a finished run again, and comparing the tables."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.config import Grid, make_grid
+from benchmark.errors import InputError
+from benchmark.executors.executor import Executor, Failed, Finished, Started
+from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Note, Trained, Work
+from benchmark.plugins import Plugin
+from benchmark.run.cells import CellSpec
+from benchmark.run.progress import Display
+from benchmark.run.provenance import provenance
+from benchmark.run.runner import identify, show
+from benchmark.store import results
+from benchmark.store.result_files import read_table
+from benchmark.store.results import RECONSTRUCTIONS, TRAINING
+
+#: The largest difference in SSIM, and in test accuracy, of what counts as the same.
+TOLERANCE = 1e-4
+
+_EPOCH = ("epoch",)
+_IMAGE = ("checkpoint_epoch", "attack", "knowledge", "victim", "image")
+#: What one measurement takes for itself.
+_TIMES = "seconds"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A cell that was measured again.
+
+    Attributes:
+        spec: the cell.
+        identical: whether all columns of all rows, but for times, are equal bit for bit.
+        accuracy, ssim: the largest absolute differences; infinite where a row is missing on one side.
+        where: the row with the largest difference in SSIM, or what failed.
+    """
+
+    spec: CellSpec
+    identical: bool
+    accuracy: float
+    ssim: float
+    where: str
+
+    @property
+    def same(self) -> bool:
+        """Whether the differences are within the tolerance."""
+        return self.accuracy <= TOLERANCE and self.ssim <= TOLERANCE
+
+    def text(self) -> str:
+        """In one line."""
+        if self.identical:
+            return f"identical  {self.spec.name}"
+        state = "same     " if self.same else "DIFFERENT"
+        return (f"{state}  {self.spec.name}: differs by up to {self.accuracy:.1g} in test accuracy, {self.ssim:.1g} in SSIM "
+                f"({self.where})")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Cells of a run to be measured again; ``notes`` say what is not as it was when the run was made."""
+
+    run: Path
+    grid: Grid
+    cells: dict[str, CellSpec]
+    attacks: dict[str, str]
+    datasets: dict[str, Any]
+    device: torch.device
+    notes: list[str]
+
+
+def draw(run: Path, count: int, device: torch.device, *, seed: int | None = None, data_root: Path | None = None,
+         plugins: Sequence[Plugin] = (), load_on: torch.device | None = None) -> Sample:
+    """Choose finished cells of a run at random, and load what they need.
+
+    Args:
+        run: the folder of the run.
+        count: how many cells, at most all.
+        device: where to compute.
+        seed: of the choice; None for another one each time.
+        data_root: see :func:`benchmark.data.datasets.find`.
+        plugins: that were loaded.
+        load_on: see :func:`benchmark.run.runner.identify`.
+
+    Raises:
+        InputError: the run cannot be read or has no finished cell, or its data or a plugin are not those that it was made with.
+    """
+    if count < 1:
+        raise InputError(f"--sample must be at least 1, got {count}")
+    manifest = results.read_manifest(run)
+    grid = make_grid(manifest["grid"], str(run / "run.json"))
+    before = manifest["determinants"]
+    found = identify(grid, device, data_root=data_root, plugins=plugins, load_on=load_on)
+    now = found.depends_on
+    for kind, hint in (("fingerprints", "data set"), ("plugins", "plugin")):
+        there, here = before.get(kind), now[kind]
+        if not isinstance(there, dict):
+            raise InputError(f"{run / 'run.json'}: determinants.{kind}: expected an object, got {there!r}")
+        for name in there:
+            if there[name] != here.get(name):
+                missing = "is not given; name it with --plugin" if here.get(name) is None else "is not that of the run"
+                raise InputError(f"the {hint} {name} of {run} {missing}")
+    finished = {}
+    for key, spec in manifest["cells"].items():
+        cell, missing_attacks = results.find_cell(run, key, manifest["attacks"])
+        if cell is not None and not missing_attacks:
+            finished[key] = CellSpec(**{name: spec[name] for name in ("dataset", "model", "defense", "seed")})
+    if not finished:
+        raise InputError(f"{run} has no finished cell")
+    chosen = random.Random(seed).sample(sorted(finished), min(count, len(finished)))
+    made, here = manifest["provenance"], provenance("", device)
+    names = ("leakboard", "torch", "opacus", "device", "portfolio")
+    notes = [f"{name} was {before.get(name)!r}, is {now[name]!r} here" for name in names if before.get(name) != now[name]]
+    notes += [f"{name} was {made.get(name)!r}, is {here[name]!r} here" for name in ("hardware", "threads", "platform")
+              if made.get(name) != here[name]]
+    return Sample(run, grid, {key: finished[key] for key in chosen}, manifest["attacks"], found.datasets, device, notes)
+
+
+def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Sequence[Plugin] = ()) -> list[Comparison]:
+    """Train and attack the cells of a sample from the beginning, and compare with what the run has. Writes nothing."""
+    measured: dict[str, list[Trained | Attacked]] = {key: [] for key in sample.cells}
+    compared: dict[str, Comparison] = {}
+    display.begin(len(sample.cells))
+
+    def tell(key: str, event: Event | Started | Finished | Failed) -> None:
+        spec = sample.cells[key]
+        if isinstance(event, Started):
+            measured[key].clear()
+        if isinstance(event, (Started, Advanced, EpochEnded, Note)):
+            show(display, spec.name, event)
+        elif isinstance(event, (Trained, Attacked)):
+            measured[key].append(event)
+        elif isinstance(event, Failed):
+            compared[key] = Comparison(spec, False, math.inf, math.inf, event.error)
+            display.end_cell(spec.name, f"FAILED: {event.error}")
+        else:
+            compared[key] = _compare(sample, key, measured[key])
+            display.end_cell(spec.name, "measured again")
+
+    def work(key: str) -> Work:
+        grid = sample.grid
+        return Work(sample.cells[key], grid.training, grid.evaluation, grid.checkpoints(), None, sample.attacks)
+
+    executor.run(list(sample.cells), work, sample.datasets, sample.device, plugins, tell)
+    return [compared[key] for key in sample.cells]
+
+
+def _compare(sample: Sample, key: str, events: list[Trained | Attacked]) -> Comparison:
+    cell, _ = results.find_cell(sample.run, key, sample.attacks)
+    assert cell is not None
+    training = read_table(cell.folder / results.TRAINED / "training.parquet", TRAINING).to_pylist()
+    rebuilt = [row for table in cell.tables()[1:] for row in read_table(table, RECONSTRUCTIONS).to_pylist()]
+    of_epochs, of_images = _by(training, _EPOCH), _by(rebuilt, _IMAGE)
+    epochs_now = _by([row for event in events if isinstance(event, Trained) for row in event.training], _EPOCH)
+    images_now = _by([row for event in events if isinstance(event, Attacked) for row in event.reconstructions], _IMAGE)
+    accuracies = _differences(of_epochs, epochs_now, "test_accuracy")
+    similarities = _differences(of_images, images_now, "ssim")
+    farthest = max(similarities, key=lambda place: similarities[place], default=None)
+    where = "no reconstructions"
+    if farthest is not None:
+        epoch, attack, knowledge, victim, _ = farthest
+        where = f"{attack}, after {epoch} epochs, {knowledge}, victim {victim}"
+    return Comparison(
+        sample.cells[key], _without_times(of_epochs) == _without_times(epochs_now) and _without_times(of_images) ==
+        _without_times(images_now), max(accuracies.values(), default=0.0), max(similarities.values(), default=0.0), where)
+
+
+_Rows = dict[tuple[Any, ...], dict[str, Any]]
+
+
+def _by(rows: list[dict[str, Any]], names: tuple[str, ...]) -> _Rows:
+    return {tuple(row[name] for name in names): row for row in rows}
+
+
+def _without_times(rows: _Rows) -> Mapping[tuple[Any, ...], Any]:
+    # NaN equals itself here: a training that diverged does so again.
+    return {place: {name: str(value) for name, value in row.items() if name != _TIMES} for place, row in rows.items()}
+
+
+def _differences(before: _Rows, now: _Rows, column: str) -> dict[tuple[Any, ...], float]:
+    found = {}
+    for place in before.keys() | now.keys():
+        if place in before and place in now:
+            a, b = before[place][column], now[place][column]
+            difference = 0.0 if str(a) == str(b) else abs(a - b)
+            found[place] = math.inf if math.isnan(difference) else difference
+        else:
+            found[place] = math.inf
+    return found

@@ -1,0 +1,108 @@
+"""Writing what was measured into a run folder: each part of a cell appears whole or not at all. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmark.store.results import RECONSTRUCTIONS, TRAINED, TRAINING, attack_folder, cell_folder, checkpoint_path
+
+
+def write_trained(run: Path, key: str, *, info: dict[str, Any], training: list[dict[str, Any]], weights: dict[int, bytes]) -> None:
+    """Write the training of a cell: what its ``part.json`` says, the rows of its table, and the weights by epoch as safetensors."""
+    draft = _draft(run, key)
+    try:
+        (draft / TRAINED).mkdir()
+        write_table(draft / TRAINED / "training.parquet", training, TRAINING)
+        for epoch, content in weights.items():
+            checkpoint_path(draft, epoch).write_bytes(content)
+        (draft / TRAINED / "part.json").write_text(json.dumps(info, indent=1))
+        (draft / TRAINED).replace(cell_folder(run, key) / TRAINED)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_attacked(run: Path, key: str, attack: str, *, info: dict[str, Any], reconstructions: list[dict[str, Any]],
+                   images: dict[str, np.ndarray]) -> None:
+    """Write what an attack, by its key, rebuilt in a cell."""
+    draft = _draft(run, key)
+    try:
+        write_table(draft / "reconstructions.parquet", reconstructions, RECONSTRUCTIONS)
+        np.savez_compressed(draft / "images.npz", **images)  # type: ignore[arg-type]
+        (draft / "part.json").write_text(json.dumps(info, indent=1))
+        draft.replace(cell_folder(run, key) / attack_folder(attack))
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def copy_trained(source: Path, key: str, run: Path) -> None:
+    """Take the training of a cell from the folder of another run."""
+    draft = _draft(run, key)
+    try:
+        shutil.copytree(cell_folder(source, key) / TRAINED, draft / TRAINED)
+        (draft / TRAINED).replace(cell_folder(run, key) / TRAINED)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def set_aside(run: Path, key: str, part: str) -> Path:
+    """Move a damaged part of a cell out of the way, so that it is measured again; nothing is deleted."""
+    place = run / "damaged" / f"{key}-{part}"
+    number = 1
+    while place.exists():
+        number += 1
+        place = run / "damaged" / f"{key}-{part}-{number}"
+    place.parent.mkdir(exist_ok=True)
+    (cell_folder(run, key) / part).replace(place)
+    return place
+
+
+def remove_drafts(run: Path) -> None:
+    """Remove what a run that was killed while it wrote has left."""
+    for draft in (run / "cells").glob(".*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_failure(run: Path, key: str, failure: dict[str, Any]) -> None:
+    """Record the error of a cell."""
+    (run / "failures").mkdir(parents=True, exist_ok=True)
+    write_atomically(run / "failures" / f"{key}.json", json.dumps(failure, indent=1))
+
+
+def remove_failure(run: Path, key: str) -> None:
+    """Forget an earlier failure of a cell that is finished now."""
+    (run / "failures" / f"{key}.json").unlink(missing_ok=True)
+
+
+def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as parquet; every row has exactly the columns of the schema."""
+    for row in rows:
+        if row.keys() != set(schema.names):
+            raise ValueError(f"a row of {path.name} has columns {sorted(row)}, expected {sorted(schema.names)}")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file in one step."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _draft(run: Path, key: str) -> Path:
+    """An empty folder beside the cell's, which is made too."""
+    draft = run / "cells" / f".{key}.{os.getpid()}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    cell_folder(run, key).mkdir(exist_ok=True)
+    return draft

@@ -1,0 +1,242 @@
+"""The result tables of a run on disk: their columns, and how they are read. Imports no torch.
+
+A run folder holds
+
+- ``run.json``: the grid, its cells and attacks by their keys, which of its defenses is the plain client, what else determines the
+  results, and where and how they were made;
+- ``cells/KEY/``: the parts of each cell (dataset, model, defense, seed), put there in one atomic step each: ``trained/`` with
+  ``part.json``, ``training.parquet`` and ``checkpoint-EPOCH.safetensors``, and for each attack ``attack-KEY/`` with ``part.json``,
+  ``reconstructions.parquet`` and ``images.npz`` (written by :mod:`benchmark.store.recording`);
+- ``failures/KEY.json``: the error of a cell that failed.
+
+A cell is finished when it is trained and all attacks of the grid are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from benchmark.errors import InputError
+from benchmark.store.result_files import (
+    REPAIR,
+    AttackedPart,
+    Failure,
+    Manifest,
+    TrainedPart,
+    check,
+    read_checkpoint,
+    read_images,
+    read_json,
+    read_part,
+    read_table,
+)
+
+#: A reconstruction of at least this SSIM counts as a success of the attack (Scheliga et al., WACV 2022).
+SUCCESS_SSIM = 0.6
+
+#: What an attacker knows. Blind: the model and the cross-entropy, and nothing of the defense. Informed: also what the defense
+#: discloses. Both: either would compute the same, so that it was done once and counts for both.
+KNOWLEDGE = ("blind", "informed", "both")
+
+#: The folder of a cell's training within that of the cell.
+TRAINED = "trained"
+
+#: Version of the folder's layout and the tables' columns.
+FORMAT = 5
+
+_CELL = [
+    ("dataset", pa.string()),  # as it was asked for
+    ("model", pa.string()),
+    ("defense", pa.string()),  # the specification, such as noise(std=0.01)
+    ("defense_params", pa.string()),  # all parameters, as JSON
+    ("seed", pa.int64()),
+]
+
+#: One row per cell and epoch; epoch 0 is the untrained model.
+TRAINING = pa.schema([
+    *_CELL,
+    ("epoch", pa.int32()),
+    ("train_loss", pa.float64()),  # mean over the epoch's batches, regularizer included; null for epoch 0
+    ("test_accuracy", pa.float64()),  # share in [0, 1]
+    ("epsilon", pa.float64()),  # spent so far; null without a guarantee
+    ("delta", pa.float64()),  # that epsilon holds at; null without a guarantee
+    ("seconds", pa.float64()),  # training of this epoch, without the test
+    ("step_memory", pa.int64()),  # most bytes that tensors held in a training step, null where it was not measured
+])
+
+#: One row per original image behind an observed gradient, attack with what it knew, and checkpoint.
+RECONSTRUCTIONS = pa.schema([
+    *_CELL,
+    ("checkpoint_epoch", pa.int32()),  # epochs of training before the observation; 0 is the untrained model
+    ("attack", pa.string()),
+    ("attack_params", pa.string()),  # all parameters, as JSON
+    ("knowledge", pa.string()),  # one of KNOWLEDGE
+    ("victim", pa.int32()),  # number of the observed gradient
+    ("image", pa.int32()),  # number of the original behind that gradient
+    ("mse", pa.float64()),  # of pixels in [0, 1]
+    ("psnr", pa.float64()),  # in dB
+    ("ssim", pa.float64()),  # in [-1, 1]
+    ("label_correct", pa.bool_()),  # of an inferred label; null where the attacker was given it
+    ("cost", pa.float64()),  # the attacker's own
+    # How unlikely the reconstruction is by what an informed attacker observes: one number for all images of a victim, on one scale
+    # for all attacks on it. Lower is likelier; may be infinite.
+    ("score", pa.float64()),
+    ("blind_score", pa.float64()),  # the same by what a blind attacker observes; null where the attacker was informed
+    ("seconds", pa.float64()),  # of the attack, per victim
+])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finished cell as read from disk: its folder, what ``part.json`` says of its training, and what those of its attacks say by
+    the names of their folders, in the order in which they are read."""
+
+    folder: Path
+    trained: dict[str, Any]
+    attacks: dict[str, dict[str, Any]]
+
+    @property
+    def inapplicable(self) -> list[dict[str, Any]]:
+        """The attacks that do not apply: ``checkpoint_epoch``, ``attack``, ``knowledge`` (blind or informed) and ``reason``."""
+        return [obstacle for info in self.attacks.values() for obstacle in info["inapplicable"]]
+
+    def tables(self) -> list[Path]:
+        """The files of its tables."""
+        return [self.folder / TRAINED / "training.parquet",
+                *(self.folder / name / "reconstructions.parquet" for name in self.attacks)]
+
+    def images(self) -> dict[str, np.ndarray]:
+        """uint8 images [victims, B, C, H, W]: ``original``, and per checkpoint, attack and what it knew :func:`images_key`;
+        reconstructions are in the order of their originals."""
+        found: dict[str, np.ndarray] = {}
+        for name in self.attacks:
+            for image, pixels in read_images(self.folder / name / "images.npz").items():
+                found.setdefault(image, pixels)
+        return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as read from disk; the tables have the columns of :data:`TRAINING` and :data:`RECONSTRUCTIONS`."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    cells: list[Cell]
+    failures: list[dict[str, Any]]
+    training: pd.DataFrame
+    reconstructions: pd.DataFrame
+
+
+def images_key(checkpoint_epoch: int, attack: str, knowledge: str) -> str:
+    """Name of an attack's reconstructions among the images of a cell; ``knowledge`` is one of :data:`KNOWLEDGE`."""
+    return f"epoch {checkpoint_epoch} {knowledge} {attack}".replace("/", " ")
+
+
+def cell_folder(run: Path, key: str) -> Path:
+    """Where a run keeps the parts of a cell."""
+    return run / "cells" / key
+
+
+def attack_folder(key: str) -> str:
+    """The name of an attack's folder within that of a cell."""
+    return f"attack-{key}"
+
+
+def checkpoint_path(folder: Path, epoch: int) -> Path:
+    """Where the training of a cell, whose folder this is, keeps the weights after an epoch."""
+    return folder / TRAINED / f"checkpoint-{epoch:04d}.safetensors"
+
+
+def find_cell(run: Path, key: str, attacks: Iterable[str]) -> tuple[Cell | None, list[str]]:
+    """A cell as it stands on disk, None before it is trained, and the keys of the attacks that are missing.
+
+    Args:
+        run: the folder of the run.
+        key: of the cell.
+        attacks: the keys of the attacks, in the order in which they are run.
+
+    Raises:
+        InputError: what describes a part is damaged.
+    """
+    folder = cell_folder(run, key)
+    found = {attack: read_part(folder / attack_folder(attack), AttackedPart) for attack in attacks
+             if (folder / attack_folder(attack)).is_dir()}
+    missing = [attack for attack in attacks if attack not in found]
+    if not (folder / TRAINED).is_dir():
+        return None, missing
+    trained = read_part(folder / TRAINED, TrainedPart)
+    return Cell(folder, trained, {attack_folder(attack): info for attack, info in found.items()}), missing
+
+
+def damage(cell: Path) -> dict[str, str]:
+    """What is wrong with the parts of a cell on disk, by their names; nothing where all can be read whole."""
+    found = {}
+    for part in sorted(path for path in cell.glob("*") if path.is_dir()):
+        try:
+            if part.name == TRAINED:
+                for epoch in read_part(part, TrainedPart)["checkpoints"]:
+                    read_checkpoint(checkpoint_path(cell, epoch))
+                read_table(part / "training.parquet", TRAINING)
+            else:
+                read_part(part, AttackedPart)
+                _reconstructions(part)
+                read_images(part / "images.npz")
+        except InputError as error:
+            found[part.name] = str(error)
+    return found
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """The content of a run's ``run.json``.
+
+    Raises:
+        InputError: the folder is no run, one of another format, or its description lacks what a run has.
+    """
+    path = run / "run.json"
+    manifest = read_json(path, f"{run} is not a run folder: it has no run.json")
+    if (found := manifest.get("format")) != FORMAT:
+        replaced = (": its tables lack knowledge and scores; run the grid again (leakboard run), its models have to be trained "
+                    "again too" if found in range(1, FORMAT) else "")
+        raise InputError(f"{path} has format {found!r}, expected {FORMAT}{replaced}")
+    check(Manifest, manifest, path)
+    return manifest
+
+
+def read_run(run: Path) -> Run:
+    """Read a run: the cells of its grid that are finished, and the failures of those that are not.
+
+    Raises:
+        InputError: the folder is no run, or a file in it is damaged; the text names the file.
+    """
+    manifest = read_manifest(run)
+    cells, failures, training, reconstructions = [], [], [], []
+    for key in manifest["cells"]:
+        cell, missing = find_cell(run, key, manifest["attacks"])
+        if cell is not None and not missing:
+            cells.append(cell)
+            training.append(read_table(cell.folder / TRAINED / "training.parquet", TRAINING))
+            reconstructions += [_reconstructions(cell.folder / name) for name in cell.attacks]
+        elif (run / "failures" / f"{key}.json").is_file():
+            failure = read_json(run / "failures" / f"{key}.json", "no failure")
+            check(Failure, failure, run / "failures" / f"{key}.json")
+            failures.append(failure)
+    return Run(run, manifest, cells, failures, _join(training, TRAINING), _join(reconstructions, RECONSTRUCTIONS))
+
+
+def _reconstructions(part: Path) -> pa.Table:
+    path = part / "reconstructions.parquet"
+    table = read_table(path, RECONSTRUCTIONS)
+    for unknown in set(table["knowledge"].unique().to_pylist()) - set(KNOWLEDGE):
+        raise InputError(f"{path}: knowledge must be one of {', '.join(KNOWLEDGE)}, got {unknown!r}; {REPAIR}")
+    return table
+
+
+def _join(tables: list[pa.Table], schema: pa.Schema) -> pd.DataFrame:
+    return (pa.concat_tables(tables) if tables else schema.empty_table()).to_pandas()

@@ -1,0 +1,100 @@
+"""L-BFGS of many victims at once, and the attacks that use it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attack_cases import observation_of
+
+from attacks import DLG, IDLG
+from attacks.engine.matcher import GradientMatcher
+from attacks.engine.structured import Unsuitable
+from attacks.objective.objectives import Objective
+from attacks.search.lbfgs import BatchedLBFGS
+from benchmark.measure.metrics import compare
+from defenses import client_loss
+
+
+def rosenbrock(x: torch.Tensor) -> torch.Tensor:
+    return (100 * (x[..., 1:] - x[..., :-1] ** 2) ** 2 + (1 - x[..., :-1]) ** 2).sum(-1)
+
+
+def test_each_row_takes_the_steps_of_torch_optim_lbfgs():
+    start = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours = BatchedLBFGS(start.clone(), step_size=0.3, history=5)
+    theirs = [row.clone().requires_grad_() for row in start]
+    optimizers = [torch.optim.LBFGS([row], lr=0.3, max_iter=1, history_size=5, tolerance_change=0, tolerance_grad=0) for row in theirs]
+    for _ in range(25):
+        x = ours.points.clone().requires_grad_()
+        ours.step(torch.autograd.grad(rosenbrock(x).sum(), x)[0])
+        for row, optimizer in zip(theirs, optimizers, strict=True):
+            def closure(row=row, optimizer=optimizer):
+                optimizer.zero_grad()
+                loss = rosenbrock(row)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+    torch.testing.assert_close(ours.points, torch.stack([row.detach() for row in theirs]), rtol=1e-6, atol=1e-8)
+
+
+def test_a_row_that_is_not_finite_does_not_move_nor_disturb_the_others():
+    points = torch.ones(2, 3)
+    optimizer, alone = BatchedLBFGS(points.clone()), BatchedLBFGS(points[:1].clone())
+    for _ in range(4):
+        optimizer.step(torch.stack([2 * optimizer.points[0], torch.full((3,), torch.nan)]))
+        alone.step(2 * alone.points)
+    assert torch.equal(optimizer.points[0], alone.points[0]) and torch.equal(optimizer.points[1], points[1])
+
+
+@pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm"])
+@pytest.mark.parametrize("general", [False, True])
+def test_derivatives_by_images_and_labels_against_double_backward(model, general, monkeypatch):
+    if general:
+        def unsuitable(*arguments):
+            raise Unsuitable("asked for")
+
+        monkeypatch.setattr("attacks.engine.matcher.StructuredStep", unsuitable)
+    observation, _ = observation_of("none", model, batch_size=2, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(3, 2, 2, 8, 8, generator=generator, dtype=torch.float64)
+    logits = torch.randn(3, 2, 5, generator=generator, dtype=torch.float64)
+    matcher = GradientMatcher(observation, observation.labels, Objective(cost="euclidean"), seeds=range(3))
+    by_image, by_logits, cost = matcher.step_with_labels(x, logits)
+    for victim in range(3):
+        image, given = x[victim].clone().requires_grad_(), logits[victim].clone().requires_grad_()
+        loss = client_loss(observation.defense, observation.module, image, given.softmax(-1)).mean()
+        gradient = torch.autograd.grad(loss, list(observation.module.parameters()), create_graph=True)
+        expected = sum((g - o[victim]).square().sum() for g, o in zip(gradient, observation.shared.values(), strict=True))
+        derivatives = torch.autograd.grad(expected, (image, given))
+        torch.testing.assert_close(cost[victim], expected.detach(), rtol=1e-9, atol=1e-12)
+        for found, derivative in zip((by_image, by_logits), derivatives, strict=True):
+            torch.testing.assert_close(found[victim], derivative, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("cls", [DLG, IDLG])
+def test_an_undefended_client_of_a_small_network_is_inverted(cls):
+    observation, x = observation_of("none", "lenet", labels_known=False, dtype=torch.float64)
+    found = cls(iterations=300, restarts=2).reconstruct(observation, seed=0)
+    known, _ = observation_of("none", "lenet", dtype=torch.float64)
+    assert torch.equal(found.labels, known.labels)
+    originals = (x * 0.25 + 0.5).numpy()
+    similarity = [compare(originals[victim], found.images[victim].numpy())[0].ssim for victim in range(3)]
+    assert sorted(similarity)[1] > 0.6, similarity
+
+
+def test_dlg_goes_on_with_fewer_victims_where_memory_is_missing(monkeypatch, caplog):
+    observation, _ = observation_of("none", "lenet", victims=7, dtype=torch.float64)
+    attack = DLG(iterations=5, restarts=2)
+    expected, calls = attack.reconstruct(observation, seed=0), []
+    step = GradientMatcher.step_with_labels
+
+    def limited(matcher, images, logits):
+        if len(images) > 4:
+            raise MemoryError
+        return step(matcher, images, logits)
+
+    monkeypatch.setattr(GradientMatcher, "step_with_labels", limited)
+    found = attack.reconstruct(observation, seed=0, progress=lambda done, total: calls.append((done, total)))
+    assert "goes on with 4 victims at once" in caplog.text and calls[-1] == (5, 5) and calls == sorted(calls)
+    torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-9)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from attack_cases import observation_of
+from conftest import MODELS
+from torch import nn
+
+import attacks
+from attacks import InvertingGradients, Observation
+from attacks.reading.labels import idlg_labels, known_or_inferred_labels
+from attacks.score import score
+from defenses import NoDefense
+
+
+@pytest.mark.parametrize("defense", ["none", "precode", "pruning(p=0.3)", "dp-sgd(noise_multiplier=0)"])
+@pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm"])
+def test_labels_of_single_images_are_inferred(defense, model):
+    known, _ = observation_of(defense, model, victims=12)
+    unknown, _ = observation_of(defense, model, victims=12, labels_known=False)
+    assert torch.equal(idlg_labels(unknown), known.labels)
+
+
+def test_without_a_bias_the_rows_of_the_weight_tell():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3, bias=False))
+    x, y = torch.randn(5, 1, 8), torch.arange(5) % 3
+    shared = [torch.autograd.grad(nn.functional.cross_entropy(module(x[i]), y[i : i + 1]), list(module.parameters())) for i in range(5)]
+    names = [name for name, _ in module.named_parameters()]
+    observation = Observation(
+        module=module, shared={n: torch.stack([g[i] for g in shared]) for i, n in enumerate(names)}, batch_size=1,
+        image_shape=(1, 1, 8), mean=torch.zeros(1), std=torch.ones(1), labels=None, defense=NoDefense())
+    assert idlg_labels(observation).flatten().tolist() == y.tolist()
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+@pytest.mark.parametrize("defense", ["none", "precode"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_labels_of_batches_are_inferred_with_their_counts(defense, batch_size, bias, monkeypatch):
+    def lenet() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Sigmoid(), nn.Flatten(), nn.Linear(48, 5, bias=bias))
+
+    monkeypatch.setitem(MODELS, "lenet", lenet)
+    known, _ = observation_of(defense, "lenet", victims=20, batch_size=batch_size)
+    unknown, _ = observation_of(defense, "lenet", victims=20, batch_size=batch_size, labels_known=False)
+    if defense == "precode" and not bias:
+        return  # the features behind a bottleneck are not of one sign, and their sums tell little
+    assert known_or_inferred_labels(unknown).tolist() == known.labels.sort(1).values.tolist()
+
+
+def test_a_model_that_ends_otherwise_has_no_labels_to_infer():
+    observation, _ = observation_of("none", "lenet", labels_known=False)
+    object.__setattr__(observation, "module", nn.Sequential(nn.Flatten(), nn.Linear(128, 3), nn.LayerNorm(3)))
+    assert "labels cannot be inferred: the model must end in a linear layer" in InvertingGradients().obstacle(observation)
+    with pytest.raises(ValueError, match="cannot be inferred"):
+        known_or_inferred_labels(observation)
+
+
+def test_observation_checks_its_shapes():
+    observation, _ = observation_of("none", "lenet")
+    with pytest.raises(ValueError, match=r"wrong: \['0.bias'\]"):
+        Observation(**{**observation.__dict__, "shared": {**observation.shared, "0.bias": torch.zeros(3)}})
+    with pytest.raises(ValueError, match="labels must be"):
+        Observation(**{**observation.__dict__, "labels": torch.zeros(3, 2, dtype=torch.long)})
+
+
+@pytest.mark.parametrize("model", ["lenet", "mlp"])
+@pytest.mark.parametrize("specification", [
+    "inverting-gradients(iterations=4)", "feature-matching(iterations=4)", "idlg(iterations=4)", "dlg(iterations=4)", "analytic",
+    "see-through-gradients(iterations=4)"])
+def test_labels_that_are_probabilities_are_matched_as_such(specification, model):
+    """One-hot ones give what class indices give, and the labels that are returned are classes."""
+    observation, x = observation_of("none", model, dtype=torch.float64)
+    probable = replace(observation, labels=nn.functional.one_hot(observation.labels, 5).double())
+    attack = attacks.create(specification)
+    if attack.obstacle(observation):
+        assert model == "lenet" and specification == "analytic"
+        return
+    one, other = (attack.reconstruct(o, seed=0) for o in (observation, probable))
+    torch.testing.assert_close(one.images, other.images, rtol=0, atol=1e-9)
+    assert torch.equal(one.labels, other.labels)
+    torch.testing.assert_close(score(observation, x, observation.labels, 0), score(observation, x, probable.labels, 0))

@@ -1,0 +1,207 @@
+"""Cells on a cluster of Ray give the tables of a serial run, whatever happens to its machines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from run_cases import CPU, Silent, comparable, grid_of, run, stop_by_ctrl_c
+
+from benchmark import plugins
+from benchmark.cli import execute
+from benchmark.errors import InputError
+from benchmark.executors import executor as executors
+from benchmark.run import runner
+from benchmark.store import recording, results
+
+ray = pytest.importorskip("ray")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+
+@pytest.fixture
+def cluster():
+    """Two machines of one CPU each, as processes of this one."""
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.second = made.add_node(num_cpus=1)
+    made.wait_for_nodes()
+    yield made
+    made.shutdown()
+
+
+def run_by_ray(grid, out, address, display=None, loaded=(), **arguments):
+    display = display or Silent()
+    with executors.create("ray", ray_address=address, threads=1, **arguments) as executor:
+        plan = runner.prepare(grid, out, executor.device("cpu"), load_on=executor.loads_on, plugins=loaded)
+        return runner.run(plan, display, executor)
+
+
+def serial(grid, out):
+    with executors.create("serial", threads=1) as executor:
+        return run(grid, out, executor=executor)
+
+
+def same_tables(first, second):
+    for one, other in zip(comparable(first), comparable(second), strict=True):
+        pd.testing.assert_frame_equal(one, other)
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from typing import ClassVar
+from defenses import Defense
+
+@dataclass(frozen=True)
+class Halved(Defense):
+    name: ClassVar[str] = "halved"
+    summary: ClassVar[str] = "half the gradient"
+
+    def transform_gradients(self, gradients, step):
+        return {name: g / 2 for name, g in gradients.items()}
+
+@dataclass(frozen=True)
+class Broken(Defense):
+    name: ClassVar[str] = "broken"
+    summary: ClassVar[str] = "raises"
+
+    def transform_gradients(self, gradients, step):
+        raise RuntimeError("out of\\nluck")
+"""
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    import defenses
+
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    plugin = plugins.read(tmp_path / "mine.py")
+    yield plugin
+    for name in ("halved", "broken"):
+        del defenses.registry._classes[name]
+    del sys.modules[plugin.module]
+
+
+def test_a_machine_that_is_lost_in_the_middle(shapes, tmp_path, cluster, monkeypatch):
+    """The tables are those of a serial run; data sets are stored once; what arrived before the loss is not measured again."""
+    grid = grid_of(shapes, models=["mlp", "lenet"], seeds=[0, 1], attacks=["inverting-gradients(iterations=40)", "dlg(iterations=5)"])
+    stored, put, written = [], ray.put, []
+    monkeypatch.setattr(ray, "put", lambda value: (stored.append(value), put(value))[1])
+    write = recording.write_attacked
+
+    def kill_then_write(run, key, attack, **content):
+        written.append((key, attack))
+        if len(written) == 3:
+            cluster.remove_node(cluster.second, allow_graceful=False)
+        write(run, key, attack, **content)
+
+    monkeypatch.setattr(recording, "write_attacked", kill_then_write)
+    display = Silent()
+    assert run_by_ray(grid, tmp_path / "ray", cluster.address, display) == runner.Outcome(kept=0, finished=8, failed=0)
+    assert len(stored) == 1 and len(written) == len(set(written)) == 16
+    assert set(display.cells) == {spec.name for spec in runner.identify(grid, CPU).cells.values()}
+    serial(grid, tmp_path / "serial")
+    same_tables(tmp_path / "ray", tmp_path / "serial")
+
+
+def test_a_training_and_each_attack_are_tasks_of_their_own(shapes, tmp_path, cluster, monkeypatch):
+    from benchmark.executors import ray_executor
+    given, made = [], ray_executor._Tasks.__init__
+
+    def noted(self, submit, *arguments):
+        made(self, lambda todo: (given.append((todo.weights is None, list(todo.attacks.values()))), submit(todo))[1], *arguments)
+
+    monkeypatch.setattr(ray_executor._Tasks, "__init__", noted)
+    labels = ["inverting-gradients(iterations=3)", "dlg(iterations=2)", "idlg(iterations=2)"]
+    grid = grid_of(shapes, defenses=["none"], seeds=[0], attacks=labels)
+    assert run_by_ray(grid, tmp_path / "ray", cluster.address).finished == 1
+    assert given[0] == (True, []) and sorted(given[1:]) == sorted((False, [label]) for label in labels)
+    serial(grid, tmp_path / "serial")
+    same_tables(tmp_path / "ray", tmp_path / "serial")
+
+
+def test_both_machines_work_a_failing_cell_stops_no_other_and_plugins_travel(shapes, tmp_path, cluster, loaded):
+    grid = grid_of(shapes, defenses=["none", "broken", "halved"])
+    assert run_by_ray(grid, tmp_path / "run", cluster.address, loaded=[loaded]) == runner.Outcome(kept=0, finished=4, failed=2)
+    failures = results.read_run(tmp_path / "run").failures
+    assert {failure["error"] for failure in failures} == {"RuntimeError: out of luck"} and "transform_gradients" in failures[0]["traceback"]
+    (tmp_path / "run" / "run.json").unlink()
+    assert run(grid, tmp_path / "serial", plugins=[loaded]).failed == 2
+
+
+def test_a_cell_whose_process_is_lost_each_time_is_given_up(shapes, tmp_path, cluster, loaded, monkeypatch):
+    import defenses
+    from benchmark.executors import ray_executor
+
+    monkeypatch.setattr(ray_executor, "_RETRIES", 1)
+    source = loaded.source.decode().replace('raise RuntimeError("out of\\nluck")', "import os; os._exit(1)")
+    (tmp_path / "deadly.py").write_text(source.replace("halved", "halved2").replace('"broken"', '"deadly"'))
+    deadly = plugins.read(tmp_path / "deadly.py")
+    try:
+        outcome = run_by_ray(grid_of(shapes, defenses=["deadly", "none"], seeds=[0]), tmp_path / "run", cluster.address, loaded=[deadly])
+        assert outcome == runner.Outcome(kept=0, finished=1, failed=1)
+        (failure,) = results.read_run(tmp_path / "run").failures
+        assert failure["error"].startswith("the process of the cell was lost 2 times")
+    finally:
+        for name in ("halved2", "deadly"):
+            del defenses.registry._classes[name]
+
+
+def test_ctrl_c_stops_ray_within_five_seconds(shapes, tmp_path):
+    code, error = stop_by_ctrl_c(shapes, tmp_path / "run", "--executor", "ray", "--threads", "1")
+    assert code == 130 and "what is finished is kept" in error, error
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"name": "slurm"}, "unknown executor 'slurm'; expected serial or ray"),
+    ({"name": "serial", "ray_address": "auto"}, "are for --executor ray"),
+    ({"name": "serial", "threads": 0}, "--threads must be 1 to 1024, got 0"),
+    ({"name": "ray", "gpus_per_cell": 1.5}, r"must be a share of a GPU, in \(0, 1\], or a whole number, got 1.5"),
+])
+def test_arguments_that_cannot_be(arguments, message):
+    with pytest.raises(InputError, match=message):
+        executors.create(**arguments)
+
+
+def test_what_the_cluster_does_not_have_is_said(shapes, tmp_path, cluster):
+    with executors.create("ray", ray_address=cluster.address, threads=3) as executor:
+        with pytest.raises(InputError, match="no machine of the Ray cluster has a GPU"):
+            executor.device("cuda")
+        with pytest.raises(InputError, match="cannot be chosen with --executor ray"):
+            executor.device("cuda:1")
+        assert executor.device("auto") == CPU
+        plan = runner.prepare(grid_of(shapes), tmp_path / "run", CPU)
+        with pytest.raises(InputError, match="no machine of the Ray cluster has 3 CPUs"):
+            runner.run(plan, Silent(), executor)
+
+
+def test_a_cluster_that_is_not_there():
+    with pytest.raises(InputError, match="cannot reach the Ray cluster"), executors.create("ray", ray_address="127.0.0.1:1"):
+        pass
+
+
+def test_cells_of_a_machine_with_gpus_take_one_each(monkeypatch):
+    """What is asked of Ray, without a GPU: a share of one for each cell."""
+    from benchmark.executors import ray_executor
+    asked = []
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 4.0}}])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 4.0})
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(ray_executor._measured, "options", lambda **options: asked.append(options))
+    monkeypatch.setattr(ray_executor._Tasks, "run", lambda self, keys: asked.append(self._places()))
+    import torch
+    executors.create("ray", gpus_per_cell=0.5, threads=6).run([], None, {}, torch.device("cuda"), [], None)
+    assert asked == [{"num_cpus": 1, "num_gpus": 0.5, "max_retries": 0}, 8 + 1]
+    with pytest.raises(InputError, match="has 8 GPUs, which a cell takes; give fewer --gpus-per-cell"):
+        executors.create("ray", gpus_per_cell=8.0).run([], None, {}, torch.device("cuda"), [], None)
+
+
+def test_a_command_runs_on_ray_and_then_finds_all_done(shapes, tmp_path, capsys):
+    command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "mlp",
+               "--defense", "none", "--epochs", "1", "--victims", "2", "--attack", "dlg(iterations=1)", "--seed", "0", "--seed", "1",
+               "--threads", "1", "--out", str(tmp_path / "run")]
+    first = subprocess.run([*command, "--executor", "ray"], capture_output=True, text=True, timeout=120)
+    assert first.returncode == 0 and "2 cells finished, 0 kept, 0 failed" in first.stdout, first.stderr
+    assert "ray" not in first.stderr.lower(), first.stderr
+    assert execute(command[3:]) == 0
+    assert "0 cells finished, 2 kept, 0 failed" in capsys.readouterr().out
