@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from attacks.base import Observation
 from attacks.engine.matcher import GradientMatcher
-from attacks.objective.objectives import Comparison, Objective, layer_of, total
+from attacks.engine.slots import filled
+from attacks.objective.comparison import Comparison, layer_of, total
+from attacks.objective.costs import Cosine, Cost
+from attacks.objective.objective import Objective
 from attacks.objective.total_variation import total_variation
-from attacks.reading.knowledge import layers_that_see_the_image, told, with_knowledge
-from attacks.search.width import filled
+from attacks.reading.informed import with_knowledge
+from attacks.reading.layers import layers_that_see_the_image
+from attacks.reading.releases import told
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
 
@@ -60,28 +64,28 @@ def score(observation: Observation, images: Tensor, labels: Tensor, seed: int) -
     layers = layers_that_see_the_image(observation)
     noise = {name: variance for name, variance in told(observation).variances.items() if layers is None or layer_of(name) in layers}
     entries = {name: observation.shared[name][0].numel() for name in noise}
-    objective = with_knowledge(_Misfit(layers=layers, noise=noise, entries=entries), observation)
+    objective = with_knowledge(Objective(_Misfit(noise, entries), layers=layers), observation)
     variation = total_variation(images).clamp_min(_SMOOTH).log()
     misfit = _evaluate(observation, objective, images, labels, seed)
     return (misfit + (_PRIOR_WITH_NOISE if noise else _PRIOR) * variation).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 @dataclass(frozen=True)
-class _Misfit(Objective):
+class _Misfit(Cost):
     """The logarithms of the misfits of all groups; ``noise`` holds variances, and ``entries`` the numbers of entries."""
 
     noise: Mapping[str, float] = field(default_factory=dict)
     entries: Mapping[str, int] = field(default_factory=dict)
 
-    def well_conditioned(self) -> Objective:
-        return Objective(**{place.name: getattr(self, place.name) for place in fields(Objective)})
+    def well_conditioned(self) -> Cost:
+        return Cosine()
 
-    def __call__(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
         clean = {name: c for name, c in compared.items() if name not in self.noise}
         logs = []
         for layer in dict.fromkeys(map(layer_of, clean)):
             own = {name: comparison for name, comparison in clean.items() if layer_of(name) == layer}
-            logs.append(super().__call__(own, observed).clamp_min(_ROUNDING).log())
+            logs.append(Cosine()(own, observed, weights).clamp_min(_ROUNDING).log())
         if self.noise:
             # In units of the least variance, so that squares of small numbers do not vanish.
             least, count = min(self.noise.values()), sum(self.entries.values())
@@ -97,7 +101,7 @@ def _evaluate(observation: Observation, objective: Objective, images: Tensor, la
     costs = []
     for start in range(0, len(observation), _AT_ONCE):
         places = list(range(start, min(start + _AT_ONCE, len(observation))))
-        # Slots that are left over compute what nobody reads (attacks.search.width).
+        # Slots that are left over compute what nobody reads (attacks.engine.slots).
         slots = places + places[:1] * (filled(len(places), _AT_ONCE) - len(places))
         seeds = [derive(seed, "score", observation.victims[place]) for place in slots]
         matcher = GradientMatcher(observation, labels, objective, seeds=seeds, positions=slots)

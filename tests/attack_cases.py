@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 import defenses
 from attacks import Observation, Round
-from attacks.objective.objectives import Objective
+from attacks.objective.costs import Euclidean
+from attacks.objective.objective import Objective
+from attacks.objective.total_variation import TotalVariation
 from defenses import Batch, client_loss
 from defenses.stochastic import stochastic_layers
 
@@ -69,9 +71,9 @@ def observation_through(module: nn.Module, image_shape: tuple[int, int, int], *,
 
 def reference(observation, x, objective, victim, epsilon=None):
     """Cost and image derivative of one victim by torch.autograd.grad with create_graph; ``objective`` may be the weight of total
-    variation alone."""
+    variation alone, which is its only term."""
     if not isinstance(objective, Objective):
-        objective = Objective(total_variation=objective)
+        objective = Objective(terms=(TotalVariation(objective),))
     module = observation.module
     for layer, noise in zip(stochastic_layers(module).values(), epsilon or [], strict=False):
         layer.epsilon = noise[victim]
@@ -88,14 +90,14 @@ def reference(observation, x, objective, victim, epsilon=None):
             theirs.append((observation.shared[name][victim] * mask).flatten())
     weights = [objective.weights.get(layer, 1.0) for layer in layers]
     pairs = [(torch.cat(ours), torch.cat(theirs)) for ours, theirs in layers.values()]
-    if objective.cost == "euclidean":
+    if isinstance(objective.cost, Euclidean):
         cost = sum(w * (a - b).square().sum() for w, (a, b) in zip(weights, pairs, strict=True))
-    elif objective.per_layer:
+    elif objective.cost.per_layer:
         cost = sum(w * (1 - torch.dot(a, b) / (a.norm() * b.norm())) for w, (a, b) in zip(weights, pairs, strict=True)) / sum(weights)
     else:
         a, b = (torch.cat([w**0.5 * pair[i] for w, pair in zip(weights, pairs, strict=True)]) for i in (0, 1))
         cost = 1 - torch.dot(a, b) / (a.norm() * b.norm())
-    cost = cost + objective.total_variation * sum(x.diff(dim=d).abs().mean() for d in (-1, -2))
+    cost = cost + sum(term.weight for term in objective.terms) * sum(x.diff(dim=d).abs().mean() for d in (-1, -2))
     derivative = torch.autograd.grad(cost, x)[0]
     for layer in stochastic_layers(module).values():
         layer.epsilon = None

@@ -51,9 +51,8 @@ def stand_in(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch, "equal", lambda a, b: a.shape == b.shape and len(a) == 1)  # the pixels of one image; no two rounds are equal
     patch.setattr(torch.Tensor, "tolist", lambda tensor: torch.zeros(tensor.shape, device="cpu").numpy().tolist())
     patch.setattr(GradientMatcher, "_disagreement", lambda *arguments: None)
-    patch.setattr("attacks.engine.layers.layer_gradients.factors", lambda gradients, rank: None)
-    for module in ("search.optimization", "methods.dlg"):
-        patch.setattr(f"attacks.{module}.choose_width", lambda problem, waiting: 4)
+    patch.setattr("attacks.engine.layers.rule.factors", lambda gradients, rank: None)
+    patch.setattr("attacks.search.minimise.choose_width", lambda problem, waiting: 4)
 
 
 def train_and_observe(defense: str, model: str) -> None:

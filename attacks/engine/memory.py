@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacks.engine.slots import even
+
 log = logging.getLogger("leakboard")
 
 
@@ -57,12 +59,25 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, RuntimeError) and any(text in str(error) for text in ("out of memory", "can't allocate memory")))
 
 
-def half_of(width: int, error: Exception, device: torch.device) -> int:
-    """How many victims to go on with after an error: half as many where there was no memory for so many; otherwise it is raised."""
-    if width == 1 or not is_out_of_memory(error):
-        raise error
-    width = max(1, width // 2)
-    log.warning("out of memory: the attack goes on with %d victims at once", width)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return width
+def with_less(attempt: Callable[[int], bool], width: int, device: torch.device) -> None:
+    """Call ``attempt`` with a number of victims to work on at once until it says that nothing is left to do; where there is no
+    memory for so many, with half as many.
+
+    Args:
+        attempt: does a part of the work, and says whether there is more; may be called again after it has raised.
+        width: with which to begin.
+        device: whose memory it is.
+    """
+    more = True
+    while more:
+        try:
+            more = attempt(width)
+            continue
+        except Exception as error:
+            if width == 1 or not is_out_of_memory(error):
+                raise
+        # Here the error is gone, and with it the frames that hold what was computed.
+        width = even(max(1, width // 2))
+        log.warning("out of memory: the attack goes on with %d victims at once", width)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()

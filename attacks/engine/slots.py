@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from defenses.support.upload import upload
+
+#: Products of matrices round each row alike for any number of rows that is a multiple of this (measured with oneMKL; rows beyond
+#: the last multiple take another path). What becomes of a victim then does not depend on how many are attacked beside it.
+_ALIKE = 4
 
 
 class Held:
@@ -75,6 +78,12 @@ def as_it_is(values: Tensor) -> Tensor:
     return values
 
 
-def to_type(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Storage in another type."""
-    return lambda values: values.to(dtype)
+def even(count: int) -> int:
+    """The largest number of slots, up to the given one, in which victims are rounded alike; below four there is none."""
+    return count - count % _ALIKE if count > _ALIKE else count
+
+
+def filled(count: int, width: int) -> int:
+    """Slots for ``count`` victims where ``width``, an even number, are worked on at once: as many, or up to three more, so that
+    victims are rounded alike."""
+    return -(-count // _ALIKE) * _ALIKE if width >= _ALIKE else count

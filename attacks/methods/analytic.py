@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, Observation, Progress, Reconstruction
-from attacks.reading.knowledge import layer_input
 from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
+from attacks.reading.layers import entered, has_parameters, layer_input
 from attacks.reading.separation import separated_inputs
-from defenses.stochastic import no_noise, sampling, stochastic_layers
 
 
 @dataclass(frozen=True)
@@ -57,29 +56,16 @@ def _bounds(observation: Observation) -> tuple[Tensor, Tensor]:
 
 def _first_layer(observation: Observation) -> tuple[str, str | None]:
     """The first layer that runs, and why the attack does not apply to it; found by a forward pass on a random image."""
-    ran: list[tuple[str, nn.Module, Tensor]] = []
-
-    def watcher(name: str) -> Any:
-        return lambda module, arguments: ran.append((name, module, arguments[0]))
-
     generator = torch.Generator("cpu").manual_seed(0)
-    shape = (1, *observation.image_shape)
-    image = torch.randn(shape, generator=generator, device="cpu").to(observation.mean)
-    stochastic = list(stochastic_layers(observation.module).values())
-    handles = [m.register_forward_pre_hook(watcher(name)) for name, m in observation.module.named_modules()
-               if next(m.parameters(recurse=False), None) is not None]
-    try:
-        with torch.no_grad(), sampling(stochastic, no_noise(stochastic, image)):
-            observation.module(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    name, module, entered = ran[0]
+    image = torch.randn((1, *observation.image_shape), generator=generator, device="cpu").to(observation.mean)
+    layers = {name: layer for name, layer in observation.module.named_modules() if has_parameters(layer)}
+    name, seen = next(iter(entered(observation, layers, image).items()))
+    module = layers[name]
     if not isinstance(module, nn.Linear):
         return name, f"the first layer is a {_KINDS.get(type(module), type(module).__name__)}, not a linear one"
     if module.bias is None:
         return name, "the first layer has no bias"
-    if entered.shape != (1, image.numel()) or (entered.device.type != "meta" and not torch.equal(entered, image.flatten(1))):
+    if seen.shape != (1, image.numel()) or (seen.device.type != "meta" and not torch.equal(seen, image.flatten(1))):
         return name, "the first layer does not see the pixels as they are"
     return name, None
 

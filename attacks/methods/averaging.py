@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 
 from attacks.base import Observation
-from attacks.methods.likelihood import posterior
 from attacks.methods.matching_attack import MatchingAttack
-from attacks.objective.objectives import Objective
-from attacks.reading.knowledge import told, with_knowledge
+from attacks.objective.objective import Objective
+from attacks.objective.total_variation import TotalVariation
+from attacks.reading.informed import posterior, with_knowledge
+from attacks.reading.releases import told
 
 
 @dataclass(frozen=True)
@@ -55,4 +56,4 @@ class Averaging(MatchingAttack):
         if told(observation).variances:
             return posterior(observation, self.total_variation)
         weight = 1e-6 if self.total_variation is None else self.total_variation
-        return with_knowledge(Objective(total_variation=weight), observation)
+        return with_knowledge(Objective(terms=(TotalVariation(weight),)), observation)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from attacks.base import Attack, Observation, Progress, Reconstruction
-from attacks.engine import memory
-from attacks.objective.objectives import Objective
-from attacks.reading.knowledge import with_knowledge
+from attacks.objective.costs import Euclidean
+from attacks.objective.objective import Objective
+from attacks.reading.informed import with_knowledge
 from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
-from attacks.search.lbfgs import BatchedLBFGS
-from attacks.search.problem import Problem, Start
+from attacks.search.lbfgs import LBFGS
+from attacks.search.minimise import minimise
+from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
-from attacks.search.width import choose_width, even, filled
 from defenses.support import checks
-from defenses.support.last_linear import last_linear
-from defenses.support.seeds import VictimNoise, derive
-from defenses.support.upload import upload
 
 
 @dataclass(frozen=True)
@@ -62,64 +55,19 @@ class DLG(Attack):
         return observation.defense.regularized or not self._objective(observation).same_as(self._objective(observation.blind()))
 
     def _objective(self, observation: Observation) -> Objective:
-        return with_knowledge(Objective(cost="euclidean"), observation)
+        return with_knowledge(Objective(Euclidean()), observation)
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         self.check(observation)
         labels = as_classes(known_or_inferred_labels(observation)) if self.joint else known_or_inferred_labels(observation)
-        schedule = Schedule(self.iterations, self.step_size, self.iterations)
-        problem = Problem(observation, labels, self._objective(observation), schedule, seed)
-        starts = [Start(victim, restart) for restart in range(self.restarts) for victim in range(len(observation))]
-        width = choose_width(problem, starts)
-        told = 0
-        found: list[tuple[Tensor, ...]] = []
-        done = 0
-
-        def tell(iteration: int) -> None:
-            nonlocal told
-            shares = done * self.iterations + iteration * min(width, len(starts) - done)
-            if progress is not None and (at := shares // len(starts)) > told:
-                told = at
-                progress(told, self.iterations)
-
-        while done < len(starts):
-            part = starts[done : done + width]
-            try:
-                # Slots that are left over compute what nobody reads (attacks.search.width).
-                minimised = self._minimise(problem, part + part[:1] * (filled(len(part), width) - len(part)), tell)
-                found.append(tuple(column[: len(part)] for column in minimised))
-                done += len(part)
-                continue
-            except Exception as error:
-                failure = error
-            width = even(memory.half_of(width, failure, observation.device))
-        images, labels, costs = (torch.cat(column).unflatten(0, (self.restarts, -1)) for column in zip(*found, strict=True))
-        best, victims = costs.argmin(0), torch.arange(len(observation), device=costs.device)
-        return Reconstruction(observation.to_pixels(images[best, victims]), as_classes(labels[best, victims]), costs[best, victims])
-
-    def _minimise(self, problem: Problem, starts: list[Start], tell: Callable[[int], None]) -> tuple[Tensor, Tensor, Tensor]:
-        matcher = problem.matcher(starts, reloaded=False)
-        images = problem.first_images(starts)
-        labels = problem.labels[upload([start.victim for start in starts], images.device)]
-        logits = _first_logits(problem, starts) if self.joint else images.new_zeros(*labels.shape[:2], 0)
-        entries = images[0].numel()
-        optimizer = BatchedLBFGS(torch.cat((images.flatten(1), logits.flatten(1)), 1), step_size=self.step_size)
-        best, lowest = optimizer.points.clone(), images.new_full((len(starts),), torch.inf)
-        for iteration in range(self.iterations):
-            x, y = optimizer.points[:, :entries].view_as(images), optimizer.points[:, entries:].view_as(logits)
-            if self.joint:
-                derivative, by_logits, objective = matcher.step_with_labels(x, y)
-                derivative = torch.cat((derivative.flatten(1), by_logits.flatten(1)), 1)
-            else:
-                derivative, objective = matcher.step(x)
-                derivative = derivative.flatten(1)
-            lower = objective < lowest  # false for what is not a number
-            best, lowest = torch.where(lower[:, None], optimizer.points, best), torch.where(lower, objective, lowest)
-            optimizer.step(derivative)
-            tell(iteration + 1)
-        if self.joint:
-            labels = best[:, entries:].view_as(logits).argmax(-1)
-        return best[:, :entries].view_as(images), labels, lowest
+        # The last evaluation needs no step; the step size does not decay.
+        schedule = Schedule(self.iterations - 1, self.step_size, self.iterations, eighths=())
+        problem = Problem(observation, labels, self._objective(observation), schedule, seed, joint=self.joint)
+        images, costs, logits = minimise(problem, optimizer=LBFGS, restarts=self.restarts, progress=progress and (
+            lambda done, _: progress(done, self.iterations))).best()
+        if progress is not None:
+            progress(self.iterations, self.iterations)
+        return Reconstruction(observation.to_pixels(images), as_classes(labels if logits is None else logits), costs)
 
 
 @dataclass(frozen=True)
@@ -133,9 +81,3 @@ class IDLG(DLG):
 
     joint: ClassVar[bool] = False
 
-
-def _first_logits(problem: Problem, starts: list[Start]) -> Tensor:
-    """Standard normal noise [S, B, classes]."""
-    observation = problem.observation
-    seeds = [derive(problem.seed, observation.victims[start.victim], "labels", start.restart) for start in starts]
-    return VictimNoise(seeds, (observation.batch_size, last_linear(observation.module)[1].out_features), observation.mean).draw()

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from attacks.base import Observation
 from attacks.methods.matching_attack import MatchingAttack
-from attacks.objective.objectives import Objective
-from attacks.reading.knowledge import features, last_features, layers_before_sampling, replay_obstacle, with_knowledge
+from attacks.objective.objective import Objective
+from attacks.reading.informed import by_features, layers_and_features
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,8 @@ class FeatureMatching(MatchingAttack):
     total_variation: float = 3e-2
 
     def obstacle(self, observation: Observation) -> str | None:
-        found = self._layers_and_features(observation)
+        found = layers_and_features(observation)
         return found if isinstance(found, str) else super().obstacle(observation)
 
     def objective(self, observation: Observation) -> Objective:
-        found = self._layers_and_features(observation)
-        assert not isinstance(found, str)
-        layers, known = found
-        plain = Objective(total_variation=self.total_variation, per_layer=True, layers=layers, features=known)
-        return with_knowledge(plain, observation)
-
-    def _layers_and_features(self, observation: Observation) -> tuple[tuple[str, ...] | None, dict] | str:
-        if replay_obstacle(observation) is None:
-            layers = layers_before_sampling(observation)
-            return (layers, features(observation)) if layers else "no layer comes before the stochastic one"
-        known = last_features(observation)
-        return known if isinstance(known, str) else (None, known)
+        return by_features(observation, self.total_variation)

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from attacks.base import Observation
 from attacks.methods.matching_attack import MatchingAttack
-from attacks.objective.objectives import Objective
-from attacks.reading.knowledge import with_knowledge
+from attacks.objective.objective import Objective
+from attacks.objective.total_variation import TotalVariation
+from attacks.reading.informed import with_knowledge
 
 
 @dataclass(frozen=True)
@@ -30,4 +31,4 @@ class InvertingGradients(MatchingAttack):
     threat_model: ClassVar[str] = "B"
 
     def objective(self, observation: Observation) -> Objective:
-        return with_knowledge(Objective(total_variation=self.total_variation), observation)
+        return with_knowledge(Objective(terms=(TotalVariation(self.total_variation),)), observation)

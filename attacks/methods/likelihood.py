@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from attacks.base import Observation, Progress, Reconstruction
-from attacks.methods.feature_matching import FeatureMatching
 from attacks.methods.matching_attack import MatchingAttack
-from attacks.objective.objectives import Objective, layer_of
-from attacks.reading.knowledge import features, replay_obstacle, told, with_knowledge
+from attacks.objective.costs import Euclidean
+from attacks.objective.objective import Objective
+from attacks.reading.informed import by_features, layers_and_features, posterior
 from attacks.reading.labels import as_classes, known_or_inferred_labels
-from attacks.search.optimization import minimise, minimise_all
+from attacks.reading.releases import told
+from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
 from defenses.support import checks
 
-#: Weight of features that are known without noise, relative to the likelihood per entry (LeNet under PPP with noise of 0.01, 32
-#: CIFAR-10 victims, 1,000 iterations: SSIM 0.11 without them, 0.37 with 10, 0.52 with 100, 0.70 with 1,000).
-_EXACT = 1000.0
+#: Weight of the prior in the part that begins with features, that of ``feature-matching``.
+_BEGUN_WITH = 3e-2
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Likelihood(MatchingAttack):
             return "a blind attacker does not know of noise"
         if not told(observation).variances:
             return "the gradient carries no noise of known variance"
-        if self.begin == "features" and (obstacle := FeatureMatching().obstacle(observation)) is not None:
-            return obstacle
+        if self.begin == "features" and isinstance(found := layers_and_features(observation), str):
+            return found
         return super().obstacle(observation)
 
     def objective(self, observation: Observation) -> Objective:
         objective = posterior(observation, self.total_variation)
-        return objective if self.begin == "random" else replace(objective, clip=None, free_scale=True)
+        return objective if self.begin == "random" else replace(objective, cost=Euclidean(free_scale=True))
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         first = 3 * self.iterations // 4
@@ -75,31 +75,10 @@ class Likelihood(MatchingAttack):
         self.check(observation)
         labels, total = known_or_inferred_labels(observation), self.iterations
         schedule = Schedule(first, self.step_size, self.patience)
-        alone = Problem(observation, labels, FeatureMatching().objective(observation), schedule, seed)
-        begun, _ = minimise_all(alone, restarts=self.restarts, progress=progress and (lambda done, _: progress(done, total)))
+        alone = Problem(observation, labels, by_features(observation, _BEGUN_WITH), schedule, seed)
+        begun = minimise(alone, restarts=self.restarts, progress=progress and (lambda done, _: progress(done, total))).images
         schedule = Schedule(total - first, self.step_size / 10, self.patience)
         problem = Problem(observation, labels, self.objective(observation), schedule, seed, begun)
-        images, costs = minimise(problem, restarts=self.restarts, progress=progress and (
-            lambda done, _: progress(first + done, total)))
+        images, costs, _ = minimise(problem, restarts=self.restarts, progress=progress and (
+            lambda done, _: progress(first + done, total))).best()
         return Reconstruction(observation.to_pixels(images), as_classes(labels), costs)
-
-
-def posterior(observation: Observation, total_variation: float | None = None) -> Objective:
-    """The negative logarithm of the posterior as an objective, in units of 2 sigma^2 n of the least noise.
-
-    Args:
-        observation: with noise of known variance.
-        total_variation: weight of the prior relative to the likelihood per entry; None for 0.1.
-    """
-    variances = told(observation).variances
-    entries = sum(observation.shared[name][0].numel() for name in variances)
-    # In these units weights of layers do not exceed 1.
-    least = min(variances.values())
-    weights = {layer_of(name): least / variance for name, variance in variances.items()}
-    unit = 2 * least * entries
-    weight = 0.1 if total_variation is None else total_variation
-    objective = Objective(cost="euclidean", total_variation=weight * unit, weights=weights, layers=tuple(weights))
-    if replay_obstacle(observation) is None:
-        exact = {name: known for name, known in features(observation).items() if name not in weights}
-        objective = replace(objective, features=exact, feature_weight=_EXACT * unit)
-    return with_knowledge(objective, observation)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attacks.base import Attack, Observation, Progress, Reconstruction
-from attacks.objective.objectives import Objective
+from attacks.objective.objective import Objective
 from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
-from attacks.search.optimization import minimise
+from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
 from defenses.support import checks
@@ -71,5 +71,5 @@ class MatchingAttack(Attack):
         labels = known_or_inferred_labels(observation)
         schedule = Schedule(self.iterations, self.step_size, self.patience)
         problem = Problem(observation, labels, self.objective(observation), schedule, seed)
-        images, cost = minimise(problem, restarts=self.restarts, progress=progress)
-        return Reconstruction(observation.to_pixels(images), as_classes(labels), cost)
+        images, costs, _ = minimise(problem, restarts=self.restarts, progress=progress).best()
+        return Reconstruction(observation.to_pixels(images), as_classes(labels), costs)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from attacks.base import Observation
 from attacks.methods.matching_attack import MatchingAttack
-from attacks.objective.objectives import Objective
-from attacks.reading.knowledge import layers_before_sampling, told
+from attacks.objective.objective import Objective
+from attacks.objective.total_variation import TotalVariation
+from attacks.reading.layers import layers_before_sampling
+from attacks.reading.releases import told
 from defenses.stochastic import stochastic_layers
 
 
@@ -37,5 +39,5 @@ class OmitStochastic(MatchingAttack):
 
     def objective(self, observation: Observation) -> Objective:
         known = told(observation)
-        return replace(Objective(total_variation=self.total_variation, layers=layers_before_sampling(observation)),
-                       masks=known.masks, passes=known.passes)
+        return Objective(terms=(TotalVariation(self.total_variation),), layers=layers_before_sampling(observation),
+                         masks=known.masks, passes=known.passes)

@@ -7,11 +7,16 @@ from typing import ClassVar
 
 from attacks.base import Observation, Progress, Reconstruction
 from attacks.methods.matching_attack import MatchingAttack
-from attacks.objective.objectives import Objective
-from attacks.objective.penalties import batch_norms
-from attacks.reading.knowledge import with_knowledge
+from attacks.objective.anchors import Anchors
+from attacks.objective.costs import Euclidean
+from attacks.objective.energy import Energy
+from attacks.objective.objective import Objective
+from attacks.objective.statistics import Statistics, batch_norms
+from attacks.objective.term import Term
+from attacks.objective.total_variation import TotalVariation
+from attacks.reading.informed import with_knowledge
 from attacks.reading.labels import as_classes, known_or_inferred_labels
-from attacks.search.optimization import best_of, minimise_all
+from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
 from defenses.support import checks
@@ -50,10 +55,9 @@ class SeeThroughGradients(MatchingAttack):
             checks.number(name, getattr(self, name), at_least=0)
 
     def objective(self, observation: Observation) -> Objective:
-        known = bool(batch_norms(observation.module))
-        plain = Objective(cost="euclidean", total_variation=self.total_variation / self.gradient,
-                          energy=self.energy / self.gradient, statistics=self.statistics / self.gradient if known else 0.0)
-        return with_knowledge(plain, observation)
+        terms: list[Term] = [Statistics(self.statistics / self.gradient)] if batch_norms(observation.module) else []
+        terms += [TotalVariation(self.total_variation / self.gradient), Energy(self.energy / self.gradient)]
+        return with_knowledge(Objective(Euclidean(), tuple(terms)), observation)
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         self.check(observation)
@@ -69,8 +73,9 @@ class SeeThroughGradients(MatchingAttack):
         problem = Problem(observation, labels, self.objective(observation), schedule, seed)
         if first:
             alone = problem._replace(schedule=replace(schedule, iterations=first))
-            begin, _ = minimise_all(alone, restarts=self.restarts, progress=progress and (lambda done, _: progress(done, whole)))
-            together = replace(problem.objective, anchors=begin.mean(1), anchor_weight=self.group / self.gradient)
+            begin = minimise(alone, restarts=self.restarts, progress=progress and (lambda done, _: progress(done, whole))).images
+            anchors = Anchors(self.group / self.gradient, begin.mean(1))
+            together = replace(problem.objective, terms=(*problem.objective.terms, anchors))
             problem = problem._replace(objective=together, schedule=replace(schedule, iterations=whole - first), begin=begin)
-        images, costs = best_of(*minimise_all(problem, restarts=self.restarts, progress=later))
+        images, costs, _ = minimise(problem, restarts=self.restarts, progress=later).best()
         return Reconstruction(observation.to_pixels(images), as_classes(labels), costs)

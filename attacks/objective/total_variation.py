@@ -5,9 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attacks.objective.term import ImageTerm
+
+
+class TotalVariation(ImageTerm):
+    """The mean absolute difference of neighbours in both directions, added up."""
+
+    def add_to(self, objective: Tensor, derivative: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        value, by_image = with_derivative(images)
+        return objective.add(value, alpha=self.weight), derivative.add(by_image, alpha=self.weight)
+
 
 def total_variation(x: Tensor) -> Tensor:
-    """Mean absolute difference of neighbours in both directions, added up: images [N, ..., H, W] to [N]."""
+    """Of images [N, ..., H, W], each over all its channels: [N]."""
     vertical, horizontal = x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
     return vertical.abs().flatten(1).mean(1) + horizontal.abs().flatten(1).mean(1)
 

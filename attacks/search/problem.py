@@ -10,8 +10,9 @@ from torch import Tensor
 
 from attacks.base import Observation
 from attacks.engine.matcher import GradientMatcher
-from attacks.objective.objectives import Objective
+from attacks.objective.objective import Objective
 from attacks.search.schedule import Schedule
+from defenses.support.last_linear import last_linear
 from defenses.support.seeds import VictimNoise, derive
 
 
@@ -31,6 +32,7 @@ class Problem(NamedTuple):
     schedule: Schedule
     seed: int  #: of the starts and of the model's sampling, together with the number of each victim
     begin: Tensor | None = None  #: images [N, restarts, B, C, H, W] to start from instead of noise
+    joint: bool = False  #: whether the labels are variables too, as the softmax of logits; ``labels`` are then not read
 
     def matcher(self, starts: Sequence[Start], *, reloaded: bool) -> GradientMatcher:
         """The matching of some starts, one in each slot."""
@@ -44,6 +46,15 @@ class Problem(NamedTuple):
         """Standard normal noise in normalised space [S, B, C, H, W], or where the problem begins."""
         if self.begin is not None:
             return torch.stack([self.begin[start] for start in starts])
-        seeds = [derive(self.seed, self.observation.victims[start.victim], "start", start.restart) for start in starts]
-        shape = (self.observation.batch_size, *self.observation.image_shape)
+        return self._noise(starts, "start", (self.observation.batch_size, *self.observation.image_shape))
+
+    def first_logits(self, starts: Sequence[Start]) -> Tensor | None:
+        """Standard normal noise [S, B, classes] where the labels are variables."""
+        if not self.joint:
+            return None
+        classes = last_linear(self.observation.module)[1].out_features
+        return self._noise(starts, "labels", (self.observation.batch_size, classes))
+
+    def _noise(self, starts: Sequence[Start], what: str, shape: tuple[int, ...]) -> Tensor:
+        seeds = [derive(self.seed, self.observation.victims[start.victim], what, start.restart) for start in starts]
         return VictimNoise(seeds, shape, self.observation.mean).draw()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attacks.engine import memory
 from attacks.engine.matcher import GradientMatcher
+from attacks.engine.slots import even, filled
 from attacks.search.problem import Problem, Start
 
 #: The width is measured where that takes less than some percent of the attack: each width takes three steps.
@@ -16,19 +17,6 @@ _ITERATIONS_WORTH_MEASURING = 150
 _SMALLEST = 8
 #: A smaller width has to be faster by this factor per victim, so that timing noise does not decide.
 _CLEARLY_FASTER = 0.95
-#: Products of matrices round each row alike for any number of rows that is a multiple of this (measured with oneMKL; rows beyond
-#: the last multiple take another path). What becomes of a victim then does not depend on how many are attacked beside it.
-_ALIKE = 4
-
-
-def even(width: int) -> int:
-    """The largest width, up to the given one, in which victims are rounded alike; below four there is none."""
-    return width - width % _ALIKE if width > _ALIKE else width
-
-
-def filled(count: int, width: int) -> int:
-    """Slots for ``count`` starts of an even width: as many, or up to three more, so that victims are rounded alike."""
-    return -(-count // _ALIKE) * _ALIKE if width >= _ALIKE else count
 
 
 def choose_width(problem: Problem, waiting: Sequence[Start]) -> int:

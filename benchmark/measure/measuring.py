@@ -15,9 +15,10 @@ from safetensors.torch import save as save_weights
 import attacks
 import defenses
 from attacks import Attack, Observation
+from attacks.engine.memory import with_less
 from benchmark.config import Evaluation, Training
 from benchmark.data.datasets import Dataset
-from benchmark.measure.evaluation import Victims, choose_victims, observe, rebuild
+from benchmark.measure.evaluation import Rebuilt, Victims, choose_victims, observe, rebuild
 from benchmark.measure.training import Epoch, make_private, train
 from benchmark.measure.victim_memory import Chunks
 from benchmark.run import interrupts
@@ -179,22 +180,10 @@ def _attack(work: Work, key: str, attack: Attack, observations: _Observations, v
         parts: list[dict[str, np.ndarray]] = []
         of_epoch: list[dict[str, Any]] = []
         obstacles: dict[str, str] = {}
-        first = 0
-        while first < len(victims):
-            count = min(observations.chunks.victims, len(victims) - first)
-            reporter = share.reporter(attack.name, first / len(victims), count / len(victims))
-            try:
-                observation = observations.of(epoch, first, count)
-                found = rebuild(attack, observation, victims.select(first, count), seed, work.evaluation.knowledge, reporter)
-                of_epoch += [{**row, "victim": victims.numbers[first + row["victim"]]} for row in found.rows]
-                parts.append(found.images)
-                obstacles.update(found.obstacles)
-                first += count
-                continue
-            except Exception as error:
-                failure = error
-            observations.forget()
-            observations.chunks.halve(failure)
+        for first, found in _rebuilt(work, attack, observations, victims, epoch, seed, share):
+            of_epoch += [{**row, "victim": victims.numbers[first + row["victim"]]} for row in found.rows]
+            parts.append(found.images)
+            obstacles.update(found.obstacles)
         inapplicable += [{"checkpoint_epoch": epoch, "attack": attack.label, "knowledge": knowledge, "reason": reason}
                          for knowledge, reason in obstacles.items()]
         order = list(dict.fromkeys(row["knowledge"] for row in of_epoch))
@@ -206,6 +195,31 @@ def _attack(work: Work, key: str, attack: Attack, observations: _Observations, v
     info = {"attack": attack.label, "inapplicable": inapplicable, "seconds": time.perf_counter() - started,
             **hardware(dataset.train.labels.device)}
     return Attacked(key, info, rows, images)
+
+
+def _rebuilt(work: Work, attack: Attack, observations: _Observations, victims: Victims, epoch: int, seed: int, share: _Share
+             ) -> list[tuple[int, Rebuilt]]:
+    """What was rebuilt of the victims at a checkpoint, as many at once as the memory holds: each part with its first victim."""
+    parts: list[tuple[int, Rebuilt]] = []
+    first, chunks = 0, observations.chunks
+
+    def attempt(width: int) -> bool:
+        nonlocal first
+        chunks.narrow(width)
+        count = min(width, len(victims) - first)
+        reporter = share.reporter(attack.name, first / len(victims), count / len(victims))
+        try:
+            observation = observations.of(epoch, first, count)
+            some = victims.select(first, count)
+            parts.append((first, rebuild(attack, observation, some, seed, work.evaluation.knowledge, reporter)))
+        except Exception:
+            observations.forget()
+            raise
+        first += count
+        return first < len(victims)
+
+    with_less(attempt, chunks.victims, victims.labels.device)
+    return parts
 
 
 class _Share:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attacks.engine import memory
-from attacks.search.width import even
+from attacks.engine.slots import even
 from benchmark.config import Evaluation
 
 #: Of the free memory, the share that observed gradients may take; attacks need the rest for what they derive from them.
@@ -16,7 +16,7 @@ _SHARE = 4
 
 class Chunks:
     """Of a cell's victims, how many are observed and attacked at once: all, unless their gradients would take more than a quarter
-    of the memory that is free. What becomes of a victim does not depend on it, but for rounding (see :mod:`attacks.search.width`).
+    of the memory that is free. What becomes of a victim does not depend on it, but for rounding (see :mod:`attacks.engine.slots`).
 
     Args:
         module: the model that is observed.
@@ -42,9 +42,10 @@ class Chunks:
             f"the gradients of {evaluation.victims} victims take {each * evaluation.victims / 2**30:.1f} GiB; "
             f"{self.victims} victims are attacked at once")
 
-    def halve(self, error: Exception) -> None:
-        """Go on with half as many after a lack of memory; any other error is raised."""
-        self.victims, self.keep = even(memory.half_of(self.victims, error, self._device)), False
+    def narrow(self, victims: int) -> None:
+        """Go on with fewer at once, where memory was missing."""
+        if victims < self.victims:
+            self.victims, self.keep = victims, False
 
 
 def available(device: torch.device) -> int:

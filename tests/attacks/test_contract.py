@@ -123,9 +123,8 @@ def test_stays_on_the_device(cls, defense, monkeypatch):
     """On fake tensors of another device: an operation that meets a tensor left on the CPU raises."""
     # Fake numbers cannot be compared, nor memory be measured.
     monkeypatch.setattr(GradientMatcher, "_disagreement", lambda *arguments: None)
-    for module in ("search.optimization", "methods.dlg"):
-        monkeypatch.setattr(f"attacks.{module}.choose_width", lambda problem, waiting: len(waiting) - 1)
-    monkeypatch.setattr("attacks.engine.layers.layer_gradients.factors", lambda g, rank: None if defense == "noise" else (g[..., :rank], g[:, :rank]))
+    monkeypatch.setattr("attacks.search.minimise.choose_width", lambda problem, waiting: len(waiting) - 1)
+    monkeypatch.setattr("attacks.engine.layers.rule.factors", lambda g, rank: None if defense == "noise" else (g[..., :rank], g[:, :rank]))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):
         options = {"client_generator": torch.Generator("cpu")}
         observation = where_it_applies(cls, **options) if defense is None else observed(cls, defense, "lenet", **options)

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 import defenses
 from attacks import Observation
-from attacks.objective.objectives import Objective
+from attacks.objective.objective import Objective
+from attacks.objective.total_variation import TotalVariation
 from attacks.search.problem import Problem, Start
 from attacks.search.schedule import Schedule
 from attacks.search.signed_adam import SignedAdam
@@ -54,17 +55,17 @@ def plain_iteration(observation: Observation):
 
 def engine_iteration(observation: Observation):
     """One iteration of every victim, in parts of the width that an attack chooses."""
-    problem = Problem(observation, observation.labels, Objective(total_variation=1e-6), Schedule(3000, 0.1, 1200), 0)
+    problem = Problem(observation, observation.labels, Objective(terms=(TotalVariation(1e-6),)), Schedule(3000, 0.1, 1200), 0)
     starts = [Start(victim, 0) for victim in range(len(observation))]
     width = choose_width(problem, starts)
     parts = [starts[i : i + width] for i in range(0, len(starts), width)]
     matchers = [problem.matcher(part, reloaded=len(parts) > 1) for part in parts]
     bound = torch.full((3, 1, 1), 2.0)
-    optimizers = [SignedAdam(problem.first_images(part), -bound, bound) for part in parts]
+    optimizers = [SignedAdam(problem.first_images(part), None, (-bound, bound)) for part in parts]
     sizes = torch.full((width,), 0.1, dtype=torch.float64)
 
     def iteration() -> None:
         for matcher, optimizer in zip(matchers, optimizers, strict=True):
-            optimizer.step(matcher.step(optimizer.images)[0], sizes[: len(optimizer.images)])
+            optimizer.step(matcher.step(optimizer.images)[0], None, sizes[: len(optimizer.images)])
 
     return iteration

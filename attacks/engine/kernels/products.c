@@ -1,22 +1,13 @@
 /* Products of matrices G [slots, rows, columns] with vectors from both sides, each matrix read from memory once:
  *   by_right[s, p, i] = sum over o of left[s, p, o] G[s, o, i]
  *   by_left[s, p, o]  = sum over i of right[s, p, i] G[s, o, i]
- * Sums are in float; matrices are in float, in bfloat16, which is the upper half of a float, or bytes of 0 and 1 (masks).
- * Everything is contiguous.
+ * Sums are in float; matrices are in float, or bytes of 0 and 1 (masks). Everything is contiguous.
  * Four rows at a time: the loads and stores of by_right are shared between them, and four streams keep the memory busy.
  */
 #include <stdint.h>
 #include <string.h>
 
 static inline float from_float(float value) { return value; }
-
-static inline float from_bfloat16(uint16_t value)
-{
-    uint32_t bits = (uint32_t)value << 16;
-    float widened;
-    memcpy(&widened, &bits, sizeof widened);
-    return widened;
-}
 
 static inline float from_bool(uint8_t value) { return value; }
 
@@ -73,5 +64,4 @@ static inline float from_bool(uint8_t value) { return value; }
     }
 
 BOTH_PRODUCTS(both_products_float, float, from_float)
-BOTH_PRODUCTS(both_products_bfloat16, uint16_t, from_bfloat16)
 BOTH_PRODUCTS(both_products_bool, uint8_t, from_bool)

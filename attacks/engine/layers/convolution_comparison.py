@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from attacks.objective.objectives import Comparison, dot
+from attacks.objective.comparison import Comparison, dot
 
 
 @dataclass(frozen=True)

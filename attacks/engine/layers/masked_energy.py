@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacks.engine.observed import Matrices
+from attacks.engine.kernels.products import Matrices
 
 #: Pairs up to which their products are faster than forming the gradient, and vectors, beside those of the pairs, that making and
 #: summing them costs. Measured with one thread, how many times as fast as forming: 1024 x 3072 50 times with one pair, 5 with 36,

@@ -1,4 +1,4 @@
-"""Comparing gradients that are sums of outer products of errors and inputs, formed and unformed.
+"""Comparing gradients that are sums of outer products of errors and inputs, without forming them.
 
 For one victim with inputs a [P, I] and errors delta [P, O] over P images and positions, the gradient of the weight is delta^T a.
 """
@@ -11,19 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from attacks.engine.kernels.products import Matrices
 from attacks.engine.layers import masked_energy
-from attacks.engine.observed import Matrices
-from attacks.objective.objectives import Comparison, dot, explicit
+from attacks.objective.comparison import Comparison, dot
 
 
 def unformed(a: Tensor, delta: Tensor, observed: Matrices, mask: Matrices | None = None) -> Comparison:
     """Inputs [S, P, I] and errors [S, P, O] against one matrix [O, I] a slot (zero where masked), without forming a gradient."""
     return Comparison(*(_Unformed.apply(a, delta, observed) if mask is None else _Masked.apply(a, delta, observed, mask)))
-
-
-def formed(a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, *, distance: bool) -> Comparison:
-    """Inputs [S, P, I] and errors [S, P, O] against matrices [S, O, I]: better where P is large."""
-    return explicit(delta.mT @ a, observed, mask, distance=distance)
 
 
 def cheaper_unformed(positions: int, rows: int, columns: int, *, masked: bool) -> bool:

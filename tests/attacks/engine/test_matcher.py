@@ -12,8 +12,9 @@ from torch.nn import functional as F
 import defenses
 from attacks import InvertingGradients
 from attacks.engine.matcher import GradientMatcher
-from attacks.objective.objectives import Objective, explicit
-from attacks.objective.total_variation import total_variation, with_derivative
+from attacks.objective.comparison import explicit
+from attacks.objective.objective import Objective
+from attacks.objective.total_variation import TotalVariation, total_variation, with_derivative
 from benchmark.measure.metrics import ssim
 from defenses.stochastic import stochastic_layers
 from defenses.support.seeds import VictimNoise, derive
@@ -25,7 +26,7 @@ from defenses.support.seeds import VictimNoise, derive
 def test_objective_and_derivative_against_double_backward(defense, model, batch_size):
     observation, _ = observation_of(defense, model, batch_size=batch_size, dtype=torch.float64)
     x = torch.randn(3, batch_size, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    matcher = GradientMatcher(observation, observation.labels, Objective(total_variation=0.3), seeds=[9, 10, 11])
+    matcher = GradientMatcher(observation, observation.labels, Objective(terms=(TotalVariation(0.3),)), seeds=[9, 10, 11])
     epsilon = [
         VictimNoise([derive(9 + v, "bottleneck", i) for v in range(3)], (batch_size, layer.size), x, block=64).draw()
         for i, layer in enumerate(stochastic_layers(observation.module).values())

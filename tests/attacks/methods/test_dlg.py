@@ -9,8 +9,9 @@ from attack_cases import observation_of
 from attacks import DLG, IDLG
 from attacks.engine.matcher import GradientMatcher
 from attacks.engine.structured import Unsuitable
-from attacks.objective.objectives import Objective
-from attacks.search.lbfgs import BatchedLBFGS
+from attacks.objective.costs import Euclidean
+from attacks.objective.objective import Objective
+from attacks.search.lbfgs import LBFGS
 from benchmark.measure.metrics import compare
 from defenses import client_loss
 
@@ -19,14 +20,25 @@ def rosenbrock(x: torch.Tensor) -> torch.Tensor:
     return (100 * (x[..., 1:] - x[..., :-1] ** 2) ** 2 + (1 - x[..., :-1]) ** 2).sum(-1)
 
 
-def test_each_row_takes_the_steps_of_torch_optim_lbfgs():
+def optimizer_of(points: torch.Tensor) -> LBFGS:
+    """Of points [S, n] in the place of images."""
+    return LBFGS(points.clone(), None, (torch.tensor(-1.0), torch.tensor(1.0)))
+
+
+def descend(optimizer: LBFGS, steps: int, size: float = 0.3) -> None:
+    for _ in range(steps):
+        x = optimizer.images.clone().requires_grad_()
+        optimizer.step(torch.autograd.grad(rosenbrock(x).sum(), x)[0], None, torch.full((len(x),), size, dtype=torch.float64))
+
+
+def test_each_row_takes_the_steps_of_torch_optim_lbfgs(monkeypatch):
+    monkeypatch.setattr("attacks.search.lbfgs._HISTORY", 5)
     start = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ours = BatchedLBFGS(start.clone(), step_size=0.3, history=5)
+    ours = optimizer_of(start)
     theirs = [row.clone().requires_grad_() for row in start]
     optimizers = [torch.optim.LBFGS([row], lr=0.3, max_iter=1, history_size=5, tolerance_change=0, tolerance_grad=0) for row in theirs]
     for _ in range(25):
-        x = ours.points.clone().requires_grad_()
-        ours.step(torch.autograd.grad(rosenbrock(x).sum(), x)[0])
+        descend(ours, 1)
         for row, optimizer in zip(theirs, optimizers, strict=True):
             def closure(row=row, optimizer=optimizer):
                 optimizer.zero_grad()
@@ -35,16 +47,31 @@ def test_each_row_takes_the_steps_of_torch_optim_lbfgs():
                 return loss
 
             optimizer.step(closure)
-    torch.testing.assert_close(ours.points, torch.stack([row.detach() for row in theirs]), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(ours.images, torch.stack([row.detach() for row in theirs]), rtol=1e-6, atol=1e-8)
+
+
+def test_a_slot_that_begins_anew_knows_nothing_of_the_one_before():
+    start = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours, alone = optimizer_of(start[:3]), optimizer_of(start)
+    descend(ours, 7)
+    ours.restart(1, start[3], None)
+    descend(ours, 9)
+    ours.keep([1, 2])
+    descend(ours, 3)
+    descend(alone, 12)
+    assert torch.equal(ours.images[0], alone.images[3])
+    descend(alone, 7)
+    assert torch.equal(ours.images[1], alone.images[2])
 
 
 def test_a_row_that_is_not_finite_does_not_move_nor_disturb_the_others():
     points = torch.ones(2, 3)
-    optimizer, alone = BatchedLBFGS(points.clone()), BatchedLBFGS(points[:1].clone())
+    optimizer, alone = optimizer_of(points), optimizer_of(points[:1])
     for _ in range(4):
-        optimizer.step(torch.stack([2 * optimizer.points[0], torch.full((3,), torch.nan)]))
-        alone.step(2 * alone.points)
-    assert torch.equal(optimizer.points[0], alone.points[0]) and torch.equal(optimizer.points[1], points[1])
+        derivative = torch.stack([2 * optimizer.images[0], torch.full((3,), torch.nan)])
+        optimizer.step(derivative, None, torch.ones(2, dtype=torch.float64))
+        alone.step(2 * alone.images, None, torch.ones(1, dtype=torch.float64))
+    assert torch.equal(optimizer.images[0], alone.images[0]) and torch.equal(optimizer.images[1], points[1])
 
 
 @pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm"])
@@ -59,7 +86,7 @@ def test_derivatives_by_images_and_labels_against_double_backward(model, general
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(3, 2, 2, 8, 8, generator=generator, dtype=torch.float64)
     logits = torch.randn(3, 2, 5, generator=generator, dtype=torch.float64)
-    matcher = GradientMatcher(observation, observation.labels, Objective(cost="euclidean"), seeds=range(3))
+    matcher = GradientMatcher(observation, observation.labels, Objective(Euclidean()), seeds=range(3))
     by_image, by_logits, cost = matcher.step_with_labels(x, logits)
     for victim in range(3):
         image, given = x[victim].clone().requires_grad_(), logits[victim].clone().requires_grad_()

@@ -13,11 +13,12 @@ from toy_defenses import TOYS
 
 import attacks
 from attacks.engine.matcher import GradientMatcher
-from attacks.objective.objectives import Objective
-from attacks.objective.penalties import feature_distance
-from attacks.reading import knowledge
-from attacks.reading.knowledge import told
+from attacks.objective.features import Features
+from attacks.objective.objective import Objective
+from attacks.objective.total_variation import TotalVariation
+from attacks.reading import layers
 from attacks.reading.linear_inputs import linear_inputs
+from attacks.reading.releases import Told, told
 from attacks.score import score
 from defenses.stochastic import stochastic_layers
 
@@ -48,7 +49,7 @@ def test_noise_on_the_gradient_is_averaged_over_the_rows():
 @pytest.mark.parametrize("model", ["lenet", "mlp"])  # the third has dropout, which the client draws for itself
 def test_codes_and_features_of_the_client_are_read_exactly(model):
     observation, x = observation_of("precode", model, dtype=torch.float64)
-    (code,), features = knowledge.codes(observation), knowledge.features(observation)
+    (code,), features = layers.codes(observation), layers.features(observation)
     (known,) = features.values()
     (bottleneck,) = stochastic_layers(observation.module).values()
     entered = []
@@ -64,10 +65,10 @@ def test_codes_and_features_of_the_client_are_read_exactly(model):
 def test_the_layers_before_the_sampling_are_those_that_run_before_it():
     for model, expected in (("lenet", ("0",)), ("mlp", ("1",)), ("batch-norm", ("convolution", "norm"))):  # registered in another order
         observation, _ = observation_of("precode", model)
-        assert knowledge.layers_before_sampling(observation) == expected
-        (place,) = knowledge.features(observation)
-        assert knowledge.layers_that_see_the_image(observation) == (*expected, place) and place.endswith("bottleneck.encoder")
-        assert knowledge.layers_that_see_the_image(observation.blind()) is None
+        assert layers.layers_before_sampling(observation) == expected
+        (place,) = layers.features(observation)
+        assert layers.layers_that_see_the_image(observation) == (*expected, place) and place.endswith("bottleneck.encoder")
+        assert layers.layers_that_see_the_image(observation.blind()) is None
 
 
 KNOWING = {
@@ -79,7 +80,7 @@ KNOWING = {
 
 
 def cost_at(observation, objective, x):
-    return GradientMatcher(observation, observation.labels, replace(objective, total_variation=0.0), seeds=range(3)).step(x)[1]
+    return GradientMatcher(observation, observation.labels, replace(objective, terms=tuple(term for term in objective.terms if not isinstance(term, TotalVariation))), seeds=range(3)).step(x)[1]
 
 
 @pytest.mark.parametrize(("defense", "specification"), [(d, a) for d, known in KNOWING.items() for a in known])
@@ -133,7 +134,7 @@ def test_the_likelihood_clips_a_candidates_own_gradient(defense):
     observation, x = observation_of(defense, "mlp", victims=8)
     (variance,) = set(told(observation).variances.values())
     entries = sum(g[0].numel() for g in observation.shared.values())
-    matcher = GradientMatcher(observation, observation.labels, replace(attacks.Likelihood().objective(observation), total_variation=0.0), seeds=range(8))
+    matcher = GradientMatcher(observation, observation.labels, replace(attacks.Likelihood().objective(observation), terms=()), seeds=range(8))
     cost = matcher.step(x)[1] / (2 * variance * entries)
     torch.testing.assert_close(cost, torch.full((8,), 0.5), rtol=0, atol=0.05)
     assert told(observation).clip and not told(observation).free_scale
@@ -179,14 +180,15 @@ def test_any_chain_can_be_matched_and_scored(defense):
 def test_a_blind_attacker_is_told_nothing():
     observation, _ = observation_of("precode+pruning(p=0.5)+noise(std=0.1)", "mlp")
     blind = observation.blind()
-    assert blind.defense is None and told(blind) == knowledge.Told() and not blind.discloses
-    assert "blind" in knowledge.replay_obstacle(blind)
+    assert blind.defense is None and told(blind) == Told() and not blind.discloses
+    assert "blind" in layers.replay_obstacle(blind)
     objective = attacks.InvertingGradients().objective(blind)
-    assert objective.same_as(Objective(total_variation=1e-6))
+    assert objective.same_as(Objective(terms=(TotalVariation(1e-6),)))
 
 
 def test_features_of_which_nothing_is_known_leave_the_objective_finite():
-    assert feature_distance(torch.ones(2, 3), torch.zeros(2, 1, 3)).tolist() == [1, 1]
+    term = Features(1.0, "layer", torch.zeros(2, 1, 3))
+    assert term.distance(torch.nn.Identity(), {"layer": torch.ones(2, 3)}, 2).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(("specification", "defense", "options", "reason"), [
@@ -221,15 +223,15 @@ def test_averaged_rounds_have_less_noise_and_no_code():
         torch.testing.assert_close(g, torch.stack([one.shared[name] for one in observation.rounds]).mean(0))
     assert list(told(means).variances.values()) == pytest.approx([0.1**2 / 4] * 4)
     averaged = observation_of("precode", "lenet", rounds=4)[0].averaged()
-    assert "differ between the rounds" in knowledge.replay_obstacle(averaged)
+    assert "differ between the rounds" in layers.replay_obstacle(averaged)
     pruned = observation_of("precode+pruning(p=0.5)", "lenet", rounds=4)[0].averaged()
-    assert told(pruned) == knowledge.Told() and all(release.form is None for release in pruned.releases().values())
+    assert told(pruned) == Told() and all(release.form is None for release in pruned.releases().values())
 
 
 def test_averaging_heeds_its_prior_under_noise():
     observation, _ = observation_of("noise(std=0.1)", "lenet", rounds=4)
     means = observation.averaged()
-    weights = [attacks.Averaging(total_variation=weight).objective(means).total_variation for weight in (None, 0.1, 0.2)]
+    weights = [attacks.Averaging(total_variation=weight).objective(means).terms[-1].weight for weight in (None, 0.1, 0.2)]
     assert weights[0] == weights[1] == pytest.approx(weights[2] / 2)
 
 

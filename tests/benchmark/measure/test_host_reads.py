@@ -66,9 +66,8 @@ def test_iterations_of_an_attack_read_nothing(cls, defense, monkeypatch):
     if not any(field.name == "iterations" for field in dataclasses.fields(cls)):
         return
     monkeypatch.setattr(GradientMatcher, "_disagreement", lambda *arguments: None)
-    for module in ("search.optimization", "methods.dlg"):
-        monkeypatch.setattr(f"attacks.{module}.choose_width", lambda problem, waiting: 4)
-    monkeypatch.setattr("attacks.engine.layers.layer_gradients.factors", lambda g, rank: None)
+    monkeypatch.setattr("attacks.search.minimise.choose_width", lambda problem, waiting: 4)
+    monkeypatch.setattr("attacks.engine.layers.rule.factors", lambda g, rank: None)
     found = {}
     for iterations in (2, 5):
         with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,19 +16,30 @@ from attacks.engine import matcher as matching
 from attacks.engine.general import GeneralStep
 from attacks.engine.layers.blocked_convolution import BlockedConvolution
 from attacks.engine.matcher import GradientMatcher
-from attacks.engine.observed import factors
 from attacks.engine.slots import Slots
+from attacks.engine.stored import factors
 from attacks.engine.structured import StructuredStep
-from attacks.objective.objectives import Objective
+from attacks.objective.costs import Cosine, Euclidean
+from attacks.objective.energy import Energy
+from attacks.objective.objective import Objective
+from attacks.objective.total_variation import TotalVariation
 
 BATCHES = st.integers(1, 4)
 
 
-COSTS = st.sampled_from(["cosine", "euclidean"])
+COSTS = st.sampled_from([Cosine(), Euclidean()])
 
 
-def check(module: nn.Module, image_shape: tuple[int, int, int], *, structured: bool = True, cost: str = "cosine",
-          objective=None, **arguments) -> GradientMatcher:
+@contextmanager
+def as_they_are(dense: bool):
+    """Keep observed gradients as they are, rather than as factors."""
+    with pytest.MonkeyPatch.context() as patch:
+        if dense:
+            patch.setattr("attacks.engine.layers.rule.factors", lambda gradients, rank: None)
+        yield
+
+
+def check(module: nn.Module, image_shape: tuple[int, int, int], *, structured: bool = True, cost=None, objective=None, **arguments) -> GradientMatcher:
     """Objective and image derivative of every victim agree with double backward to 1e-9. ``objective`` maps the observation to
     one other than that of a plain cost."""
     torch.manual_seed(0)
@@ -36,7 +48,7 @@ def check(module: nn.Module, image_shape: tuple[int, int, int], *, structured: b
     observation = observation_through(module, image_shape, **arguments)
     n, b = observation.labels.shape
     x = torch.randn(n, b, *image_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    objective = Objective(cost, total_variation=0.1) if objective is None else objective(observation)
+    objective = Objective(cost or Cosine(), (TotalVariation(0.1),)) if objective is None else objective(observation)
     matcher = GradientMatcher(observation, observation.labels, objective, seeds=range(n))
     derivative, value = matcher.step(x)
     assert isinstance(matcher.step_of_slots, StructuredStep) is structured
@@ -61,14 +73,15 @@ def test_convolutions(batch, kernel, stride, padding, dilation, groups, bias, si
 @settings(max_examples=60)
 @given(batch=BATCHES, channels=st.integers(2, 24), kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
        size=st.tuples(st.integers(2, 8), st.integers(2, 8)), stride=st.integers(1, 2), dilation=st.integers(1, 2), cost=COSTS,
-       storage=st.sampled_from(["factored", "dense"]))
-def test_convolutions_over_few_positions(batch, channels, kernel, size, stride, dilation, cost, storage):
+       dense=st.booleans())
+def test_convolutions_over_few_positions(batch, channels, kernel, size, stride, dilation, cost, dense):
     """Whose gradients are not formed, with taps that only ever meet the padding, factored where their rank is small."""
     first = nn.Conv2d(3, channels, 2, 2)
     padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2))
     second = nn.Conv2d(channels, 20, kernel, stride, padding, dilation)
     module = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 3))
-    check(module, (3, *size), batch_size=batch, objective=lambda o: Objective(cost, 0.1, storage=storage))
+    with as_they_are(dense):
+        check(module, (3, *size), batch_size=batch, cost=cost)
 
 
 @settings(max_examples=60)
@@ -89,14 +102,14 @@ def test_linear_layers_also_over_positions(batch, bias, tokens, cost):
     check(nn.Sequential(*first, nn.Linear(2 * 4 * 4 if tokens else 12, 3, bias)), (2, 4, 5), batch_size=batch, cost=cost)
 
 
-MASKED = st.sampled_from([("cosine", False), ("euclidean", False), ("cosine", True)])  #: cost, and whether it is per layer
+MASKED = st.sampled_from([Cosine(), Euclidean(), Cosine(per_layer=True)])
 
 
-def masked(observation, cost="cosine", per_layer=False, *, left=0.3, seed=0, **options) -> Objective:
+def masked(observation, cost=None, *, left=0.3, seed=0, **options) -> Objective:
     """Compares what is left under random masks of every parameter, of which the observed gradients know nothing."""
     generator = torch.Generator().manual_seed(seed)
     masks = {name: torch.rand(g.shape, generator=generator) < left for name, g in observation.shared.items()}
-    return Objective(cost, per_layer=per_layer, masks=masks, **options)
+    return Objective(cost or Cosine(), masks=masks, **options)
 
 
 def unformed_under_masks(matcher: GradientMatcher) -> list[str]:
@@ -105,13 +118,14 @@ def unformed_under_masks(matcher: GradientMatcher) -> list[str]:
 
 @settings(max_examples=30)
 @given(batch=st.integers(1, 3), bias=st.booleans(), tokens=st.booleans(), cost=MASKED, left=st.sampled_from([0.02, 0.5, 1.0]),
-       storage=st.sampled_from(["factored", "dense"]), seed=st.integers(0, 20))
-def test_wide_linear_layers_under_masks(batch, bias, tokens, cost, left, storage, seed):
+       dense=st.booleans(), seed=st.integers(0, 20))
+def test_wide_linear_layers_under_masks(batch, bias, tokens, cost, left, dense, seed):
     """Whose gradients are not formed."""
     first = nn.Linear(160, 160, bias)
     module = nn.Sequential(*([] if tokens else [nn.Flatten()]), first, nn.Tanh(), nn.Flatten(), nn.Linear(320 if tokens else 160, 3))
-    matcher = check(module, (1, 2, 160) if tokens else (2, 8, 10), batch_size=batch, objective=lambda o: masked(
-        o, *cost, left=left, seed=seed, storage=storage, total_variation=0.1, weights={"0" if tokens else "1": 0.5}))
+    with as_they_are(dense):
+        matcher = check(module, (1, 2, 160) if tokens else (2, 8, 10), batch_size=batch, objective=lambda o: masked(
+            o, cost, left=left, seed=seed, terms=(TotalVariation(0.1),), weights={"0" if tokens else "1": 0.5}))
     assert unformed_under_masks(matcher) == ["0." if tokens else "1."]
 
 
@@ -122,11 +136,11 @@ def test_convolutions_over_few_positions_under_masks(size, batch, cost, left, se
     """Also with taps that only ever meet the padding."""
     module = nn.Sequential(nn.Conv2d(3, 40, 2, 2), nn.Tanh(), nn.Conv2d(40, 80, 3, padding=1), nn.Tanh(), nn.Flatten(),
                            nn.Linear(20 * size[0] * size[1], 3))
-    matcher = check(module, (3, *size), batch_size=batch, objective=lambda o: masked(o, *cost, left=left, seed=seed))
+    matcher = check(module, (3, *size), batch_size=batch, objective=lambda o: masked(o, cost, left=left, seed=seed))
     assert unformed_under_masks(matcher) == ["2."]
 
 
-@pytest.mark.parametrize("cost", ["cosine", "euclidean"])
+@pytest.mark.parametrize("cost", [Cosine(), Euclidean()])
 def test_another_victims_mask_is_loaded_with_it(cost):
     module = nn.Sequential(nn.Flatten(), nn.Linear(160, 160), nn.Tanh(), nn.Linear(160, 3))
     observation = observation_through(module, (2, 8, 10), victims=3)
@@ -146,8 +160,9 @@ def test_another_victims_mask_is_loaded_with_it(cost):
 def test_a_mask_takes_a_byte_an_entry():
     module = nn.Sequential(nn.Flatten(), nn.Linear(160, 160, bias=False), nn.Tanh(), nn.Linear(160, 3, bias=False))
     observation = observation_through(module, (2, 8, 10))
-    taken = [GradientMatcher(observation, observation.labels, objective, seeds=range(2)).step_of_slots.slots.bytes_per_slot()
-             for objective in (Objective(storage="dense"), Objective(masks={"1.weight": observation.shared["1.weight"] > 0}))]
+    with as_they_are(True):
+        taken = [GradientMatcher(observation, observation.labels, objective, seeds=range(2)).step_of_slots.slots.bytes_per_slot()
+                 for objective in (Objective(), Objective(masks={"1.weight": observation.shared["1.weight"] > 0}))]
     assert taken[1] - taken[0] == 160 * 160
 
 
@@ -167,10 +182,10 @@ def objectives(observation):
     masks = {name: torch.rand(g.shape, generator=generator) < 0.5 for name, g in observation.shared.items()}
     weights = {"0": 2.5, "3": 0.25}
     return [
-        Objective(weights=weights), Objective("euclidean", weights=weights, total_variation=0.2), Objective(layers=("0",)),
-        Objective(per_layer=True, weights=weights), Objective(layers=("0", "5"), per_layer=True), Objective(masks=masks),
-        Objective("euclidean", masks={"5.weight": masks["5.weight"], "0.weight": masks["0.weight"]}),
-        Objective("cosine", 0.1, True, {"5": 0.0}, ("0", "3", "5"), masks, "dense"),
+        Objective(weights=weights), Objective(Euclidean(), (TotalVariation(0.2),), weights), Objective(layers=("0",)),
+        Objective(Cosine(per_layer=True), weights=weights), Objective(Cosine(per_layer=True), layers=("0", "5")), Objective(masks=masks),
+        Objective(Euclidean(), masks={"5.weight": masks["5.weight"], "0.weight": masks["0.weight"]}),
+        Objective(Cosine(per_layer=True), (TotalVariation(0.1),), {"5": 0.0}, ("0", "3", "5"), masks),
     ]
 
 
@@ -199,21 +214,22 @@ def test_embeddings(batch, padded):
     check(Signs(), (1, 2, 2), batch_size=batch)
 
 
-def test_storage_in_bfloat16_is_close_and_halves_the_memory():
+def test_factors_are_close_and_take_less_memory():
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 10))
     observation = observation_through(module, (3, 8, 8), victims=4, classes=10)
     module.float()
     for name, value in (("shared", {n: g.float() for n, g in observation.shared.items()}), ("mean", observation.mean.float())):
         object.__setattr__(observation, name, value)
     x = torch.randn(4, 1, 3, 8, 8)
-    matchers = [GradientMatcher(observation, observation.labels, Objective(storage=s), seeds=range(4)) for s in ("dense", "bfloat16", "factored")]
-    (d1, o1), (d2, o2), (d3, o3) = (matcher.step(x) for matcher in matchers)
-    torch.testing.assert_close(o2, o1, rtol=0, atol=2e-3)
-    assert torch.nn.functional.cosine_similarity(d1.flatten(1), d2.flatten(1)).min() > 0.999
-    torch.testing.assert_close(o3, o1, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(d3, d1, rtol=1e-3, atol=1e-4 * d1.abs().max().item())
-    dense, halved, factored = (matcher.step_of_slots.slots.bytes_per_slot() for matcher in matchers)
-    assert halved < 0.55 * dense and factored < 0.1 * dense
+    matchers = []
+    for dense in (True, False):
+        with as_they_are(dense):
+            matchers.append(GradientMatcher(observation, observation.labels, Objective(), seeds=range(4)))
+    (d1, o1), (d2, o2) = (matcher.step(x) for matcher in matchers)
+    torch.testing.assert_close(o2, o1, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(d2, d1, rtol=1e-3, atol=1e-4 * d1.abs().max().item())
+    dense, factored = (matcher.step_of_slots.slots.bytes_per_slot() for matcher in matchers)
+    assert factored < 0.1 * dense
 
 
 @given(rank=st.integers(1, 4), seed=st.integers(0, 20))
@@ -233,11 +249,7 @@ def test_factors_are_found_where_the_rank_is_small_only(rank, seed):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ({"cost": "manhattan"}, "cost must be one of cosine, euclidean, got 'manhattan'"),
-    ({"storage": "int8"}, "storage must be one of"),
     ({"weights": {"0": -1.0}}, "weight of 0 must be a number >= 0, got -1.0"),
-    ({"total_variation": float("nan")}, "weight of total_variation"),
-    ({"cost": "euclidean", "per_layer": True}, "per_layer is for the cosine"),
     ({"layers": ("7",)}, "no gradient was observed of the layers ['7']; there are ['1', '3']"),
     ({"weights": {"7": 1.0}}, "no gradient was observed"),
     ({"weights": {"1": 0.0, "3": 0.0}}, "nothing is compared"),
@@ -248,6 +260,14 @@ def test_what_an_objective_cannot_mean_is_refused(arguments, message):
     with pytest.raises(ValueError) as error:
         GradientMatcher(observation, observation.labels, Objective(**arguments), seeds=[0, 1])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(("made", "message"), [
+    (lambda: TotalVariation(float("nan")), "the weight of TotalVariation must be a number >= 0, got nan"),
+    (lambda: Energy(-1.0), "the weight of Energy"), (lambda: Euclidean(clip=0.0), "clip must be a number > 0, got 0.0")])
+def test_what_a_part_of_it_cannot_mean(made, message):
+    with pytest.raises(ValueError, match=message):
+        made()
 
 
 class Twice(nn.Module):
@@ -347,7 +367,7 @@ def test_both_steps_agree_in_float32():
     observation.module.float()
     x = torch.randn(5, 1, 2, 8, 8)
     (d1, o1), (d2, o2) = (
-        step(observation, observation.labels, Objective(total_variation=1e-3), Slots(range(5), 5, reloaded=False))(x, [])
+        step(observation, observation.labels, Objective(terms=(TotalVariation(1e-3),)), Slots(range(5), 5, reloaded=False))(x, [])
         for step in (GeneralStep, StructuredStep))
     torch.testing.assert_close(o1, o2, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(d1, d2, rtol=1e-4, atol=1e-4 * d1.abs().max().item())

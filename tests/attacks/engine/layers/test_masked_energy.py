@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attacks.engine.kernels import native
+from attacks.engine.kernels import products
 from attacks.engine.layers import masked_energy
-from attacks.engine.observed import Dense
 from attacks.engine.slots import Slots
+from attacks.engine.stored import Dense
 
 
 def case(slots, positions, rows, columns, seed=0):
@@ -43,7 +43,7 @@ def test_derivatives_are_those_of_the_formed_gradient(slots, positions, rows, co
 def test_float32_knows_the_energy_to_a_millionth(positions, compiled, monkeypatch):
     """Where one minus the cosine of a good candidate is 1e-5."""
     if not compiled:
-        monkeypatch.setattr(native, "applies", lambda *tensors: False)
+        monkeypatch.setattr(products, "applies", lambda *tensors: False)
     a, delta, mask = case(2, positions, 1024, 3072)
     a, delta = a.float(), delta.float()
     expected = ((delta.double().mT @ a.double()) * mask).square().sum((1, 2))

@@ -9,9 +9,10 @@ import torch
 from attack_cases import observation_of
 
 import attacks
-from attacks.objective.objectives import Objective
-from attacks.search import optimization
-from attacks.search.optimization import minimise
+from attacks.objective.objective import Objective
+from attacks.objective.total_variation import TotalVariation
+from attacks.search import minimise as minimise_module
+from attacks.search.minimise import minimise
 from attacks.search.problem import Problem, Start
 from attacks.search.schedule import Schedule
 from attacks.search.signed_adam import SignedAdam
@@ -22,8 +23,15 @@ from defenses.support.seeds import VictimNoise
 def problem_of(defense: str = "none", model: str = "lenet", *, victims: int = 5, schedule: Schedule | None = None,
                objective: Objective | None = None) -> Problem:
     observation, _ = observation_of(defense, model, victims=victims, dtype=torch.float64)
-    return Problem(observation, observation.labels, objective or Objective(total_variation=1e-3),
-                   schedule or Schedule(8, 0.1, 1200, 0.0), 7)
+    return Problem(observation, observation.labels, objective or Objective(terms=(TotalVariation(1e-3),)),
+                   schedule or Schedule(8, 0.1, 1200), 7)
+
+
+def found_of(problem: Problem, width: int, **options) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best images and objectives, with so many victims at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attacks.search.minimise.choose_width", lambda problem, waiting: width)
+        return minimise(problem, **options).best()[:2]
 
 
 @pytest.mark.parametrize("model", ["lenet", "mlp"])
@@ -32,34 +40,33 @@ def problem_of(defense: str = "none", model: str = "lenet", *, victims: int = 5,
 def test_waiting_victims_take_slots_without_a_change(defense, model, width):
     """Also for restarts, which wait with the others, and for the streams of PRECODE's noise."""
     problem = problem_of(defense, model)
-    expected, expected_cost = minimise(problem, restarts=2, width=10)
-    images, cost = minimise(problem, restarts=2, width=width)
+    expected, expected_cost = found_of(problem, 10, restarts=2)
+    images, cost = found_of(problem, width, restarts=2)
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-9)
     torch.testing.assert_close(cost, expected_cost, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("width", [2, 5])
-def test_a_converged_victim_leaves_and_the_others_do_not_notice(monkeypatch, width):
-    monkeypatch.setattr(optimization, "_LOOK_EVERY", 3)
-    problem = problem_of(schedule=Schedule(12, 0.1, 1200, 0.0))
-    expected, cost = minimise(problem, width=5)
-    threshold = float(cost.sort().values[1] + cost.sort().values[2]) / 2
-    calls = []
-    some = problem._replace(schedule=Schedule(12, 0.1, 1200, converged=threshold))
-    images, found = minimise(some, width=width, progress=lambda done, total: calls.append((done, total)))
-    left = found <= threshold
-    assert left.any() and not left.all()
+def test_a_victim_leaves_and_the_others_do_not_notice(monkeypatch, width):
+    monkeypatch.setattr(minimise_module, "_LOOK_EVERY", 3)
+    expected, _ = found_of(problem_of(schedule=Schedule(24, 0.1, 1200)), 5)
+    problem, calls = problem_of(schedule=Schedule(24, 0.1, 3)), []
+    for gradient in problem.observation.shared.values():
+        gradient[2] = torch.nan  # never makes progress
+    images, cost = found_of(problem, width, progress=lambda done, total: calls.append((done, total)))
+    left = cost.isnan()
+    assert left.tolist() == [False, False, True, False, False]
     torch.testing.assert_close(images[~left], expected[~left], rtol=0, atol=1e-9)
-    assert calls[-1] == (12, 12) and calls == sorted(calls)
+    assert calls[-1] == (24, 24) and calls == sorted(calls)
 
 
 def test_a_stalled_victim_goes_through_the_step_sizes_and_leaves(monkeypatch):
-    monkeypatch.setattr(optimization, "_LOOK_EVERY", 5)
-    problem = problem_of(schedule=Schedule(1000, 0.1, 10, 0.0))
+    monkeypatch.setattr(minimise_module, "_LOOK_EVERY", 5)
+    problem = problem_of(schedule=Schedule(1000, 0.1, 10))
     for gradient in problem.observation.shared.values():
         gradient[2] = torch.nan  # never makes progress
     evaluations = []
-    step = optimization.Problem.matcher
+    step = Problem.matcher
 
     def counting(self, starts, *, reloaded):
         matcher = step(self, starts, reloaded=reloaded)
@@ -68,7 +75,7 @@ def test_a_stalled_victim_goes_through_the_step_sizes_and_leaves(monkeypatch):
         return matcher
 
     monkeypatch.setattr(Problem, "matcher", counting)
-    images, cost = minimise(problem, width=8)
+    images, cost = found_of(problem, 8)
     # Four step sizes, at each of which ten iterations without progress are noticed within another five.
     assert evaluations[0] == 8 and evaluations.index(4) <= 4 * 15 + 5
     assert torch.isfinite(images).all() and cost.isnan().tolist() == [False, False, True, False, False]
@@ -85,8 +92,7 @@ def test_victims_are_the_same_bit_for_bit_at_any_even_width(monkeypatch, model, 
     attack = attacks.create(attack)
     found = []
     for width in (4, 8, 12):
-        for module in ("search.optimization", "methods.dlg"):
-            monkeypatch.setattr(f"attacks.{module}.choose_width", lambda problem, waiting, width=width: width)
+        monkeypatch.setattr("attacks.search.minimise.choose_width", lambda problem, waiting, width=width: width)
         found.append(attack.reconstruct(observation, seed=0))
     monkeypatch.undo()
     found.append(attack.reconstruct(observation, seed=0))
@@ -100,7 +106,7 @@ def test_below_four_at_once_rounding_depends_on_the_width(monkeypatch):
     attack = attacks.create("inverting-gradients(iterations=6)")
     found = []
     for width in (4, 1):
-        monkeypatch.setattr("attacks.search.optimization.choose_width", lambda problem, waiting, width=width: width)
+        monkeypatch.setattr("attacks.search.minimise.choose_width", lambda problem, waiting, width=width: width)
         found.append(attack.reconstruct(observation, seed=0).images)
     torch.testing.assert_close(*found, rtol=0, atol=1e-4)
 
@@ -109,7 +115,7 @@ class Exhausted:
     """Raises as a device without memory does where more than so many victims are worked on."""
 
     def __init__(self, monkeypatch, most: int, error: Exception, after: int = 0) -> None:
-        plain = optimization.Problem.matcher
+        plain = Problem.matcher
         self.calls = 0
 
         def matcher(problem, starts, *, reloaded):
@@ -133,11 +139,11 @@ class Exhausted:
 @pytest.mark.parametrize("after", [0, 4])
 def test_out_of_memory_halves_the_width_and_goes_on(monkeypatch, caplog, error, after):
     problem = problem_of("precode")
-    expected, _ = minimise(problem, width=5)
+    expected, _ = found_of(problem, 5)
     Exhausted(monkeypatch, 2, error, after)
     calls = []
     with caplog.at_level(logging.WARNING, "leakboard"):
-        images, _ = minimise(problem, width=5, progress=lambda done, total: calls.append(done))
+        images, _ = found_of(problem, 5, progress=lambda done, total: calls.append(done))
     assert "goes on with 2 victims at once" in caplog.text
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-9)
     assert calls[-1] == 8
@@ -146,20 +152,20 @@ def test_out_of_memory_halves_the_width_and_goes_on(monkeypatch, caplog, error, 
 def test_other_errors_and_lack_of_memory_for_one_victim_are_raised(monkeypatch):
     Exhausted(monkeypatch, 0, MemoryError())
     with pytest.raises(MemoryError):
-        minimise(problem_of(), width=4)
+        found_of(problem_of(), 4)
     Exhausted(monkeypatch, 0, RuntimeError("another"))
     with pytest.raises(RuntimeError, match="another"):
-        minimise(problem_of(), width=4)
+        found_of(problem_of(), 4)
 
 
 def test_signed_adam_is_that_of_torch():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 1, 2, 4, 4, generator=generator)
     plain = x.clone().requires_grad_()
-    theirs, ours = torch.optim.Adam([plain], lr=0.1), SignedAdam(x.clone(), torch.tensor(-1.5), torch.tensor(1.5))
+    theirs, ours = torch.optim.Adam([plain], lr=0.1), SignedAdam(x.clone(), None, (torch.tensor(-1.5), torch.tensor(1.5)))
     for _ in range(20):
         derivative = torch.randn(x.shape, generator=generator)
-        ours.step(derivative, torch.full((3,), 0.1, dtype=torch.float64))
+        ours.step(derivative, None, torch.full((3,), 0.1, dtype=torch.float64))
         plain.grad = derivative.sign()
         theirs.step()
         with torch.no_grad():
@@ -197,27 +203,27 @@ def test_the_width_keeps_to_the_memory(monkeypatch):
 @pytest.mark.parametrize(("slower", "expected"), [(16, 8), (1000, 20)])
 def test_fewer_victims_where_that_is_clearly_faster(monkeypatch, slower, expected):
     monkeypatch.setattr("attacks.search.width._seconds_per_victim", lambda matcher, image, width: 2.0 if width >= slower else 1.0)
-    problem = problem_of(victims=20, schedule=Schedule(200, 0.1, 1200, 0.0))
+    problem = problem_of(victims=20, schedule=Schedule(200, 0.1, 1200))
     assert choose_width(problem, [Start(v, 0) for v in range(20)]) == expected
 
 
 @pytest.mark.parametrize("defense", ["none", "precode"])
 def test_a_compiled_attack_gives_the_same_and_sees_what_is_loaded(monkeypatch, caplog, defense):
-    problem = problem_of(defense, schedule=Schedule(24, 0.1, 1200, 0.0))
-    expected, _ = minimise(problem, width=3)
-    monkeypatch.setattr(optimization, "worth_compiling", lambda device, steps: True)
+    problem = problem_of(defense, schedule=Schedule(24, 0.1, 1200))
+    expected, _ = found_of(problem, 3)
+    monkeypatch.setattr(minimise_module, "worth_compiling", lambda device, steps: True)
     with caplog.at_level(logging.INFO, "leakboard"):
-        images, _ = minimise(problem, width=3)
+        images, _ = found_of(problem, 3)
     assert "was compiled in" in caplog.text and "not compiled" not in caplog.text
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-7)
 
 
 def test_an_attack_goes_on_where_compiling_fails(monkeypatch, caplog):
-    problem = problem_of(schedule=Schedule(24, 0.1, 1200, 0.0))
-    expected, _ = minimise(problem, width=5)
-    monkeypatch.setattr(optimization, "worth_compiling", lambda device, steps: True)
+    problem = problem_of(schedule=Schedule(24, 0.1, 1200))
+    expected, _ = found_of(problem, 5)
+    monkeypatch.setattr(minimise_module, "worth_compiling", lambda device, steps: True)
     monkeypatch.setattr(torch, "compile", lambda *arguments, **others: 1 / 0)
     with caplog.at_level(logging.INFO, "leakboard"):
-        images, _ = minimise(problem, width=5)
+        images, _ = found_of(problem, 5)
     assert "not compiled: division by zero" in caplog.text
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-9)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from attacks.base import Progress
-from attacks.engine import memory
 from attacks.engine.compiled import worth_compiling
+from attacks.engine.memory import with_less
+from attacks.engine.slots import even, filled
+from attacks.search.optimizer import Optimizer
 from attacks.search.problem import Problem, Start
 from attacks.search.signed_adam import SignedAdam
-from attacks.search.width import choose_width, even, filled
+from attacks.search.width import choose_width
 from defenses.support.upload import upload
 
 #: Iterations of a victim between two looks at whether it is done: each look waits for the device.
@@ -23,69 +25,70 @@ _LOOK_EVERY = 50
 _PROGRESS = 1e-3
 
 
-def minimise(problem: Problem, *, restarts: int = 1, progress: Progress | None = None, width: int | None = None
-             ) -> tuple[Tensor, Tensor]:
-    """As :func:`minimise_all`, but of each victim the start of the lowest final objective alone: [N, B, C, H, W] and [N]."""
-    return best_of(*minimise_all(problem, restarts=restarts, progress=progress, width=width))
+class Found(NamedTuple):
+    """What became of several starts of each victim: normalised images [N, restarts, B, C, H, W], their objectives [N, restarts],
+    and logits of labels [N, restarts, B, classes] where these were variables."""
+
+    images: Tensor
+    costs: Tensor
+    logits: Tensor | None
+
+    def best(self) -> Found:
+        """Of each victim the start of the lowest objective alone: [N, B, C, H, W], [N] and [N, B, classes]."""
+        best = self.costs.nan_to_num(nan=torch.inf).argmin(1)
+        victims = torch.arange(len(best), device=best.device)
+        return Found(self.images[victims, best], self.costs[victims, best],
+                     None if self.logits is None else self.logits[victims, best])
 
 
-def best_of(images: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
-    """Of several starts [N, restarts, ...], that of the lowest objective [N, restarts]."""
-    best = costs.nan_to_num(nan=torch.inf).argmin(1)
-    victims = torch.arange(len(best), device=best.device)
-    return images[victims, best], costs[victims, best]
-
-
-def minimise_all(problem: Problem, *, restarts: int = 1, progress: Progress | None = None, width: int | None = None
-                 ) -> tuple[Tensor, Tensor]:
+def minimise(problem: Problem, *, optimizer: type[Optimizer] = SignedAdam, restarts: int = 1, progress: Progress | None = None
+             ) -> Found:
     """Optimise the images of every victim, several starts each.
 
     What becomes of a victim does not depend on which others are worked on beside it, nor on when it starts: on a CPU bit for bit,
-    where the memory holds at least four at once; elsewhere but for rounding.
+    where the memory holds at least four at once; elsewhere but for rounding. How many are worked on at once is chosen by
+    :func:`attacks.search.width.choose_width`; out of memory, it is halved.
 
     Args:
         problem: the victims and what is minimised.
+        optimizer: what moves the candidates.
         restarts: starts of each victim, >= 1.
         progress: told of the iterations done, on the average over all starts, and of those that were planned.
-        width: victims worked on at once; by default chosen by :func:`attacks.search.width.choose_width`. Out of memory, it is
-            halved.
-
-    Returns:
-        The final normalised images [N, restarts, B, C, H, W] of each start, and their objectives [N, restarts].
     """
     waiting = deque(Start(victim, restart) for restart in range(restarts) for victim in range(len(problem.observation)))
     results = _Results(problem, restarts, progress)
-    while waiting:
-        width = choose_width(problem, list(waiting)) if width is None else even(width)
+
+    def attempt(width: int) -> bool:
         starts = [waiting.popleft() for _ in range(min(width, len(waiting)))]
         slots = None
         try:
-            slots = _Slots(problem, starts, waiting, results, width)
+            slots = _Slots(problem, optimizer, starts, waiting, results, width)
             while slots.at_work():
                 slots.iterate()
-            continue
-        except Exception as error:
-            failure = error
-        # What was under way begins again, with the same random numbers.
-        waiting.extendleft(reversed(starts if slots is None else slots.at_work()))
-        results.forget(waiting)
-        del slots
-        width = even(memory.half_of(width, failure, problem.observation.device))
-    return results.images, results.costs
+        except Exception:
+            # What was under way begins again, with the same random numbers.
+            waiting.extendleft(reversed(starts if slots is None else slots.at_work()))
+            results.forget(waiting)
+            raise
+        return False
+
+    with_less(attempt, even(choose_width(problem, list(waiting))), problem.observation.device)
+    return results.found()
 
 
 class _Slots:
     """The starts that are worked on at present, one in each slot. Slots beyond them are idle: they compute what nobody reads, so
     that the number of slots is one in which victims are rounded alike."""
 
-    def __init__(self, problem: Problem, starts: list[Start], waiting: deque[Start], results: _Results, width: int) -> None:
+    def __init__(self, problem: Problem, optimizer: type[Optimizer], starts: list[Start], waiting: deque[Start],
+                 results: _Results, width: int) -> None:
         left_over = filled(len(starts), width) - len(starts)
         self._idle = [False] * len(starts) + [True] * left_over
         self._starts = starts = starts + starts[:1] * left_over
         self._problem, self._waiting, self._results, self._width = problem, waiting, results, width
         self._matcher = problem.matcher(starts, reloaded=bool(waiting))
         mean, std = (t.view(-1, 1, 1) for t in (problem.observation.mean, problem.observation.std))
-        self._adam = SignedAdam(problem.first_images(starts), -mean / std, (1 - mean) / std)
+        self._optimizer = optimizer(problem.first_images(starts), problem.first_logits(starts), (-mean / std, (1 - mean) / std))
         self._at = [0] * len(starts)  # iterations done, those that were skipped included
         self._evaluations = [0] * len(starts)
         self._best = mean.new_full((len(starts),), torch.inf)
@@ -101,15 +104,20 @@ class _Slots:
         """One iteration of every slot; slots whose victim is done go to the next one."""
         schedule = self._problem.schedule
         self._compile_if_worth_it()
-        derivative, objective = self._matcher.step(self._adam.images)
+        images, logits, by_logits = self._optimizer.images, self._optimizer.logits, None
+        if logits is None:
+            derivative, objective = self._matcher.step(images)
+        else:
+            derivative, by_logits, objective = self._matcher.step_with_labels(images, logits)
+        self._optimizer.look(objective)
         progressed = objective < self._best - _PROGRESS * self._best.abs()
         progressed |= self._best.isinf()
         self._best = torch.where(progressed, objective, self._best)
         self._since = torch.where(progressed, 0, self._since + 1)
-        done = self._done(objective)
+        done = self._done()
         for slot in done:
-            self._results.add(self._starts[slot], self._adam.images[slot], objective[slot])
-        self._adam.step(derivative, self._step_sizes())
+            self._results.add(self._starts[slot], *self._optimizer.found(slot))
+        self._optimizer.step(derivative, by_logits, self._step_sizes())
         self._at = [at + (not idle) for at, idle in zip(self._at, self._idle, strict=True)]
         self._evaluations = [evaluations + 1 for evaluations in self._evaluations]
         if done:
@@ -122,23 +130,19 @@ class _Slots:
         """After the first step, which may have found that the model is matched in another way."""
         self._steps += 1
         waves = 1 + len(self._waiting) // len(self._starts)
-        if self._steps == 2 and worth_compiling(self._adam.images.device, waves * self._problem.schedule.iterations):
-            self._matcher.compile(self._adam.images)
+        if self._steps == 2 and worth_compiling(self._since.device, waves * self._problem.schedule.iterations):
+            self._matcher.compile(self._optimizer.images)
 
-    def _done(self, objective: Tensor) -> list[int]:
+    def _done(self) -> list[int]:
         """The slots whose victim needs no further iteration; those without progress go on to the next step size."""
         schedule = self._problem.schedule
         # Before it has gone on for so long, no victim can have stalled.
-        first = schedule.patience if schedule.converged == -math.inf else _LOOK_EVERY
         looked_at = [slot for slot, count in enumerate(self._evaluations)
-                     if count >= first and count % _LOOK_EVERY == 0 and not self._idle[slot]]
+                     if count >= schedule.patience and count % _LOOK_EVERY == 0 and not self._idle[slot]]
         if looked_at:
-            converged = (objective <= schedule.converged).tolist()
             stalled = (self._since >= schedule.patience).tolist()
             for slot in looked_at:
-                if converged[slot]:
-                    self._at[slot] = schedule.iterations
-                elif stalled[slot] and self._at[slot] < schedule.iterations:
+                if stalled[slot] and self._at[slot] < schedule.iterations:
                     self._at[slot] = schedule.next_size(self._at[slot])
                     self._since[slot] = 0
         return [slot for slot, at in enumerate(self._at) if at >= schedule.iterations and not self._idle[slot]]
@@ -158,7 +162,8 @@ class _Slots:
             start = self._waiting.popleft()
             self._starts[slot] = start
             self._matcher.load(slot, start.victim, self._problem.sampling_seed(start))
-            self._adam.restart(slot, self._problem.first_images([start])[0])
+            logits = self._problem.first_logits([start])
+            self._optimizer.restart(slot, self._problem.first_images([start])[0], None if logits is None else logits[0])
             self._best[slot], self._since[slot] = torch.inf, 0
             self._at[slot] = self._evaluations[slot] = 0
         working = self._idle.count(False)
@@ -172,7 +177,7 @@ class _Slots:
         self._at, self._evaluations = ([counts[slot] for slot in slots] for counts in (self._at, self._evaluations))
         index = upload(slots, self._since.device)
         self._best, self._since = self._best[index], self._since[index]
-        self._adam.keep(index)
+        self._optimizer.keep(slots)
         self._matcher.keep(slots)
 
 
@@ -181,15 +186,24 @@ class _Results:
 
     def __init__(self, problem: Problem, restarts: int, progress: Progress | None) -> None:
         observation = problem.observation
-        self.images = observation.mean.new_zeros(len(observation), restarts, observation.batch_size, *observation.image_shape)
-        self.costs = observation.mean.new_full((len(observation), restarts), torch.nan)
+        self._images = observation.mean.new_zeros(len(observation), restarts, observation.batch_size, *observation.image_shape)
+        self._costs = observation.mean.new_full((len(observation), restarts), torch.nan)
+        self._logits: dict[Start, Tensor] = {}
         self._iterations, self._progress = problem.schedule.iterations, progress
         self._done = {Start(victim, restart): 0 for victim in range(len(observation)) for restart in range(restarts)}
         self._told = 0
 
-    def add(self, start: Start, images: Tensor, cost: Tensor) -> None:
-        self.images[start], self.costs[start] = images, cost
+    def add(self, start: Start, images: Tensor, logits: Tensor | None, cost: Tensor) -> None:
+        self._images[start], self._costs[start] = images, cost
+        if logits is not None:
+            self._logits[start] = logits
         self.note({start: self._iterations})
+
+    def found(self) -> Found:
+        victims, restarts = self._costs.shape
+        logits = [torch.stack([self._logits[Start(victim, restart)] for restart in range(restarts)])
+                  for victim in range(victims)] if self._logits else None
+        return Found(self._images, self._costs, None if logits is None else torch.stack(logits))
 
     def forget(self, starts: Sequence[Start] | deque[Start]) -> None:
         self._done.update(dict.fromkeys(starts, 0))

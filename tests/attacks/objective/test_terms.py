@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from attack_cases import observation_of
@@ -11,7 +9,11 @@ from attack_cases import observation_of
 from attacks import SeeThroughGradients
 from attacks.engine.matcher import GradientMatcher
 from attacks.engine.structured import Unsuitable
-from attacks.objective.objectives import Objective
+from attacks.objective.anchors import Anchors
+from attacks.objective.energy import Energy
+from attacks.objective.features import Features
+from attacks.objective.objective import Objective
+from attacks.objective.statistics import Statistics
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
 
@@ -29,7 +31,7 @@ def test_every_term_against_autograd(general, batch_size, monkeypatch):
     x, anchors = (torch.randn(3, batch_size, 2, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
     known = torch.randn(3, batch_size, 64, generator=generator, dtype=torch.float64)
     plain = Objective()
-    objective = Objective(features={"classifier": known}, feature_weight=0.7, statistics=0.3, energy=0.2, anchors=anchors, anchor_weight=0.4)
+    objective = Objective(terms=(Features(0.7, "classifier", known), Statistics(0.3), Energy(0.2), Anchors(0.4, anchors)))
     (derivative, cost), (by_plain, plain_cost) = (
         GradientMatcher(observation, observation.labels, o, seeds=range(3)).step(x) for o in (objective, plain))
     module = observation.module
@@ -47,7 +49,7 @@ def test_every_term_against_autograd(general, batch_size, monkeypatch):
 def test_some_of_the_victims_have_their_own_targets():
     observation, _ = observation_of("none", "lenet", dtype=torch.float64)
     x = torch.randn(3, 1, 2, 8, 8, dtype=torch.float64)
-    objective = Objective(features={"3": torch.randn(3, 1, 48, dtype=torch.float64)}, anchors=torch.randn_like(x), anchor_weight=1.0)
+    objective = Objective(terms=(Features(1.0, "3", torch.randn(3, 1, 48, dtype=torch.float64)), Anchors(1.0, torch.randn_like(x))))
     whole = GradientMatcher(observation, observation.labels, objective, seeds=range(3)).step(x)[1]
     part = GradientMatcher(observation, observation.labels, objective, seeds=range(2), positions=[2, 0], reloaded=True)
     torch.testing.assert_close(part.step(x[[2, 0]])[1], whole[[2, 0]])
@@ -57,8 +59,9 @@ def test_some_of_the_victims_have_their_own_targets():
 
 def test_statistics_are_asked_for_where_there_are_some():
     attack = SeeThroughGradients()
-    assert attack.objective(observation_of("none", "batch-norm")[0]).statistics == pytest.approx(1e3)
-    assert attack.objective(observation_of("none", "lenet")[0]).statistics == 0
+    weights = [[term.weight for term in attack.objective(observation_of("none", model)[0]).terms if isinstance(term, Statistics)]
+               for model in ("batch-norm", "lenet")]
+    assert weights == [[pytest.approx(1e3)], []]
 
 
 def test_a_group_is_drawn_together():
@@ -68,15 +71,15 @@ def test_a_group_is_drawn_together():
     begun = []
 
     def noted(problem, **others):
-        begun.append((problem.begin, problem.objective.anchors))
+        begun.append((problem.begin, [term.images for term in problem.objective.terms if isinstance(term, Anchors)]))
         return original(problem, **others)
 
-    original = SeeThroughGradients.reconstruct.__globals__["minimise_all"]
+    original = SeeThroughGradients.reconstruct.__globals__["minimise"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SeeThroughGradients.reconstruct.__globals__, "minimise_all", noted)
+        patch.setitem(SeeThroughGradients.reconstruct.__globals__, "minimise", noted)
         together.reconstruct(observation, seed=0)
-    (first, none), (begin, anchors) = begun
-    assert first is None and none is None
+    (first, none), (begin, (anchors,)) = begun
+    assert first is None and none == []
     torch.testing.assert_close(anchors, begin.mean(1))
 
 
@@ -85,4 +88,4 @@ def test_a_problem_can_begin_from_given_images():
     problem = Problem(observation, observation.labels, Objective(), Schedule(1, 0.1, 10), 0, begin=torch.stack((x, -x), 1))
     from attacks.search.problem import Start
     assert torch.equal(problem.first_images([Start(2, 1), Start(0, 0)]), torch.stack((-x[2], x[0])))
-    assert replace(Objective(), anchors=x).select([1]).anchors.equal(x[[1]])
+    assert Objective(terms=(Energy(1.0), Anchors(1.0, x))).select([1]).terms[1].images.equal(x[[1]])

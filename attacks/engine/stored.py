@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
-from attacks.engine.kernels.one_read import both_products
-from attacks.engine.slots import Slots, to_type
+from attacks.engine.kernels.products import both_products
+from attacks.engine.slots import Slots
 
 #: Victims whose gradients are factored at once.
 _AT_ONCE = 4
@@ -16,18 +14,11 @@ _AT_ONCE = 4
 _LARGEST_RANK = 32
 
 
-class Matrices(Protocol):
-    """One matrix G [O, I] a slot."""
-
-    def products(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """Of [S, P, O] and [S, P, I]: left G [S, P, I] and right G^T [S, P, O]."""
-
-
 class Dense:
-    """Stored as they are, masks as bytes, or rounded to bfloat16; each matrix is read once for both products."""
+    """Stored as they are, masks as bytes; each matrix is read once for both products."""
 
-    def __init__(self, gradients: Tensor, slots: Slots, *, bfloat16: bool = False) -> None:
-        self._held = slots.hold(gradients, to_type(torch.bfloat16) if bfloat16 else None)
+    def __init__(self, gradients: Tensor, slots: Slots) -> None:
+        self._held = slots.hold(gradients)
 
     def products(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         return both_products(self._held.value, left, right)

@@ -1,0 +1,73 @@
+"""What matching steps have in common: the tensors of the victims in the slots, and the terms beside the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from attacks.base import Observation
+from attacks.engine.slots import Slots
+from attacks.objective.objective import Objective, squared_norms, tensors, with_tensors
+from attacks.objective.term import ImageTerm, LayerTerm, Term
+from defenses.stochastic import stochastic_layers
+
+
+class MatchingStep:
+    """An objective and its derivatives.
+
+    Args:
+        observation: the victims.
+        labels: [N, B].
+        objective: of the matching.
+        slots: which of the victims are worked on.
+    """
+
+    def __init__(self, observation: Observation, labels: Tensor, objective: Objective, slots: Slots) -> None:
+        self.slots = slots
+        self._module, self._defense, self._objective = observation.module, observation.defense, objective
+        self._labels = slots.hold(labels)
+        self._squared = {name: slots.hold(squares) for name, squares in squared_norms(observation.shared, objective).items()}
+        self._stochastic = list(stochastic_layers(observation.module).values())
+        self._codes = [slots.hold(code) for code in objective.codes]
+        self._terms = [term for term in objective.terms if term.weight]
+        self._of_terms = [slots.hold(tensor) for tensor in tensors(self._terms)]
+        of_layers = [term.layers(observation.module) if isinstance(term, LayerTerm) else {} for term in self._terms]
+        self._read = {name: layer for layers in of_layers for name, layer in layers.items()}
+
+    def __call__(self, images: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Images [S, B, C, H, W] and the stochastic layers' noise [S, B, K]; the derivative and the objective [S]."""
+        (derivative,), objective = self._derivatives(images, None, noise)
+        return self._with_priors(images, derivative, objective)
+
+    def with_labels(self, images: Tensor, logits: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for labels that are probabilities, the softmax of ``logits`` [S, B, classes]: the derivatives by the images and
+        by the logits, and the objective."""
+        (derivative, by_logits), objective = self._derivatives(images, logits, noise)
+        derivative, objective = self._with_priors(images, derivative, objective)
+        return derivative, by_logits, objective
+
+    def kept_bytes(self, image: Tensor, noise: list[Tensor]) -> int:
+        """What a step takes for one victim beside what the slots hold, for a candidate [1, B, C, H, W]."""
+        raise NotImplementedError
+
+    def _derivatives(self, images: Tensor, logits: Tensor | None, noise: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The derivatives by the images, and by the logits where they are given, and the objective, without terms of images."""
+        raise NotImplementedError
+
+    def _with_distances(self, objective: Tensor, terms: tuple[Term, ...], entered: Mapping[str, Tensor]) -> Tensor:
+        """Add the terms that read what entered layers."""
+        for term in terms:
+            if isinstance(term, LayerTerm):
+                objective = objective + term.weight * term.distance(self._module, entered, len(objective))
+        return objective
+
+    def _with_priors(self, images: Tensor, derivative: Tensor, objective: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the terms that read the images."""
+        for term in self._terms_held():
+            if isinstance(term, ImageTerm):
+                objective, derivative = term.add_to(objective, derivative, images)
+        return derivative, objective
+
+    def _terms_held(self) -> tuple[Term, ...]:
+        return with_tensors(self._terms, [held.value for held in self._of_terms])

@@ -1,0 +1,88 @@
+"""What the releases of an observation mean for matching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from attacks.base import Observation
+from defenses.release import Clipped, Intervals, Kept, Scaled, Sign, Stage
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the releases of an observation mean for matching; parameters are named as gradients are.
+
+    Attributes:
+        masks: where the clean entries are told, of parameters of which some were hidden.
+        passes: what a candidate's own gradient goes through before it is compared, where it does.
+        variances: of the noise on each entry, of parameters with noise.
+        clip: the norm that the whole gradient was clipped to, None where it was not, or where other images were clipped beside it.
+        free_scale: whether the gradient is known up to its scale only.
+
+    Of parameters whose release has no closed form nothing is told.
+    """
+
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    passes: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    variances: dict[str, float] = field(default_factory=dict)
+    clip: float | None = None
+    free_scale: bool = False
+
+
+def told(observation: Observation) -> Told:
+    """What the releases mean for matching; nothing for a blind attacker."""
+    releases = observation.releases()
+    found = Told()
+    clips: set[Clipped] = set()
+    scale_is_lost = False
+    for name, release in releases.items():
+        form = release.form
+        if form is None:
+            continue
+        through, variance = list(form.before), 0.0 if form.noise is None else form.noise.variance
+        last: list[Stage] = list(form.after)
+        while form.noise is None and through and _known_by_what_it_left(through[-1]):
+            last.append(through.pop())
+        for stage in last:
+            if isinstance(stage, Kept):
+                if stage.mask is not None:
+                    before = found.masks.get(name)
+                    found.masks[name] = stage.mask if before is None else before & stage.mask
+            elif isinstance(stage, Scaled):
+                through.append(stage)
+                variance *= stage.factor**2
+            elif isinstance(stage, Intervals):
+                variance += (stage.below + stage.above) ** 2 / 12 if variance else 0.0
+            else:
+                scale_is_lost = True  # of what became signs
+        if variance:
+            found.variances[name] = variance
+        clips |= {stage for stage in through if isinstance(stage, Clipped)}
+        if others := tuple(stage for stage in through if not isinstance(stage, Clipped)):
+            found.passes[name] = _Through(others)
+    if not clips:
+        return replace(found, free_scale=scale_is_lost)
+    (clip, *further) = clips
+    known = not (further or scale_is_lost or found.masks) and clip.images == 1 and set(clip.names) == set(releases)
+    return replace(found, clip=clip.norm if known else None, free_scale=not known)
+
+
+def _known_by_what_it_left(stage: Stage) -> bool:
+    """Whether the last stage of a chain without noise is compared by its outcome, which a candidate need not go through."""
+    return isinstance(stage, Sign) or (isinstance(stage, Kept) and stage.mask is not None) or (
+        isinstance(stage, Intervals) and stage.function is None)
+
+
+@dataclass(frozen=True)
+class _Through:
+    """Several stages, one after another."""
+
+    stages: tuple[Stage, ...]
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        for stage in self.stages:
+            gradient = stage.passed(gradient)
+        return gradient
