@@ -4,7 +4,7 @@ For S victims of B images each, a layer's input ``a`` and the error ``delta`` of
 The gradient of the loss with respect to the layer's weight is a sum of products of the two, so for a large layer it need not be
 formed: its inner product with an observed gradient G is delta^T G a, and its squared norm follows from Gram matrices of size P x P
 over the P images and positions (the idea behind ghost clipping, Li et al., ICLR 2022, here for matching), or, where only entries
-that a mask leaves count, from products with the mask (:mod:`attacks.engine.layers.masked_energy`). Small ones form theirs.
+that a mask leaves count, from products with the mask. Small ones form theirs.
 """
 
 from __future__ import annotations
