@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import attacks
 import defenses
-from benchmark.errors import InputError
-from defenses.support.registry import SpecificationError, unknown
+from benchmark.errors import InputError, first_error
+from defenses.support.registry import unknown
 
 Precision = Literal["float32", "bfloat16"]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -145,10 +145,8 @@ def make_grid(content: dict[str, Any], origin: str) -> Grid:
     """
     try:
         return Grid.model_validate(content)
-    except SpecificationError as error:
-        raise InputError(f"{origin}: {error}") from error
     except ValidationError as error:
-        raise InputError(f"{origin}: {_first_error(error)}") from error
+        raise InputError(f"{origin}: {_unknown_key(error) or first_error(error)}") from error
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
@@ -163,15 +161,13 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
     return content
 
 
-def _first_error(error: ValidationError) -> str:
+def _unknown_key(error: ValidationError) -> str | None:
+    """Where the first thing that is wrong is a key that does not exist: which one does."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        section: Any = Grid
-        for part in first["loc"][:-1]:
-            section = section.model_fields[part].annotation
-        return unknown("key", where, [".".join([*map(str, first["loc"][:-1]), name]) for name in section.model_fields])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":  # from our own checks, which say what was given
-        return message
-    return f"{where}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+    if first["type"] != "extra_forbidden":
+        return None
+    *sections, key = map(str, first["loc"])
+    known: Any = Grid
+    for section in sections:
+        known = known.model_fields[section].annotation
+    return unknown("key", ".".join([*sections, key]), [".".join([*sections, name]) for name in known.model_fields])

@@ -29,7 +29,7 @@ def _to_document(value: float) -> float | str:
 
 def _a_number(value: float) -> float:
     if math.isnan(value):
-        raise ValueError("must be a number")
+        raise ValueError("must be a number, got nan")
     return value
 
 

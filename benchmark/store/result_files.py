@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from benchmark.errors import InputError
+from benchmark.errors import InputError, first_error
 
 REPAIR = "the command of the run sets it aside and measures it again"
 
@@ -87,9 +87,7 @@ def check(kind: type[Part], content: dict[str, Any], path: Path) -> None:
     try:
         kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where, given = ".".join(map(str, first["loc"])), repr(first["input"])
-        raise InputError(f"{path}: {where}: {first['msg']}, got {given[:80]}") from error
+        raise InputError(f"{path}: {first_error(error)}") from error
 
 
 def read_json(path: Path, absent: str) -> dict[str, Any]:

@@ -271,7 +271,7 @@ def test_the_description_of_a_run_is_checked(tmp_path):
     for change, message in ((lambda m: m["grid"].pop("training"), "lacks 'training'"),
                             (lambda m: m["determinants"].update(portfolio="x"), r"portfolio: .* got 'x'"),
                             (lambda m: m["grid"]["evaluation"].update(knowledge=["all"]), r"evaluation.knowledge.0: .* got 'all'"),
-                            (lambda m: m.pop("undefended"), "undefended: Field required")):
+                            (lambda m: m.pop("undefended"), "undefended: field required")):
         broken = json.loads(json.dumps(manifest))
         change(broken)
         (run / "run.json").write_text(json.dumps(broken))
