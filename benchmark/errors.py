@@ -19,7 +19,8 @@ def first_error(error: ValidationError, unnamed: Collection[str] = ()) -> str:
     if first["type"] == "value_error":  # from our own checks, which say what was given
         return ": ".join(filter(None, (where, str(first["ctx"]["error"]))))
     given = "" if first["type"] == "missing" else f", got {shortened(first['input'])}"
-    return f"{where or 'the document'}: {first['msg'][0].lower()}{first['msg'][1:]}{given}"
+    message = first["msg"].replace("Tuple", "List")  # what a file has
+    return f"{where or 'the document'}: {message[0].lower()}{message[1:]}{given}"
 
 
 def shortened(value: Any) -> str:

@@ -11,8 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 from pydantic import ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
 from benchmark.errors import InputError, first_error, shortened
+from benchmark.specification import STRICT, Count
 from benchmark.store.results import FORMAT
-from reports.entries import STRICT, Board, Count, Entry, Name, Text, ranked
+from reports.entries import Board, Entry, Name, Text, ranked
 from reports.statistics import Estimate
 
 #: Bytes of the largest document that is read.

@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, PlainSerialize
 from scipy.integrate import trapezoid
 from scipy.stats import binomtest
 
+from benchmark.specification import STRICT
+
 #: Share of the undefended model's best test accuracy that counts as converged.
 CONVERGED = 0.95
 
@@ -43,7 +45,7 @@ Number = Annotated[float, AfterValidator(_a_number), BeforeValidator(_from_docum
 class Estimate:
     """A mean with the bounds of its 95 % interval; no bounds where there is a single observation."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     mean: Number
     low: Number | None

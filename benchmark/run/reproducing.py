@@ -16,10 +16,10 @@ from benchmark.errors import InputError
 from benchmark.executors.executor import Executor, Failed, Finished, Started
 from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Note, Trained, Work
 from benchmark.plugins import Plugin
-from benchmark.run.cells import CellSpec
 from benchmark.run.progress import Display
 from benchmark.run.provenance import provenance
 from benchmark.run.runner import identify, show
+from benchmark.specification import CellSpec
 from benchmark.store import results
 from benchmark.store.result_files import read_table
 from benchmark.store.results import RECONSTRUCTIONS, TRAINING
@@ -112,7 +112,7 @@ def draw(run: Path, count: int, device: torch.device, *, seed: int | None = None
     for key, spec in manifest["cells"].items():
         cell, missing_attacks = results.find_cell(run, key, manifest["attacks"])
         if cell is not None and not missing_attacks:
-            finished[key] = CellSpec(**{name: spec[name] for name in ("dataset", "model", "defense", "seed")})
+            finished[key] = CellSpec.model_validate(spec)
     if not finished:
         raise InputError(f"{run} has no finished cell")
     chosen = random.Random(seed).sample(sorted(finished), min(count, len(finished)))
