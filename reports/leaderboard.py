@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from benchmark.errors import InputError
-from benchmark.store.results import Cell, Run
+from benchmark.store.results import Cell, MeasuredCell, Run, joined
 from reports.attack_results import attack_results
 from reports.documents import parse
 from reports.entries import AttackResult, Board, Entry, Protocol, ranked
@@ -34,15 +34,13 @@ class Section:
 
 @dataclass
 class _Gathered:
-    """What the runs hold for one board."""
+    """What the runs hold for one board: cells by their keys, and why others are missing by their defenses."""
 
     dataset: str
     model: str
     protocol: Protocol
     undefended: str | None = None
-    cells: list[Cell] = field(default_factory=list)
-    training: list[pd.DataFrame] = field(default_factory=list)
-    reconstructions: list[pd.DataFrame] = field(default_factory=list)
+    cells: dict[str, MeasuredCell] = field(default_factory=dict)
     problems: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -56,11 +54,8 @@ def build(runs: list[Run]) -> list[Section]:
         InputError: the description of a run lacks what a protocol needs.
     """
     gathered: dict[str, _Gathered] = {}
-    seen: set[tuple[str, str]] = set()
     for run in runs:
         cells = {cell.folder.name: cell for cell in run.cells}
-        failures = {json.dumps(_identity(f)): f.get("error", "failed") for f in run.failures}
-        training, rebuilt = _by_cell(run.training), _by_cell(run.reconstructions)
         datasets = dict.fromkeys(spec["dataset"] for spec in run.manifest["cells"].values())
         protocols = {name: _protocol(run, name) for name in datasets}
         names = {name: _PROTOCOL.dump_json(protocol).decode() for name, protocol in protocols.items()}
@@ -71,30 +66,22 @@ def build(runs: list[Run]) -> list[Section]:
             if spec["defense"] == run.manifest["undefended"]:
                 group.undefended = spec["defense"]
             problems = group.problems.setdefault(spec["defense"], [])
-            if (name, key) in seen:
-                continue
             if key in cells:
-                seen.add((name, key))
-                group.cells.append(cells[key])
-                for frames, of_run in ((group.training, training), (group.reconstructions, rebuilt)):
-                    if tuple(_identity(spec)) in of_run:
-                        frames.append(of_run[tuple(_identity(spec))])
-            else:
-                problems.append(f"seed {spec['seed']}: " + failures.get(json.dumps(_identity(spec)), "not run"))
+                group.cells.setdefault(key, cells[key])
+            elif key not in group.cells:
+                problems.append(f"seed {spec['seed']}: " + run.failures.get(key, {"error": "not run"})["error"])
     return [_section(group) for group in gathered.values()]
 
 
 def _section(group: _Gathered) -> Section:
-    training, rebuilt = (pd.concat(frames) if frames else pd.DataFrame() for frames in (group.training, group.reconstructions))
-    curves = {} if training.empty else dict(list(training.groupby("defense")))
-    if not rebuilt.empty:
-        rebuilt = with_worst_cases(rebuilt)
-    images = {} if rebuilt.empty else dict(list(rebuilt.groupby("defense")))
+    training, attacked = joined(group.cells.values())
+    rebuilt = with_worst_cases(attacked)
+    curves, images = dict(list(training.groupby("defense"))), dict(list(rebuilt.groupby("defense")))
     undefended = _Trained(curves[group.undefended]) if group.undefended in curves else None
     entries = [_entry(defense, curves.get(defense), images.get(defense), undefended, group, problems)
                for defense, problems in group.problems.items()]
     board = Board(group.dataset, group.model, group.protocol, group.undefended, ranked(entries))
-    return Section(board, training, rebuilt, group.cells)
+    return Section(board, training, rebuilt, list(group.cells.values()))
 
 
 def table(boards: list[Board]) -> pd.DataFrame:
@@ -133,15 +120,6 @@ def _columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     if estimate is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     return {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
-def _identity(spec: dict[str, Any]) -> list[Any]:
-    return [spec.get(key) for key in ("dataset", "model", "defense", "seed")]
-
-
-def _by_cell(frame: pd.DataFrame) -> dict[tuple[Any, ...], pd.DataFrame]:
-    columns = ["dataset", "model", "defense", "seed"]
-    return {} if frame.empty else dict(list(frame.groupby(columns, sort=False)))
 
 
 def _protocol(run: Run, dataset: str) -> Protocol:
@@ -200,7 +178,7 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
         time_ratio=float(np.mean(ratios)) if ratios and compared else None,
         step_memory=own.memory,
         memory_ratio=own.memory / base if own.memory is not None and base and compared else None,
-        attacks=attack_results(rebuilt, [cell for cell in group.cells if cell.trained["defense"] == defense]),
+        attacks=attack_results(rebuilt, [cell for cell in group.cells.values() if cell.trained["defense"] == defense]),
         problems=problems,
     )
 
