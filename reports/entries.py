@@ -126,7 +126,7 @@ class Protocol:
 
     training: Training
     evaluation: Evaluation
-    attacks: list[Name]
+    attacks: tuple[Name, ...]
     image_size: PositiveInt | None
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     portfolio: PositiveInt

@@ -53,16 +53,14 @@ def build(runs: list[Run]) -> list[Section]:
     Raises:
         InputError: the description of a run lacks what a protocol needs.
     """
-    gathered: dict[str, _Gathered] = {}
+    gathered: dict[tuple[str, str, Protocol], _Gathered] = {}
     for run in runs:
         cells = {cell.folder.name: cell for cell in run.cells}
         datasets = dict.fromkeys(spec["dataset"] for spec in run.manifest["cells"].values())
         protocols = {name: _protocol(run, name) for name in datasets}
-        names = {name: _PROTOCOL.dump_json(protocol).decode() for name, protocol in protocols.items()}
         for key, spec in run.manifest["cells"].items():
-            protocol = protocols[spec["dataset"]]
-            name = json.dumps([spec["dataset"], spec["model"], names[spec["dataset"]]])
-            group = gathered.setdefault(name, _Gathered(spec["dataset"], spec["model"], protocol))
+            place = spec["dataset"], spec["model"], protocols[spec["dataset"]]
+            group = gathered.setdefault(place, _Gathered(*place))
             if spec["defense"] == run.manifest["undefended"]:
                 group.undefended = spec["defense"]
             problems = group.problems.setdefault(spec["defense"], [])
@@ -77,9 +75,8 @@ def _section(group: _Gathered) -> Section:
     training, attacked = joined(group.cells.values())
     rebuilt = with_worst_cases(attacked)
     curves, images = dict(list(training.groupby("defense"))), dict(list(rebuilt.groupby("defense")))
-    undefended = _Trained(curves[group.undefended]) if group.undefended in curves else None
-    entries = [_entry(defense, curves.get(defense), images.get(defense), undefended, group, problems)
-               for defense, problems in group.problems.items()]
+    undefended = _Trained(curves.get(group.undefended, training.iloc[:0]))
+    entries = [_entry(defense, curves.get(defense), images.get(defense), undefended, group) for defense in group.problems]
     board = Board(group.dataset, group.model, group.protocol, group.undefended, ranked(entries))
     return Section(board, training, rebuilt, list(group.cells.values()))
 
@@ -138,7 +135,7 @@ def _protocol(run: Run, dataset: str) -> Protocol:
 
 
 class _Trained:
-    """The trainings of a defense, by seed."""
+    """The trainings of a defense, by seed; of a defense that was not trained there is nothing."""
 
     def __init__(self, training: pd.DataFrame) -> None:
         by_seed = training.sort_values("epoch", kind="stable").groupby("seed")["test_accuracy"]
@@ -151,17 +148,14 @@ class _Trained:
         self.epsilon, self.delta = _number(final["epsilon"].max()), _number(final["delta"].max())
 
 
-def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | None, undefended: _Trained | None,
-           group: _Gathered, problems: list[str]) -> Entry:
+def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | None, undefended: _Trained,
+           group: _Gathered) -> Entry:
     if training is None:
-        return Entry(defense, {}, 0, 0, problems=problems)
-    own = _Trained(training)
-    plain = undefended.accuracies if undefended is not None else {}
-    times = undefended.seconds if undefended is not None else {}
+        return Entry(defense, {}, 0, 0, problems=group.problems[defense])
+    own, plain, times = _Trained(training), undefended.accuracies, undefended.seconds
     last = {seed: curve[-1] for seed, curve in own.accuracies.items()}
     changes = [last[seed] - plain[seed][-1] for seed in last if seed in plain]
     ratios = [own.seconds[seed] / times[seed] for seed in own.seconds if times.get(seed)]
-    base = undefended.memory if undefended is not None else None
     compared = defense != group.undefended
     return Entry(
         defense=defense,
@@ -177,9 +171,9 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
         seconds_per_epoch=float(np.mean(list(own.seconds.values()))) if own.seconds else None,
         time_ratio=float(np.mean(ratios)) if ratios and compared else None,
         step_memory=own.memory,
-        memory_ratio=own.memory / base if own.memory is not None and base and compared else None,
+        memory_ratio=own.memory / undefended.memory if own.memory is not None and undefended.memory and compared else None,
         attacks=attack_results(rebuilt, [cell for cell in group.cells.values() if cell.trained["defense"] == defense]),
-        problems=problems,
+        problems=group.problems[defense],
     )
 
 
