@@ -109,7 +109,7 @@ class Cell:
         return [obstacle for info in self.attacks.values() for obstacle in info["inapplicable"]]
 
     def tables(self) -> list[Path]:
-        """The files of its tables."""
+        """The files of its tables: that of its training, and those of its attacks."""
         return [self.folder / TRAINED / "training.parquet",
                 *(self.folder / name / "reconstructions.parquet" for name in self.attacks)]
 
@@ -193,7 +193,7 @@ def damage(cell: Path) -> dict[str, str]:
                 read_table(part / "training.parquet", TRAINING)
             else:
                 read_part(part, AttackedPart)
-                _reconstructions(part)
+                _reconstructions(part / "reconstructions.parquet")
                 read_images(part / "images.npz")
         except InputError as error:
             found[part.name] = str(error)
@@ -240,8 +240,9 @@ def with_tables(cell: Cell, spec: CellSpec) -> MeasuredCell:
     Raises:
         InputError: one is damaged, or has rows of another cell.
     """
-    training = read_table(cell.folder / TRAINED / "training.parquet", TRAINING)
-    rebuilt = pa.concat_tables([RECONSTRUCTIONS.empty_table(), *(_reconstructions(cell.folder / name) for name in cell.attacks)])
+    of_training, *of_attacks = cell.tables()
+    training = read_table(of_training, TRAINING)
+    rebuilt = pa.concat_tables([RECONSTRUCTIONS.empty_table(), *map(_reconstructions, of_attacks)])
     for table in (training, rebuilt):
         for column, expected in spec:
             for other in set(table[column].unique().to_pylist()) - {expected}:
@@ -259,8 +260,7 @@ def joined(cells: Iterable[MeasuredCell]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pa.concat_tables(training).to_pandas(), pa.concat_tables(reconstructions).to_pandas()
 
 
-def _reconstructions(part: Path) -> pa.Table:
-    path = part / "reconstructions.parquet"
+def _reconstructions(path: Path) -> pa.Table:
     table = read_table(path, RECONSTRUCTIONS)
     for unknown in set(table["knowledge"].unique().to_pylist()) - set(KNOWLEDGE):
         raise InputError(f"{path}: knowledge must be one of {', '.join(KNOWLEDGE)}, got {unknown!r}; {REPAIR}")
