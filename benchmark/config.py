@@ -4,56 +4,39 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 import attacks
 import defenses
-from benchmark.errors import InputError
-from defenses.support.registry import SpecificationError, unknown
-
-Precision = Literal["float32", "bfloat16"]
-PositiveInt = Annotated[int, Field(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from benchmark import specification
+from benchmark.errors import InputError, first_error
+from benchmark.specification import Checkpoints, Count, Knowledge, Labels, PositiveInt, StepSize, Strict
+from defenses.support.registry import unknown
 
 
-class Training(_Section):
-    """How the models are trained (Adam). ``precision`` is that of the clients' step, in training and where it is observed."""
+class Training(specification.Training):
+    """How the models are trained, by default."""
 
-    epochs: Annotated[int, Field(ge=0)] = 10
+    epochs: Count = 10
     batch_size: PositiveInt = 64
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
-    precision: Precision = "float32"
+    learning_rate: StepSize = 1e-3
 
 
-class Evaluation(_Section):
-    """Which gradients are observed and attacked.
+class Evaluation(specification.Evaluation):
+    """Which gradients are observed and attacked, by default."""
 
-    ``checkpoints`` are numbers of epochs trained before the observation (0: untrained, -1: the last epoch); ``victims`` the
-    number of observed gradients, each of ``batch_size`` training images; ``labels`` whether the attacker is given them; ``rounds``
-    how often each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the
-    defense: ``blind`` ones nothing, ``informed`` ones what it discloses.
-    """
-
-    checkpoints: Annotated[tuple[int, ...], Field(strict=False)] = (0,)
+    checkpoints: Checkpoints = (0,)
     victims: PositiveInt = 16
     batch_size: PositiveInt = 1
-    labels: Literal["known", "inferred"] = "known"
+    labels: Labels = "known"
     rounds: PositiveInt = 1
-    knowledge: Annotated[tuple[Literal["blind", "informed"], ...], Field(min_length=1, strict=False)] = ("blind", "informed")
-
-    @field_validator("knowledge")
-    @classmethod
-    def _in_order(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(set(values)))  # blind comes first
+    knowledge: Knowledge = ("blind", "informed")
 
 
-class Grid(_Section):
+class Grid(Strict):
     """Every combination of dataset, model, defense and seed is a cell."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=80)] = "custom"
@@ -84,7 +67,7 @@ class Grid(_Section):
     @model_validator(mode="after")
     def _checkpoints(self) -> Grid:
         for epoch in self.evaluation.checkpoints:
-            if not -1 <= epoch <= self.training.epochs:
+            if epoch > self.training.epochs:
                 raise ValueError(
                     f"evaluation.checkpoints must be -1 (last) to training.epochs = {self.training.epochs}, got {epoch}")
         return self
@@ -145,10 +128,8 @@ def make_grid(content: dict[str, Any], origin: str) -> Grid:
     """
     try:
         return Grid.model_validate(content)
-    except SpecificationError as error:
-        raise InputError(f"{origin}: {error}") from error
     except ValidationError as error:
-        raise InputError(f"{origin}: {_first_error(error)}") from error
+        raise InputError(f"{origin}: {_unknown_key(error) or first_error(error)}") from error
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
@@ -163,15 +144,13 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
     return content
 
 
-def _first_error(error: ValidationError) -> str:
+def _unknown_key(error: ValidationError) -> str | None:
+    """Where the first thing that is wrong is a key that does not exist: which one does."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        section: Any = Grid
-        for part in first["loc"][:-1]:
-            section = section.model_fields[part].annotation
-        return unknown("key", where, [".".join([*map(str, first["loc"][:-1]), name]) for name in section.model_fields])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":  # from our own checks, which say what was given
-        return message
-    return f"{where}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+    if first["type"] != "extra_forbidden":
+        return None
+    *sections, key = map(str, first["loc"])
+    known: Any = Grid
+    for section in sections:
+        known = known.model_fields[section].annotation
+    return unknown("key", ".".join([*sections, key]), [".".join([*sections, name]) for name in known.model_fields])

@@ -10,9 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
-from benchmark.errors import InputError
+from benchmark.errors import InputError, first_error, shortened
+from benchmark.specification import STRICT, Count
 from benchmark.store.results import FORMAT
-from reports.entries import STRICT, Board, Count, Entry, Name, Text, ranked
+from reports.entries import Board, Entry, Name, Text, ranked
 from reports.statistics import Estimate
 
 #: Bytes of the largest document that is read.
@@ -121,21 +122,7 @@ def parse(content: bytes | str, origin: str, adapter: TypeAdapter[Any] = _ADAPTE
         if (tag := error.errors()[0].get("ctx", {}).get("tag")) in _EARLIER:
             raise EarlierDocument(f"{origin} has format {tag}, whose worst case was chosen by looking at the originals; submit "
                                   f"again from a run of format {FORMAT}") from error
-        raise InputError(f"{origin}: {first_error(error)}") from error
-
-
-def first_error(error: ValidationError) -> str:
-    """The first thing that is wrong, with its field and what was given."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in _FORMATS)
-    given = "" if first["type"] == "missing" else f", got {_short(first['input'])}"
-    message = first["msg"]
-    return f"{where or 'the document'}: {message[0].lower()}{message[1:]}{given}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
+        raise InputError(f"{origin}: {first_error(error, _FORMATS)}") from error
 
 
 def _contradictions(boards: list[Board]) -> Iterator[str]:
@@ -145,7 +132,7 @@ def _contradictions(boards: list[Board]) -> Iterator[str]:
         for e, (entry, expected) in enumerate(zip(board.entries, ranked(board.entries), strict=True)):
             where = f"boards.{b}.entries.{e}"
             if (entry.defense, entry.submission) in seen:
-                yield f"{where}.defense: {_short(entry.defense)} is there twice"
+                yield f"{where}.defense: {shortened(entry.defense)} is there twice"
             seen.add((entry.defense, entry.submission))
             yield from _outside(f"{where}.accuracy", entry.accuracy, 0, 1)
             yield from _outside(f"{where}.change", entry.change, -1, 1)
@@ -156,10 +143,10 @@ def _contradictions(boards: list[Board]) -> Iterator[str]:
             yield from _worst_cases(where, entry)
             if entry != expected:
                 yield (f"{where}: must be ranked by worst-case ASR, then accuracy, with the Pareto front marked; "
-                       f"{_short(entry.defense)} has rank {entry.rank} here, the numbers give {_short(expected.defense)} "
+                       f"{shortened(entry.defense)} has rank {entry.rank} here, the numbers give {shortened(expected.defense)} "
                        f"with rank {expected.rank}")
         if board.undefended not in (None, *(entry.defense for entry in board.entries)):
-            yield f"boards.{b}.undefended: {_short(board.undefended)} is no entry"
+            yield f"boards.{b}.undefended: {shortened(board.undefended)} is no entry"
 
 
 def _worst_cases(where: str, entry: Entry) -> Iterator[str]:

@@ -8,20 +8,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from benchmark.specification import STRICT, Count, Evaluation, PositiveInt, Training
 from reports.statistics import Estimate
 
 Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(min_length=1, max_length=500)]
-Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 #: What is chosen among the reconstructions of all attacks, see :mod:`reports.worst_case`.
 WORST_CASE: Literal["worst case"] = "worst case"
 ORACLE_BOUND: Literal["oracle bound"] = "oracle bound"
-
-#: Nothing but the named fields, and no number for a text.
-STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class Entry:
     memory_ratio: Positive | None = None
     attacks: list[AttackResult] = field(default_factory=list)
     problems: list[Text] = field(default_factory=list)
-    rank: Annotated[int, Field(ge=1)] | None = None
+    rank: PositiveInt | None = None
     pareto: bool = False
     submission: Text = ""
     paper: Text = ""
@@ -121,44 +118,18 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class TrainingProtocol:
-    """How the models were trained."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    epochs: Count
-    batch_size: Annotated[int, Field(ge=1)]
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-
-@dataclass(frozen=True)
-class EvaluationProtocol:
-    """Which gradients were observed and attacked."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    checkpoints: list[Annotated[int, Field(ge=-1)]]
-    victims: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
-    labels: Literal["known", "inferred"]
-    rounds: Annotated[int, Field(ge=1)]
-    knowledge: Annotated[list[Literal["blind", "informed"]], Field(min_length=1)]
-
-
-@dataclass(frozen=True)
 class Protocol:
     """All that makes numbers comparable: the data, the training, the observation, the attacks, and the version of their portfolio
     and of the score by which the worst case chooses."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    training: TrainingProtocol
-    evaluation: EvaluationProtocol
-    attacks: list[Name]
-    image_size: Annotated[int, Field(ge=1)] | None
+    training: Training
+    evaluation: Evaluation
+    attacks: tuple[Name, ...]
+    image_size: PositiveInt | None
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    portfolio: Annotated[int, Field(ge=1)]
+    portfolio: PositiveInt
 
 
 @dataclass(frozen=True)

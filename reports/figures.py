@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from benchmark.store.results import SUCCESS_SSIM
@@ -22,9 +25,7 @@ def accuracy_curves(section: Section, palette: Palette, path: Path) -> bool:
         return False
     curves = dict(list(section.training.groupby(["defense", "epoch"])["test_accuracy"].agg(["mean", "min", "max"]).reset_index(
         "epoch").groupby("defense")))
-    with style():
-        drawn = figure(7.4, _height(section.board))
-        axes = drawn.subplots()
+    with _axes(section.board, path) as axes:
         for entry in section.board.entries:
             if (curve := curves.get(entry.defense)) is None:
                 continue
@@ -32,8 +33,6 @@ def accuracy_curves(section: Section, palette: Palette, path: Path) -> bool:
             axes.plot(curve["epoch"], curve["mean"], color=colour, linestyle=palette.line(entry.defense), label=entry.defense)
             axes.fill_between(curve["epoch"], curve["min"], curve["max"], color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="epoch", ylabel="test accuracy")
-        legend(drawn, axes)
-        save(drawn, path)
     return True
 
 
@@ -42,9 +41,7 @@ def accuracy_against_asr(board: Board, palette: Palette, path: Path) -> bool:
     measured = [entry for entry in board.entries if entry.measured is not None]
     if not measured:
         return False
-    with style():
-        drawn = figure(7.4, _height(board))
-        axes = drawn.subplots()
+    with _axes(board, path) as axes:
         front = sorted({entry.measured for entry in measured if entry.pareto and entry.measured}, key=lambda point: point[::-1])
         axes.step([point[1] for point in front], [point[0] for point in front], where="post", color="0.6", linewidth=1, zorder=1,
                   label="Pareto front")
@@ -60,8 +57,6 @@ def accuracy_against_asr(board: Board, palette: Palette, path: Path) -> bool:
                 axes.vlines(asr.mean, accuracy.low, accuracy.high, color=colour, alpha=0.45, zorder=2)
         axes.set(xlabel="worst-case attack success rate (left is better)", ylabel="test accuracy (up is better)",
                  xlim=(-0.03, 1.03))
-        legend(drawn, axes)
-        save(drawn, path)
     return True
 
 
@@ -69,9 +64,7 @@ def asr_against_epoch(board: Board, palette: Palette, path: Path) -> bool:
     """The ASR of the worst case at each checkpoint, with its interval."""
     if not any(entry.worst_case for entry in board.entries):
         return False
-    with style():
-        drawn = figure(7.4, _height(board))
-        axes = drawn.subplots()
+    with _axes(board, path) as axes:
         spread = max(board.checkpoints[-1], 1) * 0.006
         for place, entry in enumerate(board.entries):
             results = [(point, result.asr) for point in board.checkpoints if (result := entry.worst_case_at(point)) and result.asr]
@@ -86,8 +79,6 @@ def asr_against_epoch(board: Board, palette: Palette, path: Path) -> bool:
                           marker=palette.markers[entry.defense], markersize=5, capsize=2, elinewidth=0.8, label=labelled(entry))
         axes.set(xlabel="epochs of training before the observation", ylabel="worst-case attack success rate", ylim=(-0.03, 1.03),
                  xticks=board.checkpoints)
-        legend(drawn, axes)
-        save(drawn, path)
     return True
 
 
@@ -124,6 +115,17 @@ def ssim_distributions(section: Section, palette: Palette, path: Path) -> bool:
         drawn.supylabel("share of images with at least this SSIM", fontsize=9)
         save(drawn, path)
     return True
+
+
+@contextmanager
+def _axes(board: Board, path: Path) -> Iterator[Axes]:
+    """The axes of a figure, which is written with the names of what was drawn."""
+    with style():
+        drawn = figure(7.4, _height(board))
+        axes = drawn.subplots()
+        yield axes
+        legend(drawn, axes)
+        save(drawn, path)
 
 
 def _height(board: Board) -> float:

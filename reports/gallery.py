@@ -72,12 +72,11 @@ class Pictures:
     """The pictures of a section's first seed; cells are read once."""
 
     def __init__(self, section: Section) -> None:
-        seeds = [cell.trained["seed"] for cell in section.cells]
-        self._cells: dict[str, Cell] = {
-            cell.trained["defense"]: cell for cell in section.cells if cell.trained["seed"] == min(seeds)}
+        first = min((cell.trained["seed"] for cell in section.cells), default=0)
+        self._cells: dict[str, Cell] = {cell.trained["defense"]: cell for cell in section.cells if cell.trained["seed"] == first}
         frame: pd.DataFrame = section.reconstructions
         self._rows: dict[tuple[str, int, str, str, str], pd.DataFrame] = {} if frame.empty else dict(list(
-            frame[frame["seed"] == min(seeds)].sort_values(["victim", "image"], kind="stable").groupby(
+            frame[frame["seed"] == first].sort_values(["victim", "image"], kind="stable").groupby(
                 ["defense", "checkpoint_epoch", "kind", "attack", "knowledge"], sort=False)))
         self._section = section
         self._examples: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from reports import text
 from reports.columns import board_columns
 from reports.entries import Board
@@ -25,21 +27,20 @@ def latex(boards: list[Board]) -> str:
 
 def _table(board: Board) -> str:
     columns = [column for column in board_columns(board) if column.shown and column.title not in _LEFT_OUT]
-    lines = [[column.title for column in columns], *([column.value(entry).text for column in columns] for entry in board.entries)]
-    head, *body = (" & ".join(map(escape, line)) + r" \\" for line in lines)
-    rows = "\n".join(body)
+    rows = pd.DataFrame([[column.value(entry).text for column in columns] for entry in board.entries],
+                        columns=[column.title for column in columns])
+    tabular = rows.style.format(escape).format_index(escape, axis=1).hide(axis="index").to_latex(
+        column_format="r" + "l" * (len(columns) - 1), hrules=True)
     seeds = sorted({entry.seeds for entry in board.entries if entry.seeds})
     note = f"{text.protocol(board)}; {'-'.join(map(str, seeds[:1] + seeds[1:][-1:])) or 'no'} seeds"
     return (
-        "\\begin{table*}\n\\centering\n\\resizebox{\\linewidth}{!}{%\n"
-        "\\begin{tabular}{r" + "l" * (len(columns) - 1) + "}\n\\toprule\n"
-        f"{head}\n\\midrule\n{rows}\n\\bottomrule\n\\end{{tabular}}}}\n"
+        f"\\begin{{table*}}\n\\centering\n\\resizebox{{\\linewidth}}{{!}}{{%\n{tabular.rstrip()}}}\n"
         f"\\caption{{{escape(board.title)}. {escape(note)}.}}\n\\end{{table*}}\n"
     )
 
 
 def escape(content: str) -> str:
-    """A text that stays text in LaTeX."""
+    """A text that stays text in LaTeX; pandas' own escaping leaves brackets, bars and the signs of our texts."""
     # A bracket at the start of a row would be read as the optional argument of the line break before it.
     escaped = "".join(_SPECIAL.get(character, character) for character in " ".join(content.split()))
     return "{}" + escaped if escaped.startswith("[") else escaped

@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from benchmark.errors import InputError
-from benchmark.store.results import Cell, Run
+from benchmark.store.results import Cell, MeasuredCell, Run, joined
 from reports.attack_results import attack_results
 from reports.documents import parse
 from reports.entries import AttackResult, Board, Entry, Protocol, ranked
@@ -34,15 +34,13 @@ class Section:
 
 @dataclass
 class _Gathered:
-    """What the runs hold for one board."""
+    """What the runs hold for one board: cells by their keys, and why others are missing by their defenses."""
 
     dataset: str
     model: str
     protocol: Protocol
     undefended: str | None = None
-    cells: list[Cell] = field(default_factory=list)
-    training: list[pd.DataFrame] = field(default_factory=list)
-    reconstructions: list[pd.DataFrame] = field(default_factory=list)
+    cells: dict[str, MeasuredCell] = field(default_factory=dict)
     problems: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -55,46 +53,32 @@ def build(runs: list[Run]) -> list[Section]:
     Raises:
         InputError: the description of a run lacks what a protocol needs.
     """
-    gathered: dict[str, _Gathered] = {}
-    seen: set[tuple[str, str]] = set()
+    gathered: dict[tuple[str, str, Protocol], _Gathered] = {}
     for run in runs:
         cells = {cell.folder.name: cell for cell in run.cells}
-        failures = {json.dumps(_identity(f)): f.get("error", "failed") for f in run.failures}
-        training, rebuilt = _by_cell(run.training), _by_cell(run.reconstructions)
         datasets = dict.fromkeys(spec["dataset"] for spec in run.manifest["cells"].values())
         protocols = {name: _protocol(run, name) for name in datasets}
-        names = {name: _PROTOCOL.dump_json(protocol).decode() for name, protocol in protocols.items()}
         for key, spec in run.manifest["cells"].items():
-            protocol = protocols[spec["dataset"]]
-            name = json.dumps([spec["dataset"], spec["model"], names[spec["dataset"]]])
-            group = gathered.setdefault(name, _Gathered(spec["dataset"], spec["model"], protocol))
+            place = spec["dataset"], spec["model"], protocols[spec["dataset"]]
+            group = gathered.setdefault(place, _Gathered(*place))
             if spec["defense"] == run.manifest["undefended"]:
                 group.undefended = spec["defense"]
             problems = group.problems.setdefault(spec["defense"], [])
-            if (name, key) in seen:
-                continue
             if key in cells:
-                seen.add((name, key))
-                group.cells.append(cells[key])
-                for frames, of_run in ((group.training, training), (group.reconstructions, rebuilt)):
-                    if tuple(_identity(spec)) in of_run:
-                        frames.append(of_run[tuple(_identity(spec))])
-            else:
-                problems.append(f"seed {spec['seed']}: " + failures.get(json.dumps(_identity(spec)), "not run"))
+                group.cells.setdefault(key, cells[key])
+            elif key not in group.cells:
+                problems.append(f"seed {spec['seed']}: " + run.failures.get(key, {"error": "not run"})["error"])
     return [_section(group) for group in gathered.values()]
 
 
 def _section(group: _Gathered) -> Section:
-    training, rebuilt = (pd.concat(frames) if frames else pd.DataFrame() for frames in (group.training, group.reconstructions))
-    curves = {} if training.empty else dict(list(training.groupby("defense")))
-    if not rebuilt.empty:
-        rebuilt = with_worst_cases(rebuilt)
-    images = {} if rebuilt.empty else dict(list(rebuilt.groupby("defense")))
-    undefended = _Trained(curves[group.undefended]) if group.undefended in curves else None
-    entries = [_entry(defense, curves.get(defense), images.get(defense), undefended, group, problems)
-               for defense, problems in group.problems.items()]
+    training, attacked = joined(group.cells.values())
+    rebuilt = with_worst_cases(attacked)
+    curves, images = dict(list(training.groupby("defense"))), dict(list(rebuilt.groupby("defense")))
+    undefended = _Trained(curves.get(group.undefended, training.iloc[:0]))
+    entries = [_entry(defense, curves.get(defense), images.get(defense), undefended, group) for defense in group.problems]
     board = Board(group.dataset, group.model, group.protocol, group.undefended, ranked(entries))
-    return Section(board, training, rebuilt, group.cells)
+    return Section(board, training, rebuilt, list(group.cells.values()))
 
 
 def table(boards: list[Board]) -> pd.DataFrame:
@@ -135,15 +119,6 @@ def _columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     return {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def _identity(spec: dict[str, Any]) -> list[Any]:
-    return [spec.get(key) for key in ("dataset", "model", "defense", "seed")]
-
-
-def _by_cell(frame: pd.DataFrame) -> dict[tuple[Any, ...], pd.DataFrame]:
-    columns = ["dataset", "model", "defense", "seed"]
-    return {} if frame.empty else dict(list(frame.groupby(columns, sort=False)))
-
-
 def _protocol(run: Run, dataset: str) -> Protocol:
     grid, determinants = run.manifest.get("grid", {}), run.manifest.get("determinants", {})
     path = run.folder / "run.json"
@@ -160,7 +135,7 @@ def _protocol(run: Run, dataset: str) -> Protocol:
 
 
 class _Trained:
-    """The trainings of a defense, by seed."""
+    """The trainings of a defense, by seed; of a defense that was not trained there is nothing."""
 
     def __init__(self, training: pd.DataFrame) -> None:
         by_seed = training.sort_values("epoch", kind="stable").groupby("seed")["test_accuracy"]
@@ -173,17 +148,14 @@ class _Trained:
         self.epsilon, self.delta = _number(final["epsilon"].max()), _number(final["delta"].max())
 
 
-def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | None, undefended: _Trained | None,
-           group: _Gathered, problems: list[str]) -> Entry:
+def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | None, undefended: _Trained,
+           group: _Gathered) -> Entry:
     if training is None:
-        return Entry(defense, {}, 0, 0, problems=problems)
-    own = _Trained(training)
-    plain = undefended.accuracies if undefended is not None else {}
-    times = undefended.seconds if undefended is not None else {}
+        return Entry(defense, {}, 0, 0, problems=group.problems[defense])
+    own, plain, times = _Trained(training), undefended.accuracies, undefended.seconds
     last = {seed: curve[-1] for seed, curve in own.accuracies.items()}
     changes = [last[seed] - plain[seed][-1] for seed in last if seed in plain]
     ratios = [own.seconds[seed] / times[seed] for seed in own.seconds if times.get(seed)]
-    base = undefended.memory if undefended is not None else None
     compared = defense != group.undefended
     return Entry(
         defense=defense,
@@ -199,9 +171,9 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
         seconds_per_epoch=float(np.mean(list(own.seconds.values()))) if own.seconds else None,
         time_ratio=float(np.mean(ratios)) if ratios and compared else None,
         step_memory=own.memory,
-        memory_ratio=own.memory / base if own.memory is not None and base and compared else None,
-        attacks=attack_results(rebuilt, [cell for cell in group.cells if cell.trained["defense"] == defense]),
-        problems=problems,
+        memory_ratio=own.memory / undefended.memory if own.memory is not None and undefended.memory and compared else None,
+        attacks=attack_results(rebuilt, [cell for cell in group.cells.values() if cell.trained["defense"] == defense]),
+        problems=group.problems[defense],
     )
 
 

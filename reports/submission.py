@@ -18,7 +18,6 @@ from reports.documents import EarlierDocument, Leaderboard, RunRecord, Submissio
 from reports.entries import Board, Entry, Protocol, ranked
 from reports.leaderboard import build
 
-_KEY = TypeAdapter(tuple[str, str, Protocol])
 _ENTRY, _RECORD = TypeAdapter(Entry), TypeAdapter(RunRecord)
 
 
@@ -60,7 +59,7 @@ def merge(paths: list[Path]) -> Leaderboard:
         InputError: a file is no valid entry, or two entries have the same name.
     """
     names: dict[str, Path] = {}
-    boards: dict[str, Board] = {}
+    boards: dict[tuple[str, str, Protocol], Board] = {}
     runs = []
     for path in paths:
         document = read_document(path)
@@ -144,14 +143,14 @@ def _compare(path: Path, document: Leaderboard | Submission, run: Path) -> None:
                                  f"of {run} give")
 
 
-def _outline(boards: list[Board]) -> dict[str, tuple[str | None, set[str]]]:
+def _outline(boards: list[Board]) -> dict[tuple[str, str, Protocol], tuple[str | None, set[str]]]:
     """Of each board the undefended one and all defenses."""
     return {_key(board): (board.undefended, {entry.defense for entry in board.entries}) for board in boards}
 
 
-def _key(board: Board) -> str:
+def _key(board: Board) -> tuple[str, str, Protocol]:
     """What boards must have alike to be one."""
-    return _KEY.dump_json((board.dataset, board.model, board.protocol)).decode()
+    return board.dataset, board.model, board.protocol
 
 
 def _numbers(entry: Entry) -> str:

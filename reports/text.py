@@ -81,7 +81,7 @@ def protocol(board: Board) -> str:
     )
 
 
-def _settings(attacks: list[str]) -> str:
+def _settings(attacks: Collection[str]) -> str:
     """Attacks by their specifications; those with several settings by their names, with the number of settings."""
     by_name: dict[str, list[str]] = {}
     for attack in attacks:

@@ -73,5 +73,5 @@ def stop_by_ctrl_c(shapes, out, *options):
 
 
 def comparable(run_folder):
-    read = results.read_run(run_folder)
-    return read.training.drop(columns="seconds"), read.reconstructions.drop(columns="seconds")
+    training, rebuilt = results.joined(results.read_run(run_folder).cells)
+    return training.drop(columns="seconds"), rebuilt.drop(columns="seconds")

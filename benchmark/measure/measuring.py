@@ -22,8 +22,8 @@ from benchmark.measure.evaluation import Rebuilt, Victims, choose_victims, obser
 from benchmark.measure.training import Epoch, make_private, train
 from benchmark.measure.victim_memory import Chunks
 from benchmark.run import interrupts
-from benchmark.run.cells import CellSpec
 from benchmark.run.provenance import hardware
+from benchmark.specification import CellSpec
 from benchmark.store import results
 from defenses import Private
 from defenses.support.seeds import derive
@@ -119,9 +119,7 @@ def _forward_seed(spec: CellSpec) -> int:
 
 
 def _columns(spec: CellSpec) -> dict[str, Any]:
-    parameters = defenses.create(spec.defense).parameters()
-    return {"dataset": spec.dataset, "model": spec.model, "defense": spec.defense, "defense_params": json.dumps(parameters),
-            "seed": spec.seed}
+    return {**spec.model_dump(), "defense_params": json.dumps(defenses.create(spec.defense).parameters())}
 
 
 def _train(work: Work, private: Private, dataset: Dataset, share: _Share, tell: Callable[[Event], None]) -> dict[int, bytes]:
@@ -135,7 +133,7 @@ def _train(work: Work, private: Private, dataset: Dataset, share: _Share, tell: 
         tell(EpochEnded(epoch, epochs))
         if epoch.epoch in work.checkpoints:
             weights[epoch.epoch] = save_weights({name: t.contiguous() for name, t in private.state_dict().items()})
-    info = {**work.spec.__dict__, "epochs": epochs, "checkpoints": sorted(weights), "classes": list(dataset.classes),
+    info = {**work.spec.model_dump(), "epochs": epochs, "checkpoints": sorted(weights), "classes": list(dataset.classes),
             "seconds": time.perf_counter() - started, **hardware(dataset.train.labels.device)}
     tell(Trained(info, rows, weights))
     return weights

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from skimage.metrics import structural_similarity
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
 #: Side of the SSIM window of Wang et al. (2004) as scikit-image sets it; no side of an image may be shorter.
 SSIM_WINDOW = 7
@@ -43,5 +43,6 @@ def compare(originals: np.ndarray, reconstructions: np.ndarray) -> list[Similari
 
 
 def _similarity(original: np.ndarray, reconstruction: np.ndarray, score: float, position: int) -> Similarity:
-    mse = float(np.mean((original - reconstruction) ** 2))
-    return Similarity(mse, float("inf") if mse == 0 else -10 * float(np.log10(mse)), score, position)
+    with np.errstate(divide="ignore"):  # of equal images it is infinite
+        psnr = peak_signal_noise_ratio(original, reconstruction, data_range=1)
+    return Similarity(float(mean_squared_error(original, reconstruction)), float(psnr), score, position)

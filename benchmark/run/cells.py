@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -16,21 +15,8 @@ import defenses
 from attacks.portfolio import VERSION
 from benchmark.config import Grid
 from benchmark.plugins import Plugin
+from benchmark.specification import CellSpec
 from benchmark.store import results
-
-
-@dataclass(frozen=True)
-class CellSpec:
-    """One cell of a grid: what is trained under which defense, from which seed."""
-
-    dataset: str
-    model: str
-    defense: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.dataset} / {self.model} / {self.defense} / seed {self.seed}"
 
 
 def versions() -> dict[str, str]:
@@ -49,10 +35,11 @@ def determinants(device: torch.device, fingerprints: dict[str, str], plugins: Se
 def cells_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) -> dict[str, CellSpec]:
     """The cells by their keys. A key is a hash of all that determines the trained model, and nothing of how it is attacked: attacks
     that are added later find the model by it, also in the folder of another run."""
-    specs = [CellSpec(d, m, p, s) for d in grid.datasets for m in grid.models for p in grid.defenses for s in grid.seeds]
+    specs = [CellSpec(dataset=d, model=m, defense=p, seed=s)
+             for d in grid.datasets for m in grid.models for p in grid.defenses for s in grid.seeds]
     environment = {name: depends_on[name] for name in (*versions(), "device")}
     return {
-        _hash([results.FORMAT, environment, depends_on["fingerprints"][spec.dataset], spec.__dict__, grid.image_size,
+        _hash([results.FORMAT, environment, depends_on["fingerprints"][spec.dataset], spec.model_dump(), grid.image_size,
                grid.training.model_dump(), _digests(defenses.create(spec.defense).parts, plugins)]): spec
         for spec in specs
     }

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import mean
 
 from benchmark.errors import InputError
-from benchmark.run.cells import CellSpec
 from benchmark.run.progress import clock
+from benchmark.specification import CellSpec
 from benchmark.store import results
 
 #: By what cells are alike, most alike first: seeds of one defense, defenses of one model, models of one data set, all.

@@ -16,13 +16,11 @@ from benchmark.errors import InputError
 from benchmark.executors.executor import Executor, Failed, Finished, Started
 from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Note, Trained, Work
 from benchmark.plugins import Plugin
-from benchmark.run.cells import CellSpec
 from benchmark.run.progress import Display
 from benchmark.run.provenance import provenance
 from benchmark.run.runner import identify, show
+from benchmark.specification import CellSpec
 from benchmark.store import results
-from benchmark.store.result_files import read_table
-from benchmark.store.results import RECONSTRUCTIONS, TRAINING
 
 #: The largest difference in SSIM, and in test accuracy, of what counts as the same.
 TOLERANCE = 1e-4
@@ -112,7 +110,7 @@ def draw(run: Path, count: int, device: torch.device, *, seed: int | None = None
     for key, spec in manifest["cells"].items():
         cell, missing_attacks = results.find_cell(run, key, manifest["attacks"])
         if cell is not None and not missing_attacks:
-            finished[key] = CellSpec(**{name: spec[name] for name in ("dataset", "model", "defense", "seed")})
+            finished[key] = CellSpec.model_validate(spec)
     if not finished:
         raise InputError(f"{run} has no finished cell")
     chosen = random.Random(seed).sample(sorted(finished), min(count, len(finished)))
@@ -156,9 +154,8 @@ def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Seq
 def _compare(sample: Sample, key: str, events: list[Trained | Attacked]) -> Comparison:
     cell, _ = results.find_cell(sample.run, key, sample.attacks)
     assert cell is not None
-    training = read_table(cell.folder / results.TRAINED / "training.parquet", TRAINING).to_pylist()
-    rebuilt = [row for table in cell.tables()[1:] for row in read_table(table, RECONSTRUCTIONS).to_pylist()]
-    of_epochs, of_images = _by(training, _EPOCH), _by(rebuilt, _IMAGE)
+    before = results.with_tables(cell, sample.cells[key])
+    of_epochs, of_images = _by(before.training.to_pylist(), _EPOCH), _by(before.reconstructions.to_pylist(), _IMAGE)
     epochs_now = _by([row for event in events if isinstance(event, Trained) for row in event.training], _EPOCH)
     images_now = _by([row for event in events if isinstance(event, Attacked) for row in event.reconstructions], _IMAGE)
     accuracies = _differences(of_epochs, epochs_now, "test_accuracy")

@@ -21,9 +21,10 @@ from benchmark.executors.executor import Executor, Failed, Finished, Serial, Sta
 from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Note, Trained, Work
 from benchmark.measure.metrics import SSIM_WINDOW
 from benchmark.plugins import Plugin
-from benchmark.run.cells import CellSpec, attacks_of, cells_of, determinants
+from benchmark.run.cells import attacks_of, cells_of, determinants
 from benchmark.run.progress import Display
 from benchmark.run.provenance import provenance
+from benchmark.specification import CellSpec
 from benchmark.store import recording, results, run_lock
 from benchmark.store.result_files import read_checkpoint
 
@@ -109,7 +110,7 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
         results.read_manifest(folder)
     manifest = {
         "format": results.FORMAT, "name": grid.name, "grid": grid.model_dump(mode="json"), "determinants": found.depends_on,
-        "cells": {key: spec.__dict__ for key, spec in found.cells.items()}, "attacks": found.attacks,
+        "cells": {key: spec.model_dump() for key, spec in found.cells.items()}, "attacks": found.attacks,
         "undefended": next((label for label in grid.defenses if defenses.create(label).plain), None),
         "provenance": provenance(command, device),
     }
@@ -206,7 +207,7 @@ class _Recorder:
             self.finished += 1
             self._display.end_cell(spec.name, f"done in {time.perf_counter() - self._started[key]:.1f} s")
         else:
-            recording.write_failure(out, key, {**spec.__dict__, "error": event.error, "traceback": event.traceback})
+            recording.write_failure(out, key, {**spec.model_dump(), "error": event.error, "traceback": event.traceback})
             self.failed += 1
             self._display.end_cell(spec.name, f"FAILED: {event.error}")
 

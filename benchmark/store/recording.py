@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +19,30 @@ from benchmark.store.results import RECONSTRUCTIONS, TRAINED, TRAINING, attack_f
 
 def write_trained(run: Path, key: str, *, info: dict[str, Any], training: list[dict[str, Any]], weights: dict[int, bytes]) -> None:
     """Write the training of a cell: what its ``part.json`` says, the rows of its table, and the weights by epoch as safetensors."""
-    draft = _draft(run, key)
-    try:
+    with _draft(run, key) as draft:
         (draft / TRAINED).mkdir()
         write_table(draft / TRAINED / "training.parquet", training, TRAINING)
         for epoch, content in weights.items():
             checkpoint_path(draft, epoch).write_bytes(content)
         (draft / TRAINED / "part.json").write_text(json.dumps(info, indent=1))
         (draft / TRAINED).replace(cell_folder(run, key) / TRAINED)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_attacked(run: Path, key: str, attack: str, *, info: dict[str, Any], reconstructions: list[dict[str, Any]],
                    images: dict[str, np.ndarray]) -> None:
     """Write what an attack, by its key, rebuilt in a cell."""
-    draft = _draft(run, key)
-    try:
+    with _draft(run, key) as draft:
         write_table(draft / "reconstructions.parquet", reconstructions, RECONSTRUCTIONS)
         np.savez_compressed(draft / "images.npz", **images)  # type: ignore[arg-type]
         (draft / "part.json").write_text(json.dumps(info, indent=1))
         draft.replace(cell_folder(run, key) / attack_folder(attack))
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def copy_trained(source: Path, key: str, run: Path) -> None:
     """Take the training of a cell from the folder of another run."""
-    draft = _draft(run, key)
-    try:
+    with _draft(run, key) as draft:
         shutil.copytree(cell_folder(source, key) / TRAINED, draft / TRAINED)
         (draft / TRAINED).replace(cell_folder(run, key) / TRAINED)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def set_aside(run: Path, key: str, part: str) -> Path:
@@ -99,10 +92,14 @@ def write_atomically(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _draft(run: Path, key: str) -> Path:
-    """An empty folder beside the cell's, which is made too."""
+@contextmanager
+def _draft(run: Path, key: str) -> Iterator[Path]:
+    """An empty folder beside the cell's, which is made too; gone in the end."""
     draft = run / "cells" / f".{key}.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    cell_folder(run, key).mkdir(exist_ok=True)
-    return draft
+    try:
+        cell_folder(run, key).mkdir(exist_ok=True)
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

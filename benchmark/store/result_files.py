@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from benchmark.errors import InputError
+from benchmark.errors import InputError, first_error
+from benchmark.specification import CellSpec, Count
 
 REPAIR = "the command of the run sets it aside and measures it again"
 
@@ -28,13 +29,6 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class _Spec(Part):
-    dataset: str
-    model: str
-    defense: str
-    seed: int
-
-
 class Manifest(Part):
     """``run.json``."""
 
@@ -42,19 +36,19 @@ class Manifest(Part):
     grid: dict[str, Any]
     determinants: dict[str, Any]
     provenance: dict[str, Any]
-    cells: dict[_Key, _Spec]
+    cells: dict[_Key, CellSpec]
     attacks: dict[_Key, str]
     undefended: str | None  # the grid's defense that is the plain client, where it has one
 
 
 class _Obstacle(Part):
-    checkpoint_epoch: Annotated[int, Field(ge=0)]
+    checkpoint_epoch: Count
     attack: str
     knowledge: Literal["blind", "informed"]
     reason: str
 
 
-class TrainedPart(_Spec):
+class TrainedPart(CellSpec):
     """``part.json`` of the training of a cell."""
 
     checkpoints: list[Annotated[int, Field(ge=0, le=9999)]]
@@ -69,27 +63,25 @@ class AttackedPart(Part):
     seconds: float
 
 
-class Failure(_Spec):
+class Failure(CellSpec):
     """The record of a cell that failed."""
 
     error: str
 
 
-def read_part(folder: Path, kind: type[Part]) -> dict[str, Any]:
+def read_part(folder: Path, kind: type[BaseModel]) -> dict[str, Any]:
     """What a part of a cell, by its folder, says of itself."""
     info = read_json(folder / "part.json", f"{folder} has no part.json; {REPAIR}")
     check(kind, info, folder / "part.json")
     return info
 
 
-def check(kind: type[Part], content: dict[str, Any], path: Path) -> None:
+def check(kind: type[BaseModel], content: dict[str, Any], path: Path) -> None:
     """Raise InputError where the content of a file lacks what is relied on; the text names the place."""
     try:
         kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where, given = ".".join(map(str, first["loc"])), repr(first["input"])
-        raise InputError(f"{path}: {where}: {first['msg']}, got {given[:80]}") from error
+        raise InputError(f"{path}: {first_error(error)}") from error
 
 
 def read_json(path: Path, absent: str) -> dict[str, Any]:

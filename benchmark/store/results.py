@@ -24,6 +24,7 @@ import pandas as pd
 import pyarrow as pa
 
 from benchmark.errors import InputError
+from benchmark.specification import CellSpec
 from benchmark.store.result_files import (
     REPAIR,
     AttackedPart,
@@ -108,7 +109,7 @@ class Cell:
         return [obstacle for info in self.attacks.values() for obstacle in info["inapplicable"]]
 
     def tables(self) -> list[Path]:
-        """The files of its tables."""
+        """The files of its tables: that of its training, and those of its attacks."""
         return [self.folder / TRAINED / "training.parquet",
                 *(self.folder / name / "reconstructions.parquet" for name in self.attacks)]
 
@@ -123,15 +124,21 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class MeasuredCell(Cell):
+    """A finished cell with its tables, which have the columns of :data:`TRAINING` and :data:`RECONSTRUCTIONS`."""
+
+    training: pa.Table
+    reconstructions: pa.Table
+
+
+@dataclass(frozen=True)
 class Run:
-    """A run as read from disk; the tables have the columns of :data:`TRAINING` and :data:`RECONSTRUCTIONS`."""
+    """A run as read from disk: its finished cells, and by the keys of those that failed what is recorded of it."""
 
     folder: Path
     manifest: dict[str, Any]
-    cells: list[Cell]
-    failures: list[dict[str, Any]]
-    training: pd.DataFrame
-    reconstructions: pd.DataFrame
+    cells: list[MeasuredCell]
+    failures: dict[str, dict[str, Any]]
 
 
 def images_key(checkpoint_epoch: int, attack: str, knowledge: str) -> str:
@@ -186,7 +193,7 @@ def damage(cell: Path) -> dict[str, str]:
                 read_table(part / "training.parquet", TRAINING)
             else:
                 read_part(part, AttackedPart)
-                _reconstructions(part)
+                _reconstructions(part / "reconstructions.parquet")
                 read_images(part / "images.npz")
         except InputError as error:
             found[part.name] = str(error)
@@ -216,27 +223,45 @@ def read_run(run: Path) -> Run:
         InputError: the folder is no run, or a file in it is damaged; the text names the file.
     """
     manifest = read_manifest(run)
-    cells, failures, training, reconstructions = [], [], [], []
-    for key in manifest["cells"]:
+    cells, failures = [], {}
+    for key, spec in manifest["cells"].items():
         cell, missing = find_cell(run, key, manifest["attacks"])
         if cell is not None and not missing:
-            cells.append(cell)
-            training.append(read_table(cell.folder / TRAINED / "training.parquet", TRAINING))
-            reconstructions += [_reconstructions(cell.folder / name) for name in cell.attacks]
+            cells.append(with_tables(cell, CellSpec.model_validate(spec)))
         elif (run / "failures" / f"{key}.json").is_file():
-            failure = read_json(run / "failures" / f"{key}.json", "no failure")
-            check(Failure, failure, run / "failures" / f"{key}.json")
-            failures.append(failure)
-    return Run(run, manifest, cells, failures, _join(training, TRAINING), _join(reconstructions, RECONSTRUCTIONS))
+            failures[key] = read_json(run / "failures" / f"{key}.json", "no failure")
+            check(Failure, failures[key], run / "failures" / f"{key}.json")
+    return Run(run, manifest, cells, failures)
 
 
-def _reconstructions(part: Path) -> pa.Table:
-    path = part / "reconstructions.parquet"
+def with_tables(cell: Cell, spec: CellSpec) -> MeasuredCell:
+    """Read the tables of a finished cell.
+
+    Raises:
+        InputError: one is damaged, or has rows of another cell.
+    """
+    of_training, *of_attacks = cell.tables()
+    training = read_table(of_training, TRAINING)
+    rebuilt = pa.concat_tables([RECONSTRUCTIONS.empty_table(), *map(_reconstructions, of_attacks)])
+    for table in (training, rebuilt):
+        for column, expected in spec:
+            for other in set(table[column].unique().to_pylist()) - {expected}:
+                raise InputError(f"{cell.folder}: a table has rows of {column} {other!r}, expected {expected!r}; remove the folder "
+                                 "and give the command of the run again")
+    return MeasuredCell(**vars(cell), training=training, reconstructions=rebuilt)
+
+
+def joined(cells: Iterable[MeasuredCell]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The trainings and the reconstructions of some cells, each as one table."""
+    training, reconstructions = [TRAINING.empty_table()], [RECONSTRUCTIONS.empty_table()]
+    for cell in cells:
+        training.append(cell.training)
+        reconstructions.append(cell.reconstructions)
+    return pa.concat_tables(training).to_pandas(), pa.concat_tables(reconstructions).to_pandas()
+
+
+def _reconstructions(path: Path) -> pa.Table:
     table = read_table(path, RECONSTRUCTIONS)
     for unknown in set(table["knowledge"].unique().to_pylist()) - set(KNOWLEDGE):
         raise InputError(f"{path}: knowledge must be one of {', '.join(KNOWLEDGE)}, got {unknown!r}; {REPAIR}")
     return table
-
-
-def _join(tables: list[pa.Table], schema: pa.Schema) -> pd.DataFrame:
-    return (pa.concat_tables(tables) if tables else schema.empty_table()).to_pandas()

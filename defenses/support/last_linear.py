@@ -52,17 +52,13 @@ def _by_data_flow(module: nn.Module) -> str | None:
     seen = set(nodes)
     while nodes:
         node = nodes.pop(0)
-        if node.op == "get_attr" and isinstance(_attribute(module, str(node.target)), torch.Tensor):
-            return None
+        if node.op == "get_attr":
+            # A constant that tracing made is in the copy alone.
+            parent, _, name = str(node.target).rpartition(".")
+            if isinstance(getattr(module.get_submodule(parent), name, None), torch.Tensor):
+                return None
         if node.op == "call_module" and next(modules[str(node.target)].parameters(), None) is not None:
             return str(node.target)
         nodes += [before for before in node.all_input_nodes if before not in seen]
         seen.update(node.all_input_nodes)
     return None
-
-
-def _attribute(module: nn.Module, path: str) -> object:
-    value: object = module
-    for part in path.split("."):
-        value = getattr(value, part, None)
-    return value

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pandas as pd
 import pytest
 from report_cases import write_cells, write_run
 
+from benchmark.errors import InputError
 from benchmark.store import results
 from reports import text
 from reports.columns import attack_table, board_columns, overview
@@ -267,11 +270,10 @@ def test_the_description_of_a_run_is_checked(tmp_path):
     import json
     run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.9]})
     manifest = json.loads((run / "run.json").read_text())
-    from benchmark.errors import InputError
     for change, message in ((lambda m: m["grid"].pop("training"), "lacks 'training'"),
                             (lambda m: m["determinants"].update(portfolio="x"), r"portfolio: .* got 'x'"),
                             (lambda m: m["grid"]["evaluation"].update(knowledge=["all"]), r"evaluation.knowledge.0: .* got 'all'"),
-                            (lambda m: m.pop("undefended"), "undefended: Field required")):
+                            (lambda m: m.pop("undefended"), "undefended: field required")):
         broken = json.loads(json.dumps(manifest))
         change(broken)
         (run / "run.json").write_text(json.dumps(broken))
@@ -283,7 +285,6 @@ def test_the_description_of_a_run_is_checked(tmp_path):
 def test_runs_of_another_format_are_refused_in_one_line(tmp_path, found):
     import json
 
-    from benchmark.errors import InputError
     path = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {}) / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": found}))
     with pytest.raises(InputError) as error:
@@ -294,7 +295,6 @@ def test_runs_of_another_format_are_refused_in_one_line(tmp_path, found):
 
 
 def test_a_table_of_unknown_knowledge_is_named(tmp_path):
-    from benchmark.errors import InputError
     run = write_run(tmp_path / "run", {("mine", 0): [0.1, 0.2, 0.3]}, {("mine", 0): [0.9]}, knowledge="adaptive")
     with pytest.raises(InputError, match=r"reconstructions\.parquet: knowledge must be one of blind, informed, both, got 'adaptive'"):
         results.read_run(run)
@@ -310,3 +310,11 @@ def test_the_overview_is_ordered_by_the_mean_over_boards(tmp_path):
     boards = [section.board for section in build([results.read_run(run)])]
     assert [(entry.defense, [value.text for value in values]) for entry, values in overview(boards)] == [
         ("x", ["0.50 · 0.50 ★", "0.50 · 0.50 ★"]), ("y", ["0.25 · 0.40 ★", "1.00 · 0.40"]), ("z", ["0.75 · 0.90 ★", "not run"])]
+
+
+def test_tables_of_another_cell_are_refused(tmp_path):
+    run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3], ("mine", 0): [0.1, 0.2, 0.4]}, {("none", 0): [0.9], ("mine", 0): [0.1]})
+    first, second = sorted((run / "cells").iterdir())
+    shutil.copy(first / "trained" / "training.parquet", second / "trained")
+    with pytest.raises(InputError, match=rf"{second.name}: a table has rows of defense '(none|mine)', expected '(none|mine)'; remove the folder"):
+        results.read_run(run)

@@ -6,18 +6,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
 from reports.statistics import accuracy_area, bootstrap_mean, epochs_to_converge, share
 
 
 @given(count=st.integers(1, 300), part=st.floats(0, 1))
-def test_share_is_scipys_wilson_interval(count, part):
-    successes = round(part * count)
-    estimate = share(successes, count)
-    expected = binomtest(successes, count).proportion_ci(method="wilson")
-    assert estimate.mean == successes / count
-    assert estimate.low == pytest.approx(expected.low, abs=1e-9) and estimate.high == pytest.approx(expected.high, abs=1e-9)
+def test_share_has_wilsons_interval(count, part):
+    """Its bounds are the shares from which the measured one is 1.96 standard errors away (Wilson, 1927, by its closed form), and
+    exactly 0 and 1 at none and all."""
+    successes, z = round(part * count), 1.959963984540054
+    estimate, mean = share(successes, count), successes / count
+    centre = (mean + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * math.sqrt(mean * (1 - mean) / count + z**2 / (4 * count**2))
+    assert estimate.mean == mean
+    assert estimate.low == pytest.approx(centre - reach, abs=1e-12) and estimate.high == pytest.approx(centre + reach, abs=1e-12)
+    assert successes or estimate.low == 0.0
+    assert successes < count or estimate.high == 1.0
 
 
 def test_none_of_sixteen_is_not_certainly_none():

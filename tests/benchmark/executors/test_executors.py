@@ -123,7 +123,7 @@ def test_a_training_and_each_attack_are_tasks_of_their_own(shapes, tmp_path, clu
 def test_both_machines_work_a_failing_cell_stops_no_other_and_plugins_travel(shapes, tmp_path, cluster, loaded):
     grid = grid_of(shapes, defenses=["none", "broken", "halved"])
     assert run_by_ray(grid, tmp_path / "run", cluster.address, loaded=[loaded]) == runner.Outcome(kept=0, finished=4, failed=2)
-    failures = results.read_run(tmp_path / "run").failures
+    failures = list(results.read_run(tmp_path / "run").failures.values())
     assert {failure["error"] for failure in failures} == {"RuntimeError: out of luck"} and "transform_gradients" in failures[0]["traceback"]
     (tmp_path / "run" / "run.json").unlink()
     assert run(grid, tmp_path / "serial", plugins=[loaded]).failed == 2
@@ -140,7 +140,7 @@ def test_a_cell_whose_process_is_lost_each_time_is_given_up(shapes, tmp_path, cl
     try:
         outcome = run_by_ray(grid_of(shapes, defenses=["deadly", "none"], seeds=[0]), tmp_path / "run", cluster.address, loaded=[deadly])
         assert outcome == runner.Outcome(kept=0, finished=1, failed=1)
-        (failure,) = results.read_run(tmp_path / "run").failures
+        (failure,) = results.read_run(tmp_path / "run").failures.values()
         assert failure["error"].startswith("the process of the cell was lost 2 times")
     finally:
         for name in ("halved2", "deadly"):

@@ -126,7 +126,7 @@ def test_a_portfolio_is_a_list_of_attacks_each_saved_by_itself(shapes, tmp_path,
         assert set(larger.attacks) - set(grid.attacks) == {"mine(iterations=3)"}
         assert run(larger, tmp_path / "run", plugins=[plugin]).finished == 1
         assert all(path.stat().st_mtime_ns == time for path, time in parts.items())
-        rows = results.read_run(tmp_path / "run").reconstructions
+        rows = results.joined(results.read_run(tmp_path / "run").cells)[1]
         assert (rows["attack"] == "mine(iterations=3)").any()
         assert not rows.duplicated(["defense", "attack", "knowledge", "victim", "image"]).any()
     finally:

@@ -39,11 +39,12 @@ def test_tables_images_and_checkpoints(shapes, tmp_path):
     assert run(grid_of(shapes), tmp_path / "run", display) == runner.Outcome(kept=0, finished=4, failed=0)
     assert len(display.cells) == 4 and all(0 <= share <= 1 for share in display.shares)
     read = results.read_run(tmp_path / "run")
-    assert len(read.training) == 4 * 3
-    assert len(read.reconstructions) == 4 * 2 * 3 * 2
-    assert read.reconstructions[["ssim", "mse", "psnr", "cost", "score", "blind_score", "seconds"]].notna().all(axis=None)
-    assert set(read.training["defense"]) == {"none", "noise(std=0.1)"}
-    assert json.loads(read.training["defense_params"].iloc[-1]) == {"std": 0.1, "distribution": "gaussian"}
+    training, rebuilt = results.joined(read.cells)
+    assert len(training) == 4 * 3
+    assert len(rebuilt) == 4 * 2 * 3 * 2
+    assert rebuilt[["ssim", "mse", "psnr", "cost", "score", "blind_score", "seconds"]].notna().all(axis=None)
+    assert set(training["defense"]) == {"none", "noise(std=0.1)"}
+    assert json.loads(training["defense_params"].iloc[-1]) == {"std": 0.1, "distribution": "gaussian"}
     cell = read.cells[0]
     images = cell.images()
     assert {key: image.shape for key, image in images.items()} == dict.fromkeys(
@@ -57,7 +58,7 @@ def test_the_stored_images_score_what_the_table_says(shapes, tmp_path):
     run(grid_of(shapes, defenses=["none"], seeds=[0]), tmp_path / "run")
     read = results.read_run(tmp_path / "run")
     images = read.cells[0].images()
-    for row in read.reconstructions.itertuples():
+    for row in results.joined(read.cells)[1].itertuples():
         rebuilt = images[results.images_key(row.checkpoint_epoch, row.attack, row.knowledge)][row.victim, row.image] / 255
         original = images["original"][row.victim, row.image] / 255
         assert ssim(original, rebuilt) == pytest.approx(row.ssim, abs=0.02)  # stored in 8 bits
@@ -108,12 +109,12 @@ def test_a_run_goes_on_where_it_stopped_and_says_so(shapes, tmp_path, monkeypatc
 def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(shapes, tmp_path, failing_defense):
     grid = grid_of(shapes, defenses=["failing", "none"], seeds=[0])
     assert run(grid, tmp_path / "run") == runner.Outcome(kept=0, finished=1, failed=1)
-    (failure,) = results.read_run(tmp_path / "run").failures
+    (failure,) = results.read_run(tmp_path / "run").failures.values()
     assert failure["error"] == "RuntimeError: out of luck" and "transform_gradients" in failure["traceback"]
     # It is tried again, and its record goes once it succeeds.
     defenses.registry._classes["failing"].transform_gradients = lambda self, gradients, step: gradients
     assert run(grid, tmp_path / "run") == runner.Outcome(kept=1, finished=1, failed=0)
-    assert results.read_run(tmp_path / "run").failures == []
+    assert results.read_run(tmp_path / "run").failures == {}
 
 
 def test_an_attack_that_does_not_apply_is_noted_not_scored(shapes, tmp_path):
@@ -121,7 +122,8 @@ def test_an_attack_that_does_not_apply_is_noted_not_scored(shapes, tmp_path):
                    evaluation={"victims": 2, "batch_size": 2, "labels": "inferred", "checkpoints": [0]})
     run(grid, tmp_path / "run")
     read = results.read_run(tmp_path / "run")
-    assert set(read.reconstructions["defense"]) == {"noise(std=0.01)"} and set(read.reconstructions["knowledge"]) == {"informed"}
+    rebuilt = results.joined(read.cells)[1]
+    assert set(rebuilt["defense"]) == {"noise(std=0.01)"} and set(rebuilt["knowledge"]) == {"informed"}
     notes = {cell.trained["defense"]: {note["knowledge"]: note["reason"] for note in cell.inapplicable} for cell in read.cells}
     assert notes["none"] == dict.fromkeys(("blind", "informed"), "the gradient carries no noise of known variance")
     assert notes["noise(std=0.01)"] == {"blind": "a blind attacker does not know of noise"}
@@ -132,7 +134,7 @@ def test_blind_and_informed_attackers_are_measured_once_where_both_do_the_same(s
     attack = "inverting-gradients(iterations=3)"
     grid = grid_of(shapes, defenses=["none", "noise", "precode"], seeds=[0], evaluation={"victims": 2, "checkpoints": [0]})
     run(grid, tmp_path / "run")
-    rows = results.read_run(tmp_path / "run").reconstructions
+    rows = results.joined(results.read_run(tmp_path / "run").cells)[1]
     assert {defense: set(frame["knowledge"]) for defense, frame in rows.groupby("defense")} == {
         "none": {"both"}, "noise(std=0.01)": {"both"}, "precode(bottleneck_size=256)": {"blind", "informed"}}
     assert (rows["blind_score"].isna() == (rows["knowledge"] == "informed")).all() and rows["score"].notna().all()
