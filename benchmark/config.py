@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import attacks
 import defenses
+from benchmark import models
 from benchmark.errors import InputError
 from defenses.support.registry import SpecificationError, unknown
 
@@ -76,7 +77,12 @@ class Grid(_Section):
     def _attacks(cls, specifications: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(attack.label for s in specifications for attack in attacks.create_all(s)))
 
-    @field_validator("datasets", "models", "seeds")
+    @field_validator("models")
+    @classmethod
+    def _models(cls, specifications: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(models.create(s).label for s in specifications))
+
+    @field_validator("datasets", "seeds")
     @classmethod
     def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(dict.fromkeys(values))

@@ -14,6 +14,7 @@ import torch
 import attacks
 import defenses
 from attacks.portfolio import VERSION
+from benchmark import models
 from benchmark.config import Grid
 from benchmark.plugins import Plugin
 from benchmark.store import results
@@ -53,7 +54,8 @@ def cells_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) 
     environment = {name: depends_on[name] for name in (*versions(), "device")}
     return {
         _hash([results.FORMAT, environment, depends_on["fingerprints"][spec.dataset], spec.__dict__, grid.image_size,
-               grid.training.model_dump(), _digests(defenses.create(spec.defense).parts, plugins)]): spec
+               grid.training.model_dump(),
+               _digests([models.create(spec.model), *defenses.create(spec.defense).parts], plugins)]): spec
         for spec in specs
     }
 
@@ -67,7 +69,7 @@ def attacks_of(grid: Grid, plugins: Sequence[Plugin]) -> dict[str, str]:
 
 
 def _digests(of: Any, plugins: Sequence[Plugin]) -> list[str]:
-    """Of the objects or classes that come from plugins, the hashes of their files."""
+    """Of the objects that come from plugins, the hashes of their files. What a data set's file gives is in its fingerprint."""
     modules = {part.__module__ for part in of}
     return sorted(plugin.digest for plugin in plugins if plugin.module in modules)
 

@@ -77,8 +77,6 @@ def identify(grid: Grid, device: torch.device, *, data_root: Path | None = None,
     Raises:
         InputError: a model or data set cannot be used.
     """
-    for name in grid.models:
-        models.check_name(name)
     sources = {name: find(name, data_root, grid.image_size) for name in grid.datasets}
     datasets = {name: load(source, device if load_on is None else load_on) for name, source in sources.items()}
     for name, dataset in datasets.items():
