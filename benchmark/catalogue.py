@@ -7,9 +7,9 @@ from typing import Any
 
 import attacks
 import defenses
-from benchmark import models
+from benchmark import data, models
 from benchmark.config import load_preset, presets
-from benchmark.data.datasets import DATASETS
+from benchmark.data.image_folders import ImageFolder
 from benchmark.errors import InputError
 from defenses.support.registry import unknown
 
@@ -23,7 +23,7 @@ def catalogue(what: str | None) -> str:
     kinds = {
         "defenses": [_class_lines(cls) for cls in defenses.registry],
         "attacks": [*(_class_lines(cls, _needed(cls)) for cls in attacks.registry), _portfolio()],
-        "datasets": [_lines(info.name, info.summary, info.paper) for info in DATASETS],
+        "datasets": [_class_lines(cls) for cls in (*data.registry, ImageFolder)],
         "models": [_class_lines(cls) for cls in models.registry],
         "presets": [_lines(name, _preset_summary(name), "") for name in presets()],
     }

@@ -50,7 +50,8 @@ def determinants(device: torch.device, fingerprints: dict[str, str], plugins: Se
 def cells_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) -> dict[str, CellSpec]:
     """The cells by their keys. A key is a hash of all that determines the trained model, and nothing of how it is attacked: attacks
     that are added later find the model by it, also in the folder of another run."""
-    specs = [CellSpec(d, m, p, s) for d in grid.datasets for m in grid.models for p in grid.defenses for s in grid.seeds]
+    names = depends_on["fingerprints"]  # of the data sets, which the grid may give as paths
+    specs = [CellSpec(d, m, p, s) for d in names for m in grid.models for p in grid.defenses for s in grid.seeds]
     environment = {name: depends_on[name] for name in (*versions(), "device")}
     return {
         _hash([results.FORMAT, environment, depends_on["fingerprints"][spec.dataset], spec.__dict__, grid.image_size,

@@ -239,3 +239,15 @@ def test_no_image_is_a_victim_twice(shapes, tmp_path):
     run(grid, tmp_path / "run")
     originals = results.read_run(tmp_path / "run").cells[0].images()["original"]
     assert len(np.unique(originals.reshape(32, -1), axis=0)) == 32
+
+
+def test_a_folder_named_in_two_ways_gives_the_same_results_and_twice_in_a_grid_is_refused(shapes, tmp_path, monkeypatch):
+    small = {"defenses": ["none"], "seeds": [0], "attacks": [], "evaluation": {"victims": 1}}
+    run(grid_of(shapes, **small), tmp_path / "run")
+    monkeypatch.chdir(shapes.parent)
+    assert run(grid_of("./shapes/", **small), tmp_path / "run") == runner.Outcome(kept=1, finished=0, failed=0)
+    assert set(results.read_run(tmp_path / "run").training["dataset"]) == {"shapes"}
+    with pytest.raises(InputError, match=r"two data sets of the grid have the name 'shapes', of which one is \./shapes"):
+        runner.identify(grid_of(shapes, **{**small, "datasets": [str(shapes), "./shapes"]}), CPU)
+    with pytest.raises(InputError, match=r"grid datasets was \['shapes'\] there and is \['mnist5k'\] now"):
+        runner.prepare(grid_of(shapes, **{**small, "datasets": ["mnist5k"]}), tmp_path / "run", CPU)
