@@ -63,7 +63,7 @@ def run(
         help="CPU threads of each cell; rounding depends on it.", show_default="all cores")] = None,
 ) -> int:
     """Train, observe and attack every cell of a grid, then write its report."""
-    from benchmark.executors import executor as executors
+    from benchmark import executors
     from benchmark.run import interrupts, runner
     from benchmark.run.progress import LiveBars, LogLines
 
@@ -98,7 +98,7 @@ def _with_the_options_of_run(command: Any) -> Any:
 @_with_the_options_of_run
 def plan(**options: Any) -> int:
     """Show the cells of a grid, what is done, and the time that the rest takes by what was measured; runs nothing."""
-    from benchmark.executors import executor as executors
+    from benchmark import executors
     from benchmark.run import planning, runner
 
     grid, folder, loaded = _chosen(options)
@@ -122,8 +122,7 @@ def reproduce(
     threads: Annotated[Optional[int], typer.Option(help="CPU threads; rounding depends on it.", show_default="as the run")] = None,
 ) -> int:
     """Train and attack random cells of a run from the beginning, and compare with its tables; the run is left as it is."""
-    from benchmark import plugins
-    from benchmark.executors import executor as executors
+    from benchmark import executors, plugins
     from benchmark.run import interrupts, reproducing
     from benchmark.run.progress import LogLines
     from benchmark.store import results

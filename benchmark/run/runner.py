@@ -17,7 +17,7 @@ from benchmark import models
 from benchmark.config import Grid
 from benchmark.data.datasets import Dataset, DatasetSource, find, load
 from benchmark.errors import InputError
-from benchmark.executors.executor import Executor, Failed, Finished, Serial, Started
+from benchmark.executors import Executor, Failed, Finished, Serial, Started
 from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Note, Trained, Work
 from benchmark.measure.metrics import SSIM_WINDOW
 from benchmark.plugins import Plugin

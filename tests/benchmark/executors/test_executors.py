@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 from run_cases import CPU, Silent, comparable, grid_of, run, stop_by_ctrl_c
 
-from benchmark import plugins
+from benchmark import executors, plugins
 from benchmark.cli import execute
 from benchmark.errors import InputError
-from benchmark.executors import executor as executors
 from benchmark.run import runner
 from benchmark.store import recording, results
 
@@ -105,7 +104,7 @@ def test_a_machine_that_is_lost_in_the_middle(shapes, tmp_path, cluster, monkeyp
 
 
 def test_a_training_and_each_attack_are_tasks_of_their_own(shapes, tmp_path, cluster, monkeypatch):
-    from benchmark.executors import ray_executor
+    from benchmark.executors import ray as ray_executor
     given, made = [], ray_executor._Tasks.__init__
 
     def noted(self, submit, *arguments):
@@ -131,7 +130,7 @@ def test_both_machines_work_a_failing_cell_stops_no_other_and_plugins_travel(sha
 
 def test_a_cell_whose_process_is_lost_each_time_is_given_up(shapes, tmp_path, cluster, loaded, monkeypatch):
     import defenses
-    from benchmark.executors import ray_executor
+    from benchmark.executors import ray as ray_executor
 
     monkeypatch.setattr(ray_executor, "_RETRIES", 1)
     source = loaded.source.decode().replace('raise RuntimeError("out of\\nluck")', "import os; os._exit(1)")
@@ -182,7 +181,7 @@ def test_a_cluster_that_is_not_there():
 
 def test_cells_of_a_machine_with_gpus_take_one_each(monkeypatch):
     """What is asked of Ray, without a GPU: a share of one for each cell."""
-    from benchmark.executors import ray_executor
+    from benchmark.executors import ray as ray_executor
     asked = []
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 4.0}}])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 4.0})

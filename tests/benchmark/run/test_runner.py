@@ -15,7 +15,7 @@ from safetensors.torch import load_file as load_checkpoint
 
 import defenses
 from benchmark.errors import InputError
-from benchmark.executors import executor as executors
+from benchmark.executors import serial
 from benchmark.run import runner
 from benchmark.store import recording, results
 
@@ -83,7 +83,7 @@ def test_a_run_goes_on_where_it_stopped_and_says_so(shapes, tmp_path, monkeypatc
     class Stopped(BaseException):
         pass
 
-    grid, calls, measure = grid_of(shapes), [], executors.measure
+    grid, calls, measure = grid_of(shapes), [], serial.measure
 
     def stop_at_third(work, dataset, tell):
         calls.append(work)
@@ -91,7 +91,7 @@ def test_a_run_goes_on_where_it_stopped_and_says_so(shapes, tmp_path, monkeypatc
             raise Stopped
         measure(work, dataset, tell)
 
-    monkeypatch.setattr(executors, "measure", stop_at_third)
+    monkeypatch.setattr(serial, "measure", stop_at_third)
     with pytest.raises(Stopped):
         run(grid, tmp_path / "run")
     (tmp_path / "run" / "cells" / ".half-written.1").mkdir()
