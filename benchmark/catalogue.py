@@ -7,10 +7,10 @@ from typing import Any
 
 import attacks
 import defenses
+from benchmark import data, models
 from benchmark.config import load_preset, presets
-from benchmark.data.datasets import DATASETS
+from benchmark.data.image_folders import ImageFolder
 from benchmark.errors import InputError
-from benchmark.models import MODELS
 from defenses.support.registry import unknown
 
 
@@ -23,8 +23,8 @@ def catalogue(what: str | None) -> str:
     kinds = {
         "defenses": [_class_lines(cls) for cls in defenses.registry],
         "attacks": [*(_class_lines(cls, _needed(cls)) for cls in attacks.registry), _portfolio()],
-        "datasets": [_lines(info.name, info.summary, info.paper) for info in DATASETS],
-        "models": [_lines(info.name, info.summary, info.paper) for info in MODELS],
+        "datasets": [_class_lines(cls) for cls in (*data.registry, ImageFolder)],
+        "models": [_class_lines(cls) for cls in models.registry],
         "presets": [_lines(name, _preset_summary(name), "") for name in presets()],
     }
     if what is not None and what not in kinds:
@@ -44,7 +44,8 @@ def _needed(attack: Any) -> str:
 
 
 def _class_lines(cls: Any, before: str = "") -> str:
-    fields = [f"{field.name}={field.default!r}" for field in dataclasses.fields(cls) if field.init]
+    fields = [f"{field.name}={field.default!r}" for field in dataclasses.fields(cls)
+              if field.init and field.default is not dataclasses.MISSING]
     return _lines(f"{cls.name}({', '.join(fields)})" if fields else cls.name, before + cls.summary, cls.paper)
 
 

@@ -22,6 +22,9 @@ app = typer.Typer(
 # The base of every error about arguments; newer releases of typer bring click within them, older ones import it.
 _ArgumentError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+_Plugins = Annotated[Optional[list[Path]], typer.Option(
+    help="A Python file with defenses, attacks, models or data sets; it is executed; repeatable.")]
+
 OK, SOME_CELLS_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -35,7 +38,7 @@ def run(
     config: Annotated[Optional[Path], typer.Argument(help="A YAML file with a grid.", show_default="the preset")] = None,
     preset: Annotated[Optional[str], typer.Option(help="A grid that comes with the package.", show_default="quick")] = None,
     dataset: Annotated[Optional[list[str]], typer.Option(help="Name or path; repeatable; replaces those of the grid.")] = None,
-    model: Annotated[Optional[list[str]], typer.Option(help="As above.")] = None,
+    model: Annotated[Optional[list[str]], typer.Option(help='As above: "lenet", "torchvision:resnet18".')] = None,
     defense: Annotated[Optional[list[str]], typer.Option(help='As above: "noise(std=0.01)", "precode+noise".')] = None,
     attack: Annotated[Optional[list[str]], typer.Option(help='As above: "inverting-gradients(iterations=500)".')] = None,
     seed: Annotated[Optional[list[int]], typer.Option(help="As above.")] = None,
@@ -50,7 +53,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
     data_root: Annotated[Optional[Path], typer.Option(
         help="Where data sets are looked for.", show_default="LEAKBOARD_DATA, else the cache folder")] = None,
-    plugin: Annotated[Optional[list[Path]], typer.Option(help="A Python file with defenses or attacks; it is executed.")] = None,
+    plugin: _Plugins = None,
     models_from: Annotated[Optional[list[Path]], typer.Option(
         help="Run folder whose trained models are taken where they are those of this grid; repeatable.")] = None,
     executor: Annotated[str, typer.Option(
@@ -63,7 +66,7 @@ def run(
         help="CPU threads of each cell; rounding depends on it.", show_default="all cores")] = None,
 ) -> int:
     """Train, observe and attack every cell of a grid, then write its report."""
-    from benchmark.executors import executor as executors
+    from benchmark import executors
     from benchmark.run import interrupts, runner
     from benchmark.run.progress import LiveBars, LogLines
 
@@ -98,7 +101,7 @@ def _with_the_options_of_run(command: Any) -> Any:
 @_with_the_options_of_run
 def plan(**options: Any) -> int:
     """Show the cells of a grid, what is done, and the time that the rest takes by what was measured; runs nothing."""
-    from benchmark.executors import executor as executors
+    from benchmark import executors
     from benchmark.run import planning, runner
 
     grid, folder, loaded = _chosen(options)
@@ -118,12 +121,11 @@ def reproduce(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
     data_root: Annotated[Optional[Path], typer.Option(
         help="Where data sets are looked for.", show_default="LEAKBOARD_DATA, else the cache folder")] = None,
-    plugin: Annotated[Optional[list[Path]], typer.Option(help="A Python file with defenses or attacks; it is executed.")] = None,
+    plugin: _Plugins = None,
     threads: Annotated[Optional[int], typer.Option(help="CPU threads; rounding depends on it.", show_default="as the run")] = None,
 ) -> int:
     """Train and attack random cells of a run from the beginning, and compare with its tables; the run is left as it is."""
-    from benchmark import plugins
-    from benchmark.executors import executor as executors
+    from benchmark import executors, plugins
     from benchmark.run import interrupts, reproducing
     from benchmark.run.progress import LogLines
     from benchmark.store import results
@@ -199,11 +201,17 @@ def check(
 
 
 @app.command("list")
-def list_(what: Annotated[Optional[str], typer.Argument(help="defenses, attacks, datasets, models or presets.",
-                                                        show_default="all")] = None) -> int:
+def list_(
+    what: Annotated[Optional[str], typer.Argument(
+        help="defenses, attacks, datasets, models or presets.", show_default="all")] = None,
+    plugin: _Plugins = None,
+) -> int:
     """Show names, parameters with their defaults, a description and the source."""
+    from benchmark import plugins
     from benchmark.catalogue import catalogue
 
+    for path in plugin or []:
+        plugins.read(path)
     print(catalogue(what))
     return OK
 

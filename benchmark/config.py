@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 import attacks
 import defenses
-from benchmark import specification
+from benchmark import models, specification
 from benchmark.errors import InputError, first_error
 from benchmark.specification import Checkpoints, Count, Knowledge, Labels, PositiveInt, StepSize, Strict
 from defenses.support.registry import unknown
@@ -59,7 +59,12 @@ class Grid(Strict):
     def _attacks(cls, specifications: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(attack.label for s in specifications for attack in attacks.create_all(s)))
 
-    @field_validator("datasets", "models", "seeds")
+    @field_validator("models")
+    @classmethod
+    def _models(cls, specifications: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(models.create(s).label for s in specifications))
+
+    @field_validator("datasets", "seeds")
     @classmethod
     def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(dict.fromkeys(values))

@@ -1,4 +1,4 @@
-"""Defenses and attacks from a file of the user's own."""
+"""Defenses, attacks, models and data sets from a file of the user's own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import attacks
 import defenses
+from benchmark import data, models
 from benchmark.errors import InputError
-from defenses.support.registry import SpecificationError
+from defenses.support.registry import Registry, SpecificationError
+
+#: Where the classes of a plugin are registered, by the base that they derive from.
+_REGISTRIES: dict[str, Registry[Any]] = {
+    "defenses.Defense": defenses.registry, "attacks.Attack": attacks.registry, "benchmark.models.Model": models.registry,
+    "benchmark.data.DatasetBuilder": data.registry,
+}
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,10 @@ class Plugin:
 
 
 def read(path: Path) -> Plugin:
-    """Read a plugin, run it, and register every Defense and Attack class that it defines.
+    """Read a plugin, run it, and register every class of a defense, attack, model or data set that it defines.
 
     Raises:
-        InputError: the file cannot be read, fails to run, or defines no defense and no attack.
+        InputError: the file cannot be read, fails to run, or defines no such class.
     """
     try:
         source = path.read_bytes()
@@ -53,7 +61,7 @@ def load(plugin: Plugin) -> None:
     """Run a plugin that was read, here or in another process, unless this process has done so.
 
     Raises:
-        InputError: it fails to run, or defines no defense and no attack.
+        InputError: it fails to run, or defines nothing that can be registered.
     """
     if plugin.module in sys.modules:
         return
@@ -64,14 +72,11 @@ def load(plugin: Plugin) -> None:
     try:
         exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)
         found = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == plugin.module]
-        kinds = [cls for cls in found if issubclass(cls, (defenses.Defense, attacks.Attack))]
+        kinds = [(registry, cls) for cls in found for registry in _REGISTRIES.values() if issubclass(cls, registry.base)]
         if not kinds:
-            raise InputError(f"the plugin {plugin.path} defines no class derived from defenses.Defense or attacks.Attack")
-        for cls in kinds:
-            if issubclass(cls, defenses.Defense):
-                defenses.registry.register(cls)
-            else:
-                attacks.registry.register(cls)
+            raise InputError(f"the plugin {plugin.path} defines no class derived from {', '.join(_REGISTRIES)}")
+        for registry, cls in kinds:
+            registry.register(cls)
     except SpecificationError as error:
         del sys.modules[plugin.module]
         raise InputError(f"plugin {plugin.path}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
+from benchmark import plugins
 from defenses import Batch, Step
 
 settings.register_profile("leakboard", deadline=None, max_examples=40, derandomize=True)
@@ -46,6 +48,23 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def without_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LEAKBOARD_DATA", raising=False)
+
+
+@pytest.fixture
+def clean_registry():
+    """Ends what plugins of a test have registered; returns what does so at once."""
+    registries = list(plugins._REGISTRIES.values())
+    before = [dict(registry._classes) for registry in registries], {name for name in sys.modules if name.startswith("leakboard_plugin_")}
+
+    def clean() -> None:
+        for registry, classes in zip(registries, before[0], strict=True):
+            registry._classes.clear()
+            registry._classes.update(classes)
+        for name in [name for name in sys.modules if name.startswith("leakboard_plugin_") and name not in before[1]]:
+            del sys.modules[name]
+
+    yield clean
+    clean()
 
 
 class BatchNormNet(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 import zipfile
 import zlib
@@ -10,15 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
+from benchmark.data.base import DatasetBuilder, DecodedImages, split_by_class
+from benchmark.data.cache import cached
 from benchmark.errors import InputError
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
-_SPLIT_SEED = 0
-_TEST_SHARE = 0.2
 
 #: What a zip file may hold. ImageNet has 1.3 million images, of 0.1 MB each.
 _MOST_ENTRIES, _LARGEST_ENTRY, _LARGEST_TOTAL = 5_000_000, 256_000_000, 500_000_000_000
@@ -27,14 +29,24 @@ _MOST_COMPRESSED = 200
 
 
 @dataclass(frozen=True)
-class DecodedImages:
-    """Images [N, H, W, C] uint8 with labels [N] int64, in two splits; ``classes`` names the labels."""
+class ImageFolder(DatasetBuilder):
+    """Images of a folder or zip; the arguments are those of :func:`read`. Not in the registry: it is named by its path."""
 
-    classes: tuple[str, ...]
-    train_pixels: np.ndarray
-    train_labels: np.ndarray
-    test_pixels: np.ndarray
-    test_labels: np.ndarray
+    name: ClassVar[str] = "PATH"
+    summary: ClassVar[str] = "any folder or zip with CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE"
+
+    path: Path
+    image_size: int | None = None
+
+    def decode(self, data_root: Path) -> DecodedImages:
+        return cached(_identity(self.path, self.image_size), lambda: read(self.path, self.image_size))
+
+
+def _identity(path: Path, image_size: int | None) -> str:
+    """What tells a folder or zip from another, and from itself after a change, without reading it."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    stats = [(p.as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return json.dumps([str(path.resolve()), stats, image_size])
 
 
 def read(path: Path, image_size: int | None = None) -> DecodedImages:
@@ -132,17 +144,6 @@ def _entries(path: Path, names: list[str]) -> list[tuple[str, str, str]]:
     if loose:
         raise InputError(f"dataset {path} has an image outside of any class folder: {loose[0]!r}")
     return [(split, parts[1], name) for split, parts, name in chosen]
-
-
-def split_by_class(labels: np.ndarray) -> np.ndarray:
-    """Mark 20 % of each class (at least one image, where there are two) as test images, with a fixed seed."""
-    generator = np.random.default_rng(_SPLIT_SEED)
-    is_test = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        count = max(round(_TEST_SHARE * len(members)), 1) if len(members) > 1 else 0
-        is_test[generator.permutation(members)[:count]] = True
-    return is_test
 
 
 def _stack(path: Path, files: list[tuple[str, bytes]], image_size: int | None) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 import attacks
 import defenses
 from attacks.portfolio import VERSION
+from benchmark import models
 from benchmark.config import Grid
 from benchmark.plugins import Plugin
 from benchmark.specification import CellSpec
@@ -35,12 +36,14 @@ def determinants(device: torch.device, fingerprints: dict[str, str], plugins: Se
 def cells_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) -> dict[str, CellSpec]:
     """The cells by their keys. A key is a hash of all that determines the trained model, and nothing of how it is attacked: attacks
     that are added later find the model by it, also in the folder of another run."""
+    names = depends_on["fingerprints"]  # of the data sets, which the grid may give as paths
     specs = [CellSpec(dataset=d, model=m, defense=p, seed=s)
-             for d in grid.datasets for m in grid.models for p in grid.defenses for s in grid.seeds]
+             for d in names for m in grid.models for p in grid.defenses for s in grid.seeds]
     environment = {name: depends_on[name] for name in (*versions(), "device")}
     return {
         _hash([results.FORMAT, environment, depends_on["fingerprints"][spec.dataset], spec.model_dump(), grid.image_size,
-               grid.training.model_dump(), _digests(defenses.create(spec.defense).parts, plugins)]): spec
+               grid.training.model_dump(),
+               _digests([models.create(spec.model), *defenses.create(spec.defense).parts], plugins)]): spec
         for spec in specs
     }
 
@@ -54,7 +57,7 @@ def attacks_of(grid: Grid, plugins: Sequence[Plugin]) -> dict[str, str]:
 
 
 def _digests(of: Any, plugins: Sequence[Plugin]) -> list[str]:
-    """Of the objects or classes that come from plugins, the hashes of their files."""
+    """Of the objects that come from plugins, the hashes of their files. What a data set's file gives is in its fingerprint."""
     modules = {part.__module__ for part in of}
     return sorted(plugin.digest for plugin in plugins if plugin.module in modules)
 

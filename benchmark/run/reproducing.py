@@ -13,7 +13,7 @@ import torch
 
 from benchmark.config import Grid, make_grid
 from benchmark.errors import InputError
-from benchmark.executors.executor import Executor, Failed, Finished, Started
+from benchmark.executors import Executor, Failed, Finished, Started
 from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Note, Trained, Work
 from benchmark.plugins import Plugin
 from benchmark.run.progress import Display

@@ -15,9 +15,9 @@ from filelock import FileLock
 import defenses
 from benchmark import models
 from benchmark.config import Grid
-from benchmark.data.datasets import Dataset, find, load
+from benchmark.data.datasets import Dataset, DatasetSource, find, load
 from benchmark.errors import InputError
-from benchmark.executors.executor import Executor, Failed, Finished, Serial, Started
+from benchmark.executors import Executor, Failed, Finished, Serial, Started
 from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Note, Trained, Work
 from benchmark.measure.metrics import SSIM_WINDOW
 from benchmark.plugins import Plugin
@@ -78,9 +78,12 @@ def identify(grid: Grid, device: torch.device, *, data_root: Path | None = None,
     Raises:
         InputError: a model or data set cannot be used.
     """
-    for name in grid.models:
-        models.check_name(name)
-    sources = {name: find(name, data_root, grid.image_size) for name in grid.datasets}
+    sources: dict[str, DatasetSource] = {}
+    for given in grid.datasets:
+        source = find(given, data_root, grid.image_size)
+        if source.name in sources:
+            raise InputError(f"two data sets of the grid have the name {source.name!r}, of which one is {given}")
+        sources[source.name] = source
     datasets = {name: load(source, device if load_on is None else load_on) for name, source in sources.items()}
     for name, dataset in datasets.items():
         _check_dataset(grid, name, dataset)
@@ -270,7 +273,10 @@ def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str,
     there, now = existing["determinants"], wanted["determinants"]
     if isinstance(there.get("plugins"), dict):
         now = {**now, "plugins": {name: now["plugins"].get(name) for name in there["plugins"]}}
-    _require_same(out, {**existing["grid"], "attacks": None}, {**wanted["grid"], "attacks": None}, "grid")
+    # Data sets are compared by name and fingerprint: where they lie may change.
+    before, after = ({**of["grid"], "attacks": None, "datasets": list(of["determinants"].get("fingerprints") or ())}
+                     for of in (existing, wanted))
+    _require_same(out, before, after, "grid")
     _require_same(out, there, now, "determinants")
 
 

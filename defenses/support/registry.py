@@ -1,4 +1,4 @@
-"""Finding a defense or an attack by name, and reading it from a specification such as ``noise(std=0.01)``."""
+"""Finding a defense, an attack, a model or a data set by name, and reading it from a specification such as ``noise(std=0.01)``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 _SPECIFICATION = re.compile(r"\s*([A-Za-z0-9][\w:.-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_MEMBER = ":NAME"
 
 
 class SpecificationError(ValueError):
@@ -20,7 +21,8 @@ class SpecificationError(ValueError):
 
 
 class Registry(Generic[T]):
-    """Named classes of one kind. Each is a frozen dataclass with a class attribute ``name``; its fields are its parameters."""
+    """Named classes of one kind. Each is a frozen dataclass with a class attribute ``name``; its fields are its parameters. A name
+    that ends in ``:NAME`` is that of a family: ``torchvision:NAME`` of ``torchvision:resnet18``; the first field is the member."""
 
     def __init__(self, kind: str, base: type[T]) -> None:
         self.kind = kind
@@ -36,7 +38,7 @@ class Registry(Generic[T]):
         if not (inspect.isclass(cls) and issubclass(cls, self.base)):
             raise SpecificationError(f"{cls!r} is not a {self.kind}: it must derive from {self.base.__name__}")
         name = getattr(cls, "name", None)
-        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        if not isinstance(name, str) or not re.fullmatch(rf"[a-z0-9]+(-[a-z0-9]+)*({_MEMBER})?", name):
             raise SpecificationError(
                 f"{self.kind} class {cls.__name__} needs a class attribute `name` in lower case with dashes, "
                 f"such as 'my-{self.kind}', got {name!r}"
@@ -72,13 +74,15 @@ class Registry(Generic[T]):
             SpecificationError: the text does not parse, or the name, a parameter or a value is not acceptable.
         """
         name, arguments = parse(specification, self.kind)
-        cls = self.find(name)
-        known = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+        family, colon, member = name.partition(":")
+        members = (member,) if colon and family + _MEMBER in self._classes else ()
+        cls = self.find(family + _MEMBER if members else name)
+        known = [field.name for field in dataclasses.fields(cls) if field.init][len(members):]  # type: ignore[arg-type]
         for argument in arguments:
             if argument not in known:
                 raise SpecificationError(unknown(f"parameter of {self.kind} {name}", argument, known))
         try:
-            return cls(**arguments)
+            return cls(*members, **arguments)
         except (ValueError, TypeError) as error:
             raise SpecificationError(f"{self.kind} {specification.strip()!r}: {error}") from error
 
@@ -133,17 +137,19 @@ def split_composition(specification: str) -> list[str]:
 
 
 def parameters(instance: Any) -> dict[str, Any]:
-    """The parameters of a defense or an attack, by name, defaults included."""
+    """The parameters of a registered object, by name, defaults included."""
     return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}
 
 
 def label(instance: Any) -> str:
     """``name(parameter=value, ...)`` with the first parameter and those that differ from their defaults; it parses back to an
     equal object. The first one is what a defense is mostly varied by, so tables always show it."""
-    fields = [field for field in dataclasses.fields(instance) if field.init]
+    fields, name = [field for field in dataclasses.fields(instance) if field.init], str(instance.name)
+    if name.endswith(_MEMBER):
+        name = f"{name.removesuffix(_MEMBER)}:{getattr(instance, fields.pop(0).name)}"
     given = [
         f"{field.name}={value!r}"
         for place, field in enumerate(fields)
         if (value := getattr(instance, field.name)) != field.default or (place == 0 and value is not None)
     ]
-    return f"{instance.name}({', '.join(given)})" if given else str(instance.name)
+    return f"{name}({', '.join(given)})" if given else name

@@ -23,17 +23,6 @@ def tiny(shapes: Path, out: Path) -> list[str]:
             "--attack", "inverting-gradients(iterations=2)", "--out", str(out), "--device", "cpu"]
 
 
-@pytest.fixture
-def clean_registry():
-    before = dict(defenses.registry._classes), dict(attacks.registry._classes)
-    yield
-    for registry, classes in zip((defenses.registry, attacks.registry), before, strict=True):
-        registry._classes.clear()
-        registry._classes.update(classes)
-    for name in [name for name in sys.modules if name.startswith("leakboard_plugin_")]:
-        del sys.modules[name]
-
-
 def test_run_then_run_again_then_report(shapes, tmp_path, capsys):
     command = [*tiny(shapes, tmp_path / "run"), "--defense", "none", "--defense", "noise(std=0.1)"]
     assert execute(command) == 0

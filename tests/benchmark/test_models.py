@@ -1,19 +1,38 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from benchmark import models
+from benchmark.config import make_grid
 from benchmark.errors import InputError
 
+#: Of all registered models; a family is tested by one of its members.
+NAMES = [name for name in models.registry.names() if ":" not in name]
 
-@given(name=st.sampled_from(["mlp", "lenet"]), channels=st.integers(1, 4), height=st.integers(1, 33), width=st.integers(1, 33),
+
+@given(name=st.sampled_from(NAMES), channels=st.integers(1, 4), height=st.integers(1, 33), width=st.integers(1, 33),
        classes=st.integers(2, 12))
 def test_any_channels_size_and_classes(name, channels, height, width, classes):
     module = models.build(name, (channels, height, width), classes)
     assert module(torch.zeros(2, channels, height, width)).shape == (2, classes)
+
+
+@pytest.mark.parametrize("specification", [*NAMES, "torchvision:resnet18"])
+def test_every_model_follows_torchs_generator_and_its_label_makes_it_again(specification):
+    model, built = models.create(specification), []
+    assert model.summary and model.paper and models.create(model.label) == model
+    for _ in range(2):
+        torch.manual_seed(0)
+        built.append(models.build(specification, (3, 32, 32), 10).state_dict())
+    models.check(specification, (3, 32, 32), 10)
+    assert all(torch.equal(first, second) for first, second in zip(*(weights.values() for weights in built), strict=True))
 
 
 def test_sizes_of_the_papers():
@@ -28,10 +47,48 @@ def test_torchvision_models_take_any_channels(channels):
     assert module(torch.zeros(2, channels, 28, 28)).shape == (2, 7)
 
 
+@dataclass(frozen=True)
+class Narrow(models.Model):
+    name: ClassVar[str] = "narrow"
+
+    width: int = 4
+    returns: str = "scores"
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+
+    def build(self, image_shape, classes):
+        entries = image_shape[0] * image_shape[1] * image_shape[2]
+        return {"scores": nn.Sequential(nn.Flatten(), nn.Linear(entries, self.width), nn.Linear(self.width, classes)),
+                "pixels": nn.Identity(), "nothing": None}[self.returns]
+
+
+@pytest.fixture
+def narrow():
+    models.registry.register(Narrow)
+    yield
+    del models.registry._classes["narrow"]
+
+
+def test_a_grid_names_models_with_parameters_in_one_way(narrow):
+    grid = make_grid({"models": ["narrow( width = 8 )", "narrow(width=8)", "narrow", "lenet", "mlp", "torchvision:resnet18"]}, "test")
+    assert grid.models == ("narrow(width=8)", "narrow(width=4)", "lenet", "mlp", "torchvision:resnet18")
+    assert models.build(grid.models[0], (1, 2, 2), 3)[1].out_features == 8
+
+
 @pytest.mark.parametrize(("name", "message"), [
-    ("lnet", "did you mean 'lenet'"), ("torchvision:rsnet18", "did you mean 'resnet18'"),
-    ("torchvision:alexnet", "does not take images of 3x32x32"), ("torchvision:vit_b_32", None), ("torchvision:vit_b_16", None)])
-def test_checking_computes_nothing_and_says_what_is_wrong(name, message):
+    ("lnet", r"unknown model 'lnet'; did you mean 'lenet'\? \(known: mlp, lenet, torchvision:NAME, narrow\)"),
+    ("torchvision:rsnet18", "^unknown torchvision model 'rsnet18'; did you mean 'resnet18'"),
+    ("torchvision", "did you mean 'torchvision:NAME'"), ("torchvision:", "unknown torchvision model ''"),
+    ("torchvision:resnet18(width=3)", r"unknown parameter of model torchvision:resnet18 'width' \(it has none\)"),
+    ("torchvision:alexnet", "does not take images of 3x32x32"), ("torchvision:vit_b_32", None), ("torchvision:vit_b_16", None),
+    ("lenet(width=3)", "unknown parameter of model lenet 'width'"), ("narrow(widht=3)", "did you mean 'width'"),
+    ("narrow(width=0)", "width must be at least 1, got 0"), ("narrow(width=7)", None), ("le net", "expected NAME or NAME"),
+    ("narrow(returns='pixels')", r"must return class scores of shape \[batch, 10\]"),
+    ("narrow(returns='else')", "cannot be built for images of 3x32x32: 'else'"),
+    ("narrow(returns='nothing')", "cannot be built for images of 3x32x32")])
+def test_checking_computes_nothing_and_says_what_is_wrong(name, message, narrow):
     state = torch.get_rng_state()
     if message is None:
         models.check(name, (3, 32, 32), 10)

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from benchmark.data import datasets, image_folders
+from benchmark.data import DatasetBuilder, DecodedImages, datasets, image_folders, registry
 from benchmark.errors import InputError
 
 CPU = torch.device("cpu")
@@ -84,7 +86,7 @@ def test_found_in_the_data_root_under_either_spelling(tmp_path, file, asked):
         shutil.move(zipped(folder), tmp_path / file)
     else:
         folder.rename(tmp_path / file)
-    assert datasets.find(asked, tmp_path).path == tmp_path / file
+    assert datasets.find(asked, tmp_path).builder.path == tmp_path / file
 
 
 def test_mixed_grey_and_colour_is_colour_and_images_can_be_resized(tmp_path):
@@ -211,3 +213,71 @@ def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(InputError, match=r"cannot be decoded, 'a/000.png': Image size \(64 pixels\) exceeds limit"):
         image_folders.read(path)
+
+
+@pytest.mark.parametrize("written", ["./deep/set", "deep/set/", "deep/../deep/set", "{here}/deep/set", "~/deep/set"])
+def test_a_folder_has_one_name_however_its_path_is_written(tmp_path, monkeypatch, written):
+    write_images(tmp_path / "deep" / "set", {"a": 2, "b": 2})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = datasets.find(written.format(here=tmp_path))
+    assert found.name == "set" == datasets.load(found, CPU).name
+    assert datasets.find(str(zipped(tmp_path / "deep" / "set"))).name == "set"
+
+
+@dataclass(frozen=True)
+class Ramp(DatasetBuilder):
+    name: ClassVar[str] = "ramp"
+
+    count: int = 6
+    kind: str = "uint8"
+
+    def decode(self, data_root):
+        pixels = np.zeros((self.count, 4, 4, 1), dtype=self.kind)
+        labels = np.arange(self.count) % 2
+        return DecodedImages(("even", "odd"), pixels, labels, pixels, labels + 5 * (self.count == 7))
+
+
+@pytest.fixture
+def ramp():
+    registry.register(Ramp)
+    yield
+    del registry._classes["ramp"]
+
+
+@pytest.mark.parametrize(("asked", "message"), [
+    ("ramp( count = 8 )", None), ("ramp(cuont=8)", "unknown parameter of dataset ramp 'cuont'; did you mean 'count'"),
+    ("rmap", "unknown dataset 'rmap'; did you mean 'ramp'"), ("ramp(count=)", "expected NAME or NAME"),
+    ("ramp(kind='a/b')", "dataset ramp.* cannot be decoded: TypeError: "),
+    ("ramp(kind='float32')", r"train_pixels must be uint8 of shape \[N, H, W, C\], got float32 of \[6, 4, 4, 1\]"),
+    ("ramp(count=7)", "test_labels must be 0 to 1, got 5 to 6"), ("ramp(count=-1)", "ValueError"),
+    ("ramp(count=0)", "has no test images"),
+])
+def test_a_registered_class_is_found_by_name_and_parameters(tmp_path, ramp, asked, message):
+    if message is None:
+        found = datasets.find(asked, tmp_path)
+        assert found.name == "ramp(count=8)" and len(datasets.load(found, CPU).train) == 8
+        with pytest.raises(InputError, match="an image size is for folders and zip files"):
+            datasets.find(asked, tmp_path, image_size=8)
+    else:
+        with pytest.raises(InputError, match=message) as error:
+            datasets.load(datasets.find(asked, tmp_path), CPU)
+        assert "\n" not in str(error.value)
+
+
+def test_the_data_root_takes_precedence_but_over_embedded_data(tmp_path, ramp):
+    for name in ("ramp", "mnist5k"):
+        write_images(tmp_path / name, {"a": 2, "b": 2})
+    assert isinstance(datasets.find("ramp", tmp_path).builder, image_folders.ImageFolder)
+    assert datasets.find("ramp(count=8)", tmp_path).builder == Ramp(8)
+    assert datasets.find("mnist5k", tmp_path).builder == registry.create("mnist5k")
+
+
+@pytest.mark.parametrize("cls", list(registry))
+def test_every_registered_data_set_says_what_it_is_and_gives_what_it_should(cls, tmp_path):
+    builder = cls()
+    assert cls.summary and cls.paper and registry.create(builder.label) == builder
+    if cls.embedded:  # the others need files
+        decoded = builder.decode(tmp_path)
+        assert len(decoded.train_labels) and len(decoded.test_labels)
+        assert set(decoded.train_labels) == set(decoded.test_labels) == set(range(len(decoded.classes)))

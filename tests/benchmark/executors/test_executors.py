@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 from run_cases import CPU, Silent, comparable, grid_of, run, stop_by_ctrl_c
 
-from benchmark import plugins
+from benchmark import executors, plugins
 from benchmark.cli import execute
 from benchmark.errors import InputError
-from benchmark.executors import executor as executors
 from benchmark.run import runner
 from benchmark.store import recording, results
 
@@ -50,7 +49,16 @@ def same_tables(first, second):
 PLUGIN = """
 from dataclasses import dataclass
 from typing import ClassVar
+from torch import nn
+from benchmark.models import Model
 from defenses import Defense
+
+@dataclass(frozen=True)
+class Thin(Model):
+    name: ClassVar[str] = "thin"
+
+    def build(self, image_shape, classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], classes))
 
 @dataclass(frozen=True)
 class Halved(Defense):
@@ -71,15 +79,9 @@ class Broken(Defense):
 
 
 @pytest.fixture
-def loaded(tmp_path):
-    import defenses
-
+def loaded(tmp_path, clean_registry):
     (tmp_path / "mine.py").write_text(PLUGIN)
-    plugin = plugins.read(tmp_path / "mine.py")
-    yield plugin
-    for name in ("halved", "broken"):
-        del defenses.registry._classes[name]
-    del sys.modules[plugin.module]
+    return plugins.read(tmp_path / "mine.py")
 
 
 def test_a_machine_that_is_lost_in_the_middle(shapes, tmp_path, cluster, monkeypatch):
@@ -105,7 +107,7 @@ def test_a_machine_that_is_lost_in_the_middle(shapes, tmp_path, cluster, monkeyp
 
 
 def test_a_training_and_each_attack_are_tasks_of_their_own(shapes, tmp_path, cluster, monkeypatch):
-    from benchmark.executors import ray_executor
+    from benchmark.executors import ray as ray_executor
     given, made = [], ray_executor._Tasks.__init__
 
     def noted(self, submit, *arguments):
@@ -121,7 +123,7 @@ def test_a_training_and_each_attack_are_tasks_of_their_own(shapes, tmp_path, clu
 
 
 def test_both_machines_work_a_failing_cell_stops_no_other_and_plugins_travel(shapes, tmp_path, cluster, loaded):
-    grid = grid_of(shapes, defenses=["none", "broken", "halved"])
+    grid = grid_of(shapes, models=["thin"], defenses=["none", "broken", "halved"])
     assert run_by_ray(grid, tmp_path / "run", cluster.address, loaded=[loaded]) == runner.Outcome(kept=0, finished=4, failed=2)
     failures = list(results.read_run(tmp_path / "run").failures.values())
     assert {failure["error"] for failure in failures} == {"RuntimeError: out of luck"} and "transform_gradients" in failures[0]["traceback"]
@@ -130,21 +132,16 @@ def test_both_machines_work_a_failing_cell_stops_no_other_and_plugins_travel(sha
 
 
 def test_a_cell_whose_process_is_lost_each_time_is_given_up(shapes, tmp_path, cluster, loaded, monkeypatch):
-    import defenses
-    from benchmark.executors import ray_executor
+    from benchmark.executors import ray as ray_executor
 
     monkeypatch.setattr(ray_executor, "_RETRIES", 1)
     source = loaded.source.decode().replace('raise RuntimeError("out of\\nluck")', "import os; os._exit(1)")
-    (tmp_path / "deadly.py").write_text(source.replace("halved", "halved2").replace('"broken"', '"deadly"'))
+    (tmp_path / "deadly.py").write_text(source.replace("halved", "halved2").replace('"broken"', '"deadly"').replace('"thin"', '"thin2"'))
     deadly = plugins.read(tmp_path / "deadly.py")
-    try:
-        outcome = run_by_ray(grid_of(shapes, defenses=["deadly", "none"], seeds=[0]), tmp_path / "run", cluster.address, loaded=[deadly])
-        assert outcome == runner.Outcome(kept=0, finished=1, failed=1)
-        (failure,) = results.read_run(tmp_path / "run").failures.values()
-        assert failure["error"].startswith("the process of the cell was lost 2 times")
-    finally:
-        for name in ("halved2", "deadly"):
-            del defenses.registry._classes[name]
+    outcome = run_by_ray(grid_of(shapes, defenses=["deadly", "none"], seeds=[0]), tmp_path / "run", cluster.address, loaded=[deadly])
+    assert outcome == runner.Outcome(kept=0, finished=1, failed=1)
+    (failure,) = results.read_run(tmp_path / "run").failures.values()
+    assert failure["error"].startswith("the process of the cell was lost 2 times")
 
 
 def test_ctrl_c_stops_ray_within_five_seconds(shapes, tmp_path):
@@ -182,7 +179,7 @@ def test_a_cluster_that_is_not_there():
 
 def test_cells_of_a_machine_with_gpus_take_one_each(monkeypatch):
     """What is asked of Ray, without a GPU: a share of one for each cell."""
-    from benchmark.executors import ray_executor
+    from benchmark.executors import ray as ray_executor
     asked = []
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 4.0}}])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 4.0})

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from run_cases import CPU, Silent, grid_of, run
 
+from benchmark import executors
 from benchmark.cli import execute
 from benchmark.errors import InputError
-from benchmark.executors import executor as executors
 from benchmark.run import reproducing
 from benchmark.store import results
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file as load_checkpoint
 
 import defenses
 from benchmark.errors import InputError
-from benchmark.executors import executor as executors
+from benchmark.executors import serial
 from benchmark.run import runner
 from benchmark.store import recording, results
 
@@ -84,7 +84,7 @@ def test_a_run_goes_on_where_it_stopped_and_says_so(shapes, tmp_path, monkeypatc
     class Stopped(BaseException):
         pass
 
-    grid, calls, measure = grid_of(shapes), [], executors.measure
+    grid, calls, measure = grid_of(shapes), [], serial.measure
 
     def stop_at_third(work, dataset, tell):
         calls.append(work)
@@ -92,7 +92,7 @@ def test_a_run_goes_on_where_it_stopped_and_says_so(shapes, tmp_path, monkeypatc
             raise Stopped
         measure(work, dataset, tell)
 
-    monkeypatch.setattr(executors, "measure", stop_at_third)
+    monkeypatch.setattr(serial, "measure", stop_at_third)
     with pytest.raises(Stopped):
         run(grid, tmp_path / "run")
     (tmp_path / "run" / "cells" / ".half-written.1").mkdir()
@@ -241,3 +241,15 @@ def test_no_image_is_a_victim_twice(shapes, tmp_path):
     run(grid, tmp_path / "run")
     originals = results.read_run(tmp_path / "run").cells[0].images()["original"]
     assert len(np.unique(originals.reshape(32, -1), axis=0)) == 32
+
+
+def test_a_folder_named_in_two_ways_gives_the_same_results_and_twice_in_a_grid_is_refused(shapes, tmp_path, monkeypatch):
+    small = {"defenses": ["none"], "seeds": [0], "attacks": [], "evaluation": {"victims": 1}}
+    run(grid_of(shapes, **small), tmp_path / "run")
+    monkeypatch.chdir(shapes.parent)
+    assert run(grid_of("./shapes/", **small), tmp_path / "run") == runner.Outcome(kept=1, finished=0, failed=0)
+    assert set(results.read_run(tmp_path / "run").training["dataset"]) == {"shapes"}
+    with pytest.raises(InputError, match=r"two data sets of the grid have the name 'shapes', of which one is \./shapes"):
+        runner.identify(grid_of(shapes, **{**small, "datasets": [str(shapes), "./shapes"]}), CPU)
+    with pytest.raises(InputError, match=r"grid datasets was \['shapes'\] there and is \['mnist5k'\] now"):
+        runner.prepare(grid_of(shapes, **{**small, "datasets": ["mnist5k"]}), tmp_path / "run", CPU)

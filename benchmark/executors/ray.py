@@ -23,7 +23,7 @@ from benchmark import plugins
 from benchmark.data.datasets import Dataset
 from benchmark.data.loaders import LabelledImages
 from benchmark.errors import InputError
-from benchmark.executors.executor import Failed, Finished, Started, Tell, failed
+from benchmark.executors.base import Executor, Failed, Finished, Started, Tell, failed
 from benchmark.measure import device as devices
 from benchmark.measure.measuring import Advanced, Attacked, Event, Trained, Work, measure
 from benchmark.plugins import Plugin
@@ -49,7 +49,7 @@ class _Settings:
     plugins: tuple[Plugin, ...]
 
 
-class Ray:
+class Ray(Executor):
     """Measures as many parts of cells at once, trainings and attacks, as the cluster has place for. A part takes a GPU (or a
     share), or on CPUs as many as it has threads. One whose machine is lost is begun again elsewhere.
 
@@ -63,10 +63,10 @@ class Ray:
 
     def __init__(self, address: str | None, *, threads: int | None = None, gpus_per_cell: float | None = None) -> None:
         self._address, self._gpus = address, 1.0 if gpus_per_cell is None else gpus_per_cell
-        self._threads = torch.get_num_threads() if threads is None else threads
-        self._threads_before = torch.get_num_threads()
+        self._of_each = torch.get_num_threads() if threads is None else threads
+        super().__init__(self._of_each)
 
-    def __enter__(self) -> Ray:
+    def __enter__(self) -> Executor:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
@@ -76,11 +76,10 @@ class Ray:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             place = f"the Ray cluster {self._address}" if self._address else "Ray on this machine"
             raise InputError(f"cannot reach {place}: {error}") from error
-        torch.set_num_threads(self._threads)  # so that what this process records of itself holds for the cells
-        return self
+        return super().__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        torch.set_num_threads(self._threads_before)
+        super().__exit__(kind, error, trace)
         ray.shutdown()
 
     def device(self, name: str) -> torch.device:
@@ -98,12 +97,12 @@ class Ray:
     def run(self, keys: Sequence[str], work: Callable[[str], Work], datasets: Mapping[str, Dataset], device: torch.device,
             plugins: Sequence[Plugin], tell: Tell) -> None:
         gpu = device.type == "cuda"
-        options = {"num_cpus": 1 if gpu else self._threads, "num_gpus": self._gpus if gpu else 0}
+        options = {"num_cpus": 1 if gpu else self._of_each, "num_gpus": self._gpus if gpu else 0}
         for kind, option, hint in (("CPU", "num_cpus", "--threads"), ("GPU", "num_gpus", "--gpus-per-cell")):
             if all(node["Resources"].get(kind, 0) < options[option] for node in ray.nodes() if node["Alive"]):
                 raise InputError(f"no machine of the Ray cluster has {options[option]:g} {kind}s, which a cell takes; "
                                  f"give fewer {hint}")
-        settings = _Settings(device.type, self._gpus, self._threads, cells.versions(), tuple(plugins))
+        settings = _Settings(device.type, self._gpus, self._of_each, cells.versions(), tuple(plugins))
         # Once for all cells: each machine takes its copy from the object store.
         stored = {name: ray.put(_packed(dataset)) for name, dataset in datasets.items()}
         task = _measured.options(**options, max_retries=0)
