@@ -15,6 +15,7 @@ test: $(VENV)/installed-test lint
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 perf: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/perf --benchmark-only

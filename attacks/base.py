@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from defenses import Defense, Facts, Release
 from defenses.stochastic import stochastic_layers
-from defenses.support.registry import label, parameters
+from defenses.support.registry import Named
 from defenses.support.upload import upload
 
 #: Called with the number of optimisation iterations done so far and in all.
@@ -155,7 +155,7 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
-class Attack:
+class Attack(Named):
     """A gradient-inversion attack by an honest-but-curious server; parameters are dataclass fields.
 
     What the attacker knows of the defense is a property of the observation: an attack takes what ``observation.releases()``, the
@@ -166,20 +166,8 @@ class Attack:
         needs: what the attack cannot do without beside the gradient: ``defense`` (an informed attacker), ``rounds`` (several).
     """
 
-    name: ClassVar[str] = ""
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
     threat_model: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def label(self) -> str:
-        """The specification that makes this attack."""
-        return label(self)
-
-    def parameters(self) -> dict[str, Any]:
-        """All parameters by name."""
-        return parameters(self)
 
     def obstacle(self, observation: Observation) -> str | None:
         """Why the attack does not apply to the observation, or None when it does."""

@@ -67,7 +67,8 @@ def run(
 ) -> int:
     """Train, observe and attack every cell of a grid, then write its report."""
     from benchmark import executors
-    from benchmark.run import interrupts, runner
+    from benchmark.measure import interrupts
+    from benchmark.run import runner
     from benchmark.run.progress import LiveBars, LogLines
 
     grid, folder, loaded = _chosen(options := locals())
@@ -126,7 +127,8 @@ def reproduce(
 ) -> int:
     """Train and attack random cells of a run from the beginning, and compare with its tables; the run is left as it is."""
     from benchmark import executors, plugins
-    from benchmark.run import interrupts, reproducing
+    from benchmark.measure import interrupts
+    from benchmark.run import reproducing
     from benchmark.run.progress import LogLines
     from benchmark.store import results
 

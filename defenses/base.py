@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from defenses.private import Private
 from defenses.release import Release, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
-from defenses.support.registry import SpecificationError, label, parameters
+from defenses.support.registry import Named, SpecificationError
 
 
 class Account(Protocol):
@@ -40,17 +40,12 @@ _OUTDATED = {
 
 
 @dataclass(frozen=True)
-class Defense:
+class Defense(Named):
     """A protection that a client applies before its gradient leaves.
 
-    Override only the hooks that the defense needs; each has a harmless default. Parameters are dataclass fields,
-    checked in ``__post_init__``. Instances are immutable and cheap; what a client keeps between steps is in ``Step.state``, and the
-    state of a training lives in :class:`defenses.private.Private`.
+    Override only the hooks that the defense needs; each has a harmless default. Instances are immutable and cheap; what a client
+    keeps between steps is in ``Step.state``, and the state of a training lives in :class:`defenses.private.Private`.
     """
-
-    name: ClassVar[str] = ""
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
 
     #: Whether the regularizer reads parameters themselves, and not only what the layers compute of each sample. Attacks match the
     #: latter without forming the gradients of large layers.
@@ -82,15 +77,6 @@ class Defense:
     def regularized(self) -> bool:
         """Whether the defense adds to the client's loss."""
         return type(self).regularizer is not Defense.regularizer
-
-    @property
-    def label(self) -> str:
-        """The specification that makes this defense, such as ``noise(std=0.01)``."""
-        return label(self)
-
-    def parameters(self) -> dict[str, Any]:
-        """All parameters by name."""
-        return parameters(self)
 
     # What a client computes.
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from defenses.support.registry import label
+from defenses.support.registry import Named
 
 _SPLIT_SEED = 0
 _TEST_SHARE = 0.2
@@ -45,21 +45,11 @@ class DecodedImages:
 
 
 @dataclass(frozen=True)
-class DatasetBuilder:
-    """Images of a name; parameters are dataclass fields, checked in ``__post_init__``. One that does not override ``decode`` is put
-    into the data root by its user."""
-
-    name: ClassVar[str] = ""
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
+class DatasetBuilder(Named):
+    """Images of a name. One that does not override ``decode`` is put into the data root by its user."""
 
     #: Whether the images come with the code; then nothing in the data root takes their place.
     embedded: ClassVar[bool] = False
-
-    @property
-    def label(self) -> str:
-        """The specification that makes this data set, such as ``mnist5k``."""
-        return label(self)
 
     def decode(self, data_root: Path) -> DecodedImages:
         """All images, with a split into train and test; see :func:`split_by_class` for a set without one.

@@ -48,8 +48,8 @@ class LabelledImages:
         return rows.view(-1, *self._shape).permute(0, 3, 1, 2), self.labels.index_select(0, indices)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """Pixels in [0, 1], [B, C, H, W]."""
-        return self._rows.index_select(0, indices).view(-1, *self._shape).permute(0, 3, 1, 2).float().div_(255)
+        """uint8 [B, C, H, W]."""
+        return self._rows.index_select(0, indices).view(-1, *self._shape).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from benchmark.data.loaders import LabelledImages
 from benchmark.errors import InputError
 from benchmark.executors.base import Executor, Failed, Finished, Started, Tell, failed
 from benchmark.measure import device as devices
+from benchmark.measure.environment import versions
 from benchmark.measure.measuring import Advanced, Attacked, Event, Trained, Work, measure
 from benchmark.plugins import Plugin
-from benchmark.run import cells
 from defenses.support.upload import upload
 
 #: Times that a cell is begun again after the machine or process that measured it was lost.
@@ -102,7 +102,7 @@ class Ray(Executor):
             if all(node["Resources"].get(kind, 0) < options[option] for node in ray.nodes() if node["Alive"]):
                 raise InputError(f"no machine of the Ray cluster has {options[option]:g} {kind}s, which a cell takes; "
                                  f"give fewer {hint}")
-        settings = _Settings(device.type, self._gpus, self._of_each, cells.versions(), tuple(plugins))
+        settings = _Settings(device.type, self._gpus, self._of_each, versions(), tuple(plugins))
         # Once for all cells: each machine takes its copy from the object store.
         stored = {name: ray.put(_packed(dataset)) for name, dataset in datasets.items()}
         task = _measured.options(**options, max_retries=0)
@@ -269,7 +269,7 @@ def _measured(work: Work, packed: tuple[Any, ...], settings: _Settings) -> Itera
     """The events of a cell, in a process of Ray."""
     yield Started()
     try:
-        there = cells.versions()
+        there = versions()
         if there != settings.versions:
             raise RuntimeError(f"the machine of this cell has {there}, the one that writes {settings.versions}; install the same")
         for plugin in settings.plugins:

@@ -31,7 +31,7 @@ from defenses.support.upload import upload
 
 @dataclass(frozen=True)
 class Victims:
-    """What the clients keep to themselves: normalised ``images`` [N, B, C, H, W], their ``pixels`` in [0, 1] and ``labels`` [N, B];
+    """What the clients keep to themselves: normalised ``images`` [N, B, C, H, W], their ``pixels`` as uint8 and ``labels`` [N, B];
     ``numbers`` names the N victims."""
 
     images: Tensor
@@ -182,7 +182,8 @@ def _compared(found: Reconstruction, observation: Observation, victims: Victims)
     images, costs = found.images.cpu().numpy(), found.cost.cpu().tolist()
     rights = [_labels_right(labels, truth) for labels, truth in zip(found.labels.tolist(), victims.labels.tolist(), strict=True)]
     rows, ordered = [], np.empty_like(images)
-    for victim, matches in enumerate(map(compare, victims.pixels, images)):
+    originals = victims.pixels.astype(np.float32) / np.float32(255)
+    for victim, matches in enumerate(map(compare, originals, images)):
         for i, match in enumerate(matches):
             ordered[victim, i] = images[victim, match.position]
             rows.append({

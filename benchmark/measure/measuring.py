@@ -18,11 +18,11 @@ from attacks import Attack, Observation
 from attacks.engine.memory import with_less
 from benchmark.config import Evaluation, Training
 from benchmark.data.datasets import Dataset
+from benchmark.measure import interrupts
+from benchmark.measure.environment import hardware
 from benchmark.measure.evaluation import Rebuilt, Victims, choose_victims, observe, rebuild
 from benchmark.measure.training import Epoch, make_private, train
 from benchmark.measure.victim_memory import Chunks
-from benchmark.run import interrupts
-from benchmark.run.provenance import hardware
 from benchmark.specification import CellSpec
 from benchmark.store import results
 from defenses import Private
@@ -172,7 +172,7 @@ def _attack(work: Work, key: str, attack: Attack, observations: _Observations, v
     started, spec, columns = time.perf_counter(), work.spec, _columns(work.spec)
     rows: list[dict[str, Any]] = []
     inapplicable: list[dict[str, Any]] = []
-    images: dict[str, np.ndarray] = {"original": _uint8(victims.pixels)}
+    images: dict[str, np.ndarray] = {"original": victims.pixels}
     for epoch in work.checkpoints:
         seed = derive(spec.seed, spec.dataset, spec.model, "attack", epoch)
         parts: list[dict[str, np.ndarray]] = []

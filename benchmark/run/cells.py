@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -15,14 +14,10 @@ import defenses
 from attacks.portfolio import VERSION
 from benchmark import models
 from benchmark.config import Grid
+from benchmark.measure.environment import versions
 from benchmark.plugins import Plugin
 from benchmark.specification import CellSpec
 from benchmark.store import results
-
-
-def versions() -> dict[str, str]:
-    """Versions on which results depend."""
-    return {"leakboard": version("leakboard"), "torch": str(torch.__version__), "opacus": version("opacus")}
 
 
 def determinants(device: torch.device, fingerprints: dict[str, str], plugins: Sequence[Plugin]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from benchmark.measure.environment import hardware
+
 
 def provenance(command: str, device: torch.device) -> dict[str, Any]:
     """Where and how a run is made: time, command, versions, hardware and the git revision of this code, where there is one."""
@@ -21,13 +23,6 @@ def provenance(command: str, device: torch.device) -> dict[str, Any]:
         "python": sys.version.split()[0], "packages": {name: version(name) for name in packages},
         "platform": platform.platform(), **hardware(device), "revision": _revision(),
     }
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """The name of the processor that computes, and the number of CPU threads, on which rounding depends."""
-    gpu = device.type == "cuda" and torch.cuda.is_available()
-    name = torch.cuda.get_device_name(device) if gpu else platform.processor() or platform.machine()
-    return {"hardware": name, "threads": torch.get_num_threads()}
 
 
 def _revision() -> str | None:

@@ -8,9 +8,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Generic, TypeVar
-
-T = TypeVar("T")
+from typing import Any, ClassVar, Generic, TypeVar
 
 _SPECIFICATION = re.compile(r"\s*([A-Za-z0-9][\w:.-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _MEMBER = ":NAME"
@@ -18,6 +16,36 @@ _MEMBER = ":NAME"
 
 class SpecificationError(ValueError):
     """A name, parameter or specification that cannot be used; its text says what was given and what is expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """What a registry finds by its name; parameters are dataclass fields, checked in ``__post_init__``."""
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+
+    @property
+    def label(self) -> str:
+        """``name(parameter=value, ...)`` with the first parameter and those that differ from their defaults; it parses back to an
+        equal object. The first one is what a defense is mostly varied by, so tables always show it."""
+        fields, name = [field for field in dataclasses.fields(self) if field.init], self.name
+        if name.endswith(_MEMBER):
+            name = f"{name.removesuffix(_MEMBER)}:{getattr(self, fields.pop(0).name)}"
+        given = [
+            f"{field.name}={value!r}"
+            for place, field in enumerate(fields)
+            if (value := getattr(self, field.name)) != field.default or (place == 0 and value is not None)
+        ]
+        return f"{name}({', '.join(given)})" if given else name
+
+    def parameters(self) -> dict[str, Any]:
+        """All parameters by name, defaults included."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+
+
+T = TypeVar("T", bound=Named)
 
 
 class Registry(Generic[T]):
@@ -77,7 +105,7 @@ class Registry(Generic[T]):
         family, colon, member = name.partition(":")
         members = (member,) if colon and family + _MEMBER in self._classes else ()
         cls = self.find(family + _MEMBER if members else name)
-        known = [field.name for field in dataclasses.fields(cls) if field.init][len(members):]  # type: ignore[arg-type]
+        known = [field.name for field in dataclasses.fields(cls) if field.init][len(members):]
         for argument in arguments:
             if argument not in known:
                 raise SpecificationError(unknown(f"parameter of {self.kind} {name}", argument, known))
@@ -134,22 +162,3 @@ def split_composition(specification: str) -> list[str]:
             continue
         current += character
     return [*parts, current]
-
-
-def parameters(instance: Any) -> dict[str, Any]:
-    """The parameters of a registered object, by name, defaults included."""
-    return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}
-
-
-def label(instance: Any) -> str:
-    """``name(parameter=value, ...)`` with the first parameter and those that differ from their defaults; it parses back to an
-    equal object. The first one is what a defense is mostly varied by, so tables always show it."""
-    fields, name = [field for field in dataclasses.fields(instance) if field.init], str(instance.name)
-    if name.endswith(_MEMBER):
-        name = f"{name.removesuffix(_MEMBER)}:{getattr(instance, fields.pop(0).name)}"
-    given = [
-        f"{field.name}={value!r}"
-        for place, field in enumerate(fields)
-        if (value := getattr(instance, field.name)) != field.default or (place == 0 and value is not None)
-    ]
-    return f"{name}({', '.join(given)})" if given else name

@@ -75,7 +75,7 @@ def test_pixels_are_those_of_the_files_and_normalised_on_the_fly(tmp_path):
     mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)
     torch.testing.assert_close(x.double(), ((pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1))[[5, 0]], rtol=0, atol=1e-5)
     assert y.tolist() == decoded.train_labels[[5, 0]].tolist()
-    torch.testing.assert_close(dataset.train.pixels(torch.tensor([5])).double(), pixels[5:6], rtol=0, atol=1e-6)
+    torch.testing.assert_close(dataset.train.pixels(torch.tensor([5])).double() / 255, pixels[5:6], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("file", "asked"), [

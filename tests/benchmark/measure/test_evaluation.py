@@ -83,11 +83,11 @@ def test_rows_follow_the_originals_whatever_the_order_of_the_reconstructions(sha
         name = "perfect"
 
         def reconstruct(self, observation, *, seed, progress=None):
-            return Reconstruction(torch.from_numpy(victims.pixels).flip(1), victims.labels.flip(1), torch.tensor([1.0, 2.0, 3.0]))
+            return Reconstruction(torch.from_numpy(victims.pixels).flip(1) / 255, victims.labels.flip(1), torch.tensor([1.0, 2.0, 3.0]))
 
     found = rebuild(Perfect(), observation, victims, 0)
     rows = found.rows
-    assert np.array_equal(found.images["both"], victims.pixels)
+    assert np.array_equal(found.images["both"], victims.pixels.astype(np.float32) / 255)
     assert [(r["victim"], r["image"]) for r in rows] == [(v, i) for v in range(3) for i in range(3)]
     assert all(r["ssim"] == pytest.approx(1) and r["mse"] == 0 and r["psnr"] == np.inf and r["label_correct"] for r in rows)
     assert [r["cost"] for r in rows] == [1, 1, 1, 2, 2, 2, 3, 3, 3]

@@ -14,7 +14,8 @@ import pytest
 from run_cases import CPU, Silent, comparable, grid_of, run, stop_by_ctrl_c
 
 from benchmark.errors import InputError
-from benchmark.run import interrupts, runner
+from benchmark.measure import interrupts
+from benchmark.run import runner
 from benchmark.store import recording, run_lock
 
 
