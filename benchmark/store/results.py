@@ -257,7 +257,8 @@ def joined(cells: Iterable[MeasuredCell]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for cell in cells:
         training.append(cell.training)
         reconstructions.append(cell.reconstructions)
-    return pa.concat_tables(training).to_pandas(), pa.concat_tables(reconstructions).to_pandas()
+    # In one chunk: pandas keeps those of texts, and thousands make everything that follows slow.
+    return pa.concat_tables(training).combine_chunks().to_pandas(), pa.concat_tables(reconstructions).combine_chunks().to_pandas()
 
 
 def _reconstructions(path: Path) -> pa.Table:
