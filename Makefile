@@ -1,16 +1,23 @@
-# make demo: install, run the quick preset, write runs/quick.   make test: install the test extra, run the whole test suite.
+# make demo: install, run the quick preset, write runs/quick.   make test: install the test extra, check style and types, run the tests.
+# make test-slow: the tests that take longer; those on real data where LEAKBOARD_DATA is set.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PROCESSES ?= 2
+# Each with one thread, as more would fight with the other processes; the tests of a file in one of them, where they share what is costly.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint perf clean
+.PHONY: demo test test-slow lint perf clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakboard run --preset quick --out runs/quick
 	@echo "the report is runs/quick/report/index.html"
 
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-slow: $(VENV)/installed-test
+	$(PYTEST) -m slow
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -25,14 +25,6 @@ settings.load_profile("leakboard")
 FAKE_DEVICE = "cuda" if torch.cuda.is_available() else "meta"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("LEAKBOARD_DATA"):
-        return
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.skip(reason="needs LEAKBOARD_DATA, a folder with the real data sets"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory):
     """Keep decoded images of the tests out of the user's cache."""
@@ -43,6 +35,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory):
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def real_data() -> None:
+    if not os.environ.get("LEAKBOARD_DATA"):
+        pytest.skip("needs LEAKBOARD_DATA, a folder with the real data sets")
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class Silent:
 
 def grid_of(shapes, **changes):
     content = {
-        "datasets": [str(shapes)], "models": ["mlp"], "defenses": ["none", "noise(std=0.1)"], "seeds": [0, 1],
+        "datasets": [str(shapes)], "models": ["lenet"], "defenses": ["none", "noise(std=0.1)"], "seeds": [0, 1],
         "attacks": ["inverting-gradients(iterations=3)"], "training": {"epochs": 2, "batch_size": 8},
         "evaluation": {"checkpoints": [0, -1], "victims": 3, "batch_size": 2}, **changes}
     return make_grid(content, "test")

@@ -15,6 +15,15 @@ from attacks.engine.kernels import products
 TYPES = [torch.float32, torch.bool]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def two_threads():
+    """The tests run with one, of which the compiled function would make no team."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def anew():
     """Have the library compiled again, before and after."""

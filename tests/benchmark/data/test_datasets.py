@@ -177,6 +177,7 @@ def test_a_changed_file_is_decoded_again(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_data")
 @pytest.mark.parametrize(("name", "classes", "train", "test", "shape"), [
     ("cifar10", 10, 12_000, 3_000, (3, 32, 32)), ("cifar100", 100, 12_000, 3_000, (3, 32, 32)),
     ("medical-mnist", 6, 7_200, 1_800, (1, 64, 64))])

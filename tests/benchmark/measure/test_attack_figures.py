@@ -22,6 +22,7 @@ from defenses.support.seeds import derive
 from reports import worst_case
 
 CPU = torch.device("cpu")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_data")]
 
 
 @cache
@@ -41,13 +42,11 @@ def similarities(attack: str, defense: str, knowledge: str = "informed", **optio
     return np.array([row["ssim"] for row in rows])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("defense", ["none", "precode"])
 def test_an_mlp_is_read_without_optimisation(defense):
     assert similarities("analytic", defense, "blind", model="mlp").min() > 0.99
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("defense", "attack", "knowledge", "low", "high"), [
     ("none", "inverting-gradients(iterations=1000)", "blind", 0.95, 1.0),
     ("precode", "inverting-gradients(iterations=1000)", "blind", 0.0, 0.05),
@@ -61,7 +60,6 @@ def test_success_rate_on_cifar10(defense, attack, knowledge, low, high):
     assert low <= np.mean(similarities(attack, defense, knowledge) >= 0.6) <= high
 
 
-@pytest.mark.slow
 def test_precode_on_medical_mnist_in_the_worst_case():
     """With two members of the portfolio, the one that succeeds among them."""
     victims, observation = observed("precode", dataset="medical-mnist", victims=4)
@@ -76,7 +74,6 @@ MEMBERS = ["inverting-gradients(iterations=60, total_variation=1e-05)", "inverti
            "feature-matching(iterations=60)", "likelihood(iterations=60)", "likelihood(iterations=60, begin='features')"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [0, 20])
 @pytest.mark.parametrize("defense", ["none", "noise(std=0.001)", "noise(std=0.01)", "pruning(p=0.9)", "precode", "ppp", "dp-sgd"])
 def test_who_knows_more_does_not_do_worse(defense, epochs):
@@ -91,7 +88,6 @@ def test_who_knows_more_does_not_do_worse(defense, epochs):
     assert np.mean(informed >= 0.6) >= np.mean(blind >= 0.6) - 0.05
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("defense", "knowing"), [("noise(std=0.01)", "likelihood(iterations=300)"),
                                                   ("pruning(p=0.99)", "inverting-gradients(iterations=300, total_variation=1e-5)")])
 def test_knowing_the_defense_helps_where_no_image_is_rebuilt(defense, knowing):
@@ -101,7 +97,6 @@ def test_knowing_the_defense_helps_where_no_image_is_rebuilt(defense, knowing):
     assert np.quantile(resampled, 0.025) > 0
 
 
-@pytest.mark.slow
 def test_labels_of_four_images_are_inferred():
     victims, observation = observed("none", batch_size=4, labels="inferred", victims=64)
     from attacks.reading.labels import known_or_inferred_labels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,11 +18,7 @@ import defenses
 def test_steps_on_a_fake_gpu():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     program = Path(__file__).parents[2] / "fake_cuda.py"
-    # torch itself crashes over fake CUDA tensors now and then (see fake_cuda); what the program says of our code is checked below.
-    for _ in range(3):
-        finished = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=400, env=environment)
-        if finished.returncode != -signal.SIGSEGV:
-            break
+    finished = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=400, env=environment)
     assert finished.returncode == 0, finished.stderr[-3000:]
     lines = finished.stdout.splitlines()
     assert [line for line in lines if ": ok" not in line and ": does not apply: " not in line] == []

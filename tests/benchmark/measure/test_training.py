@@ -135,6 +135,7 @@ def test_accuracy_counts_correct_classes(shapes):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_data")
 @pytest.mark.parametrize(("specification", "model", "epochs", "prototype"), [
     ("none", "lenet", 10, 0.44), ("precode", "lenet", 10, 0.33), ("none", "mlp", 5, 0.44), ("precode", "mlp", 5, 0.40)])
 def test_accuracy_on_cifar10_is_that_of_the_prototype(specification, model, epochs, prototype):

@@ -34,9 +34,9 @@ def test_estimates_are_those_of_the_cells_most_alike(shapes, tmp_path):
     larger = grid_of(shapes, defenses=["none", "noise(std=0.1)", "pruning(p=0.5)"], seeds=[0, 1, 2], models=["mlp", "lenet"])
     cells = plan_of(larger, tmp_path / "run")
     times = {(cell.spec.model, cell.spec.defense, cell.spec.seed): (cell.state, cell.seconds) for cell in cells}
-    assert times["mlp", "none", 1] == ("done", 30.0) and times["mlp", "none", 2] == ("to do", 20.0)
-    assert times["mlp", "noise(std=0.1)", 2] == ("to do", 60.0) and times["mlp", "pruning(p=0.5)", 0] == ("to do", 40.0)
-    assert times["lenet", "none", 0] == ("to do", 40.0)  # another model: by all of the data set
+    assert times["lenet", "none", 1] == ("done", 30.0) and times["lenet", "none", 2] == ("to do", 20.0)
+    assert times["lenet", "noise(std=0.1)", 2] == ("to do", 60.0) and times["lenet", "pruning(p=0.5)", 0] == ("to do", 40.0)
+    assert times["mlp", "none", 0] == ("to do", 40.0)  # another model: by all of the data set
     left = 20 + 60 + 3 * 40 + 9 * 40
     assert planning.describe(cells).splitlines()[-1] == f"4 of 18 cells done; time left about {left // 60}:{left % 60:02}, one cell after another"
 

@@ -20,7 +20,7 @@ from reports.submission import record
 @pytest.fixture(scope="module")
 def finished(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "run"
-    run(grid_of(shapes, seeds=[0], attacks=["inverting-gradients(iterations=1)", "likelihood"]), folder)
+    run(grid_of(shapes, seeds=[0], attacks=["inverting-gradients(iterations=1)", "likelihood(iterations=1)"]), folder)
     return folder
 
 
