@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROCESSES ?= 2
-# Each with one thread, as more would fight with the other processes; the tests of a file in one of them, where they share what is costly.
+# Each with one thread, as more would fight with the other processes; the tests of a file in one of them, as they share what is costly.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow lint perf clean
@@ -17,7 +17,7 @@ test: $(VENV)/installed-test lint
 	$(PYTEST)
 
 test-slow: $(VENV)/installed-test
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --dist load
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
