@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from defenses import Defense, Facts, Release
 from defenses.stochastic import stochastic_layers
 from defenses.support.registry import Named
 from defenses.support.upload import upload
+
+_T = TypeVar("_T")
 
 #: Called with the number of optimisation iterations done so far and in all.
 Progress = Callable[[int, int], None]
@@ -52,6 +54,7 @@ class Observation:
         rounds: each round in which the victims shared a gradient of the same images, of which ``shared`` are those of the first;
             may be empty where there was no other.
         averaged_rounds: over how many rounds ``shared`` is a mean, where an attack has put the means in its place.
+        kept: what :meth:`once` has computed; a blind and an informed attacker share it.
     """
 
     module: nn.Module
@@ -65,6 +68,7 @@ class Observation:
     victims: tuple[int, ...] = ()
     rounds: tuple[Round, ...] = ()
     averaged_rounds: int = 1
+    kept: dict[Any, tuple[Tensor, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.victims:
@@ -84,6 +88,15 @@ class Observation:
     @property
     def device(self) -> torch.device:
         return next(iter(self.shared.values())).device
+
+    def once(self, parameter: str, what: Hashable, compute: Callable[[Tensor], _T]) -> _T:
+        """What is computed of the gradients of a parameter, for the first that asks: large ones take as long to read as an attack
+        takes for many iterations."""
+        gradients = self.shared[parameter]
+        if (found := self.kept.get((parameter, what))) is None or found[0] is not gradients:
+            found = self.kept[parameter, what] = gradients, compute(gradients)
+        value: _T = found[1]
+        return value
 
     def blind(self) -> Observation:
         """What an attacker sees who knows nothing of the defense."""
@@ -115,7 +128,7 @@ class Observation:
         for one in self.rounds:
             for name, mean in means.items():
                 mean += one.shared[name].to(mean.device) / len(self.rounds)
-        return replace(self, shared=means, rounds=self.rounds[:1], averaged_rounds=max(1, len(self.rounds)))
+        return replace(self, shared=means, rounds=self.rounds[:1], averaged_rounds=max(1, len(self.rounds)), kept={})
 
     def select(self, positions: Sequence[int]) -> Observation:
         """The observation of some of the victims only."""
@@ -132,6 +145,7 @@ class Observation:
             rounds=(*(replace(one, shared=first) for one in self.rounds[:1]), *later),
             labels=None if self.labels is None else self.labels.index_select(0, index),
             victims=tuple(self.victims[i] for i in positions),
+            kept={},
         )
 
     def to_pixels(self, x: Tensor) -> Tensor:

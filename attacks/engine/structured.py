@@ -40,15 +40,13 @@ class StructuredStep(MatchingStep):
         shapes, self._written_into = _uses(observation)
         for name, module in _parametrised(observation.module):
             prefix = f"{name}." if name else ""
-            own = {child: observation.shared[prefix + child] for child, _ in module.named_parameters(recurse=False)
-                   if prefix + child in self._squared}
+            own = [child for child, _ in module.named_parameters(recurse=False) if prefix + child in self._squared]
             if module not in shapes:  # it does not run, so that its gradient is zero
                 self._idle += [prefix + child for child in own]
             elif own:
-                masks = {child: objective.masks[prefix + child] for child in own if prefix + child in objective.masks}
                 found = rule_of(module)
                 assert found is not None
-                observed = Observed(own, masks, slots, distance=objective.cost.distance)
+                observed = Observed(observation, prefix, own, objective.masks, slots, distance=objective.cost.distance)
                 self._layers.append((prefix, module, found(module, observed, *shapes[module])))
 
     def kept_bytes(self, image: Tensor, noise: list[Tensor]) -> int:

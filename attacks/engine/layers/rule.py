@@ -9,11 +9,12 @@ that a mask leaves count, from products with the mask. Small ones form theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from torch import Size, Tensor, nn
 
+from attacks.base import Observation
 from attacks.engine.kernels.products import Matrices
 from attacks.engine.slots import Held, Slots, as_it_is
 from attacks.engine.stored import Dense, Factored, factors
@@ -21,11 +22,15 @@ from attacks.objective.comparison import Comparison, explicit
 
 
 class Observed:
-    """What is known of one layer: its gradients [N, ...] and masks by name ("weight", "bias"), and where to keep them; ``distance``
-    says whether |g - G|^2 is wanted of gradients that are formed."""
+    """What is known of one layer, by its name: its gradients [N, ...] and masks by name ("weight", "bias"), and where to keep them;
+    ``distance`` says whether |g - G|^2 is wanted of gradients that are formed."""
 
-    def __init__(self, gradients: dict[str, Tensor], masks: dict[str, Tensor], slots: Slots, *, distance: bool) -> None:
-        self.gradients, self.masks, self.slots, self.distance = gradients, masks, slots, distance
+    def __init__(self, observation: Observation, prefix: str, names: Sequence[str], masks: Mapping[str, Tensor], slots: Slots, *,
+                 distance: bool) -> None:
+        self.gradients = {name: observation.shared[prefix + name] for name in names}
+        self.masks = {name: masks[prefix + name] for name in names if prefix + name in masks}
+        self.slots, self.distance = slots, distance
+        self._observation, self._prefix = observation, prefix
 
     def explicit(self, name: str, arrange: Callable[[Tensor], Tensor] | None = None) -> tuple[Held, Held | None]:
         """The gradients of a parameter, zero where masked, and the masks, held for the slots."""
@@ -35,12 +40,11 @@ class Observed:
 
     def matrices(self, positions: int, flat: Callable[[Tensor], Tensor] = as_it_is) -> tuple[Matrices, Matrices | None]:
         """The gradients of a weight that sees P positions, made [N, O, I] by ``flat``, and the mask, both stored for products."""
-        gradients = flat(self.gradients["weight"])
         if "weight" in self.masks:  # what a mask leaves of a matrix of low rank has a high one: no factors are looked for
             mask = flat(self.masks["weight"].bool())
-            return Dense(gradients * mask, self.slots), Dense(mask, self.slots)
-        found = factors(gradients, positions)
-        return Dense(gradients, self.slots) if found is None else Factored(found, self.slots), None
+            return Dense(flat(self.gradients["weight"]) * mask, self.slots), Dense(mask, self.slots)
+        found = self._observation.once(f"{self._prefix}weight", ("factors", positions), lambda g: factors(flat(g), positions))
+        return Dense(flat(self.gradients["weight"]), self.slots) if found is None else Factored(found, self.slots), None
 
 
 class Rule:

@@ -224,6 +224,7 @@ def test_factors_are_close_and_take_less_memory():
     matchers = []
     for dense in (True, False):
         with as_they_are(dense):
+            observation.kept.clear()
             matchers.append(GradientMatcher(observation, observation.labels, Objective(), seeds=range(4)))
     (d1, o1), (d2, o2) = (matcher.step(x) for matcher in matchers)
     torch.testing.assert_close(o2, o1, rtol=1e-5, atol=1e-6)
