@@ -84,8 +84,9 @@ def test_one_of_each_is_run_by_the_command_and_shown(files, tmp_path, capsys, cl
     assert execute(["run", *given, *OPTIONS, "--out", str(tmp_path / "run")]) == 0
     assert "2 cells finished, 0 kept, 0 failed" in capsys.readouterr().out
     read = results.read_run(tmp_path / "run")
-    assert set(read.training[["dataset", "model"]].itertuples(index=False, name=None)) == {("shades(count=40)", "narrow(width=8)")}
-    assert set(read.training["defense"]) == {"none", "scaled(factor=0.25)"} and set(read.reconstructions["attack"]) == {"grey(value=0.5)"}
+    training, rebuilt = results.joined(read.cells)
+    assert set(training[["dataset", "model"]].itertuples(index=False, name=None)) == {("shades(count=40)", "narrow(width=8)")}
+    assert set(training["defense"]) == {"none", "scaled(factor=0.25)"} and set(rebuilt["attack"]) == {"grey(value=0.5)"}
     board = (tmp_path / "run" / "report" / "leaderboard.md").read_text()
     assert all(name in board for name in ("shades(count=40)", "narrow(width=8)", "scaled(factor=0.25)", "grey(value=0.5)"))
     assert execute(["list", *given]) == 0

@@ -248,7 +248,7 @@ def test_a_folder_named_in_two_ways_gives_the_same_results_and_twice_in_a_grid_i
     run(grid_of(shapes, **small), tmp_path / "run")
     monkeypatch.chdir(shapes.parent)
     assert run(grid_of("./shapes/", **small), tmp_path / "run") == runner.Outcome(kept=1, finished=0, failed=0)
-    assert set(results.read_run(tmp_path / "run").training["dataset"]) == {"shapes"}
+    assert set(results.joined(results.read_run(tmp_path / "run").cells)[0]["dataset"]) == {"shapes"}
     with pytest.raises(InputError, match=r"two data sets of the grid have the name 'shapes', of which one is \./shapes"):
         runner.identify(grid_of(shapes, **{**small, "datasets": [str(shapes), "./shapes"]}), CPU)
     with pytest.raises(InputError, match=r"grid datasets was \['shapes'\] there and is \['mnist5k'\] now"):
