@@ -14,16 +14,8 @@ from attacks.portfolio import portfolio as members
 from defenses.support import checks
 from defenses.support.registry import Registry, SpecificationError, parse, unknown
 
-registry: Registry[Attack] = Registry("attack", Attack)
-registry.register(InvertingGradients)
-registry.register(DLG)
-registry.register(IDLG)
-registry.register(SeeThroughGradients)
-registry.register(FeatureMatching)
-registry.register(Analytic)
-registry.register(OmitStochastic)
-registry.register(Likelihood)
-registry.register(Averaging)
+registry: Registry[Attack] = Registry(
+    "attack", Attack, InvertingGradients, DLG, IDLG, SeeThroughGradients, FeatureMatching, Analytic, OmitStochastic, Likelihood, Averaging)
 
 #: What stands for several attacks in a grid.
 PORTFOLIO = "portfolio"

@@ -17,13 +17,7 @@ from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
 
-registry: Registry[Defense] = Registry("defense", Defense)
-registry.register(NoDefense)
-registry.register(PRECODE)
-registry.register(PPP)
-registry.register(DPSGD)
-registry.register(GradientPruning)
-registry.register(NoisyGradients)
+registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients)
 
 
 def create(specification: str) -> Defense:

@@ -9,12 +9,7 @@ from benchmark.data.mnist5k import MNIST5k
 from benchmark.data.torchvision import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from defenses.support.registry import Registry
 
-registry: Registry[DatasetBuilder] = Registry("dataset", DatasetBuilder)
-registry.register(MNIST5k)
-registry.register(MNIST)
-registry.register(FashionMNIST)
-registry.register(CIFAR10)
-registry.register(CIFAR100)
-registry.register(MedicalMNIST)
+registry: Registry[DatasetBuilder] = Registry(
+    "dataset", DatasetBuilder, MNIST5k, MNIST, FashionMNIST, CIFAR10, CIFAR100, MedicalMNIST)
 
 __all__ = ["DatasetBuilder", "DecodedImages", "registry", "split_by_class"]

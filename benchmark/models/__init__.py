@@ -15,10 +15,7 @@ from benchmark.models.mlp import MLP
 from benchmark.models.torchvision import Torchvision
 from defenses.support.registry import Registry, SpecificationError
 
-registry: Registry[Model] = Registry("model", Model)
-registry.register(MLP)
-registry.register(LeNet)
-registry.register(Torchvision)
+registry: Registry[Model] = Registry("model", Model, MLP, LeNet, Torchvision)
 
 
 def create(specification: str) -> Model:

@@ -52,10 +52,11 @@ class Registry(Generic[T]):
     """Named classes of one kind. Each is a frozen dataclass with a class attribute ``name``; its fields are its parameters. A name
     that ends in ``:NAME`` is that of a family: ``torchvision:NAME`` of ``torchvision:resnet18``; the first field is the member."""
 
-    def __init__(self, kind: str, base: type[T]) -> None:
-        self.kind = kind
-        self.base = base
+    def __init__(self, kind: str, base: type[T], *classes: type[T]) -> None:
+        self.kind, self.base = kind, base
         self._classes: dict[str, type[T]] = {}
+        for cls in classes:
+            self.register(cls)
 
     def register(self, cls: type[T]) -> type[T]:
         """Add a class; usable as a decorator.
