@@ -15,7 +15,8 @@ from defenses.support import checks
 from defenses.support.registry import Registry, SpecificationError, parse, unknown
 
 registry: Registry[Attack] = Registry(
-    "attack", Attack, InvertingGradients, DLG, IDLG, SeeThroughGradients, FeatureMatching, Analytic, OmitStochastic, Likelihood, Averaging)
+    "attack", Attack, InvertingGradients, DLG, IDLG, SeeThroughGradients, FeatureMatching, Analytic, OmitStochastic, Likelihood,
+    Averaging)
 
 #: What stands for several attacks in a grid.
 PORTFOLIO = "portfolio"
