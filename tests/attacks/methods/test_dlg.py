@@ -64,6 +64,19 @@ def test_a_slot_that_begins_anew_knows_nothing_of_the_one_before():
     assert torch.equal(ours.images[1], alone.images[2])
 
 
+def test_of_all_iterates_the_lowest_is_found():
+    optimizer = optimizer_of(torch.ones(2, 3))
+    for objectives in ([3.0, 3.0], [1.0, torch.nan], [2.0, 5.0]):
+        optimizer.look(torch.tensor(objectives))
+        if objectives[0] == 1.0:
+            lowest = optimizer.images.clone()
+        optimizer.step(torch.ones(2, 3), None, torch.ones(2, dtype=torch.float64))
+    images, _, objective = optimizer.found(0)
+    assert torch.equal(images, lowest[0]) and objective == 1.0
+    images, _, objective = optimizer.found(1)
+    assert torch.equal(images, torch.ones(3)) and objective == 3.0
+
+
 def test_a_row_that_is_not_finite_does_not_move_nor_disturb_the_others():
     points = torch.ones(2, 3)
     optimizer, alone = optimizer_of(points), optimizer_of(points[:1])
