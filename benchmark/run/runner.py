@@ -243,7 +243,8 @@ def _claim(out: Path, manifest: dict[str, Any]) -> FileLock:
     """Make the run folder, or check that it holds the same grid and note the attacks that were added; returns its lock, taken."""
     try:
         new = not (out / "run.json").exists()
-        if new and out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {run_lock.NAME}):
+        if new and out.exists() and (
+                not out.is_dir() or set(out.iterdir()) - {out / run_lock.NAME, *recording.drafts(out)}):
             raise InputError(f"the output folder {out} exists and is not a run of leakboard; name another with --out")
         out.mkdir(parents=True, exist_ok=True)
         held = run_lock.lock(out)
@@ -251,10 +252,10 @@ def _claim(out: Path, manifest: dict[str, Any]) -> FileLock:
             existing = results.read_manifest(out) if (out / "run.json").exists() else None
             if existing is not None:
                 _require_continuation(out, existing, manifest)
-                recording.remove_drafts(out)
+            recording.remove_drafts(out)
             if existing is None or existing["attacks"] != manifest["attacks"]:
-                (out / "cells").mkdir(exist_ok=True)
                 recording.write_atomically(out / "run.json", json.dumps(manifest, indent=1))
+            (out / "cells").mkdir(exist_ok=True)  # behind run.json, without which a folder is no run
         except BaseException:
             held.release()
             raise

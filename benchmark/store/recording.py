@@ -57,10 +57,18 @@ def set_aside(run: Path, key: str, part: str) -> Path:
     return place
 
 
+def drafts(run: Path) -> list[Path]:
+    """What a run that was killed while it wrote has left."""
+    return [*run.glob(".run.json.*"), *(run / "cells").glob(".*")]
+
+
 def remove_drafts(run: Path) -> None:
-    """Remove what a run that was killed while it wrote has left."""
-    for draft in (run / "cells").glob(".*"):
-        shutil.rmtree(draft, ignore_errors=True)
+    """Remove them."""
+    for draft in drafts(run):
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
 
 
 def write_failure(run: Path, key: str, failure: dict[str, Any]) -> None:

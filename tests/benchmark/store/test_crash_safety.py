@@ -57,6 +57,24 @@ def test_twenty_kills_at_random_moments(shapes, tmp_path):
     assert not list((tmp_path / "run" / "cells").glob(".*")) and not (tmp_path / "run" / "damaged").exists()
 
 
+@pytest.mark.parametrize("left", [[".lock"], [".lock", ".run.json.12"], [".run.json.7"], ["run.json"]])
+def test_a_run_that_was_killed_while_it_claimed_its_folder_goes_on(shapes, tmp_path, left):
+    """At each step between an empty folder and one with a lock, a description and a place for cells."""
+    grid, out = grid_of(shapes, seeds=[0]), tmp_path / "run"
+    runner.prepare(grid, out, CPU).lock.release()
+    (out / "cells").rmdir()
+    content = (out / "run.json").read_text()
+    for path in out.iterdir():
+        path.unlink()
+    for name in left:
+        (out / name).write_text(content if name == "run.json" else content[:100])
+    assert run(grid, out) == runner.Outcome(kept=0, finished=2, failed=0)
+    assert {path.name for path in out.iterdir()} == {".lock", "run.json", "cells"}
+    (out / "run.json").unlink()
+    with pytest.raises(InputError, match="exists and is not a run of leakboard"):
+        runner.prepare(grid, out, CPU)
+
+
 @pytest.mark.parametrize("name", [
     "trained/training.parquet", "trained/checkpoint-0002.safetensors", "trained/part.json", "attack-*/reconstructions.parquet",
     "attack-*/images.npz", "attack-*/part.json"])
