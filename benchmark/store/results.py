@@ -53,7 +53,7 @@ TRAINED = "trained"
 FORMAT = 5
 
 _CELL = [
-    ("dataset", pa.string()),  # as it was asked for
+    ("dataset", pa.string()),  # its specification; of a path the last part
     ("model", pa.string()),
     ("defense", pa.string()),  # the specification, such as noise(std=0.01)
     ("defense_params", pa.string()),  # all parameters, as JSON
