@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -129,6 +129,13 @@ class Observation:
             for name, mean in means.items():
                 mean += one.shared[name].to(mean.device) / len(self.rounds)
         return replace(self, shared=means, rounds=self.rounds[:1], averaged_rounds=max(1, len(self.rounds)), kept={})
+
+    def by_round(self) -> Iterator[Observation]:
+        """What was observed in each round, the first of which is that of ``shared``, as an observation of its own."""
+        yield replace(self, rounds=self.rounds[:1])
+        for one in self.rounds[1:]:
+            shared = {name: g.to(self.device) for name, g in one.shared.items()}
+            yield replace(self, module=one.module, shared=shared, rounds=(one,), kept={})
 
     def select(self, positions: Sequence[int]) -> Observation:
         """The observation of some of the victims only."""

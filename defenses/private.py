@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,7 +67,7 @@ class Private:
             The mean loss of the batch, detached, before the defense changes the gradient; it does not leave the client.
         """
         batch_size = len(x) if self._batch_size is None else self._batch_size
-        gradients, loss = self._client_step(Batch(x, y), self._generator, self.state, batch_size)
+        gradients, loss = _client_step(self.in_force, self.module, Batch(x, y), batch_size, self._generator, self.state, self.round)
         for name, parameter in self._parameters.items():
             parameter.grad = gradients[name]
         self.round += 1
@@ -90,12 +91,7 @@ class Private:
         """
         if seed is None:
             seed = int(torch.randint(2**62, (), generator=self._observations))
-        device = next(iter(self._parameters.values())).device
-        with _undisturbed(self.module, device):
-            torch.manual_seed(seed)
-            generator = torch.Generator(device).manual_seed(seed)
-            gradients, _ = self._client_step(Batch(x, y), generator, _copied(self.state), len(x))
-        return gradients
+        return simulated_gradient(self.in_force, self.module, x, y, seed=seed, round_=self.round, state=self.state)
 
     @property
     def delta(self) -> float | None:
@@ -128,17 +124,42 @@ class Private:
             raise RuntimeError(f"the client's state has {sorted(kept)}, expected the round and {sorted(expected)}")
         self.round, self.state = int(saved[_ROUND]), _filled(state, kept)
 
-    def _client_step(self, batch: Batch, generator: torch.Generator, state: State, batch_size: float) -> tuple[Gradients, Tensor]:
-        step = Step(self.module, batch, batch_size, generator, state, self.round, self._losses)
-        batch = self.in_force.transform_batch(batch, step)
-        step = Step(self.module, batch, batch_size, generator, state, self.round, self._losses)
-        made = self.in_force.batch_gradient(batch, step)
-        gradients, loss = step.gradient_and_loss(batch) if made is None else made
-        gradients = self.in_force.transform_gradients(gradients, step)
-        return {name: _in_layout_of(p, gradients[name]) for name, p in self._parameters.items()}, loss
 
-    def _losses(self, batch: Batch, module: nn.Module | None = None) -> Tensor:
-        return client_loss(self.in_force, self.module if module is None else module, *batch)
+def simulated_gradient(defense: Defense, module: nn.Module, x: Tensor, y: Tensor, *, seed: int, round_: int = 0,
+                       state: State | None = None) -> Gradients:
+    """What leaves a client for one batch; as :meth:`Private.shared_gradient`, for whoever knows the defense.
+
+    Args:
+        defense: in force.
+        module: the model, which is left as it was.
+        x: images [B, C, H, W].
+        y: class indices [B], or probabilities of the classes [B, classes].
+        seed: of the client's randomness.
+        round_: steps of training before.
+        state: what the client keeps; None for what it begins with.
+    """
+    device = next(module.parameters()).device
+    with _undisturbed(module, device):
+        torch.manual_seed(seed)
+        generator = torch.Generator(device).manual_seed(seed)
+        kept = (defense.initial_state(module) or {}) if state is None else _copied(state)
+        gradients, _ = _client_step(defense, module, Batch(x, y), len(x), generator, kept, round_)
+    return gradients
+
+
+def _client_step(defense: Defense, module: nn.Module, batch: Batch, batch_size: float, generator: torch.Generator, state: State,
+                 round_: int) -> tuple[Gradients, Tensor]:
+    """The client step that trains and that leaks: the shared gradient, and the mean loss before the defense changes it."""
+    def losses(batch: Batch, replaced: nn.Module | None = None) -> Tensor:
+        return client_loss(defense, module if replaced is None else replaced, *batch)
+
+    step = Step(module, batch, batch_size, generator, state, round_, losses)
+    batch = defense.transform_batch(batch, step)
+    step = replace(step, batch=batch)
+    made = defense.batch_gradient(batch, step)
+    gradients, loss = step.gradient_and_loss(batch) if made is None else made
+    gradients = defense.transform_gradients(gradients, step)
+    return {name: _in_layout_of(p, gradients[name]) for name, p in module.named_parameters() if p.requires_grad}, loss
 
 
 def client_loss(defense: Defense | None, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ out with what was shared, under the noise and what the stages after it hide. Not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -240,65 +239,32 @@ class Form(NamedTuple):
     after: tuple[Stage, ...]
 
 
-def passed(releases: Mapping[str, Release], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What candidates' own gradients [N, *shape] by name become by the stages before the noise.
-
-    Raises:
-        ValueError: a chain has no closed form.
-    """
-    left: dict[str, list[Stage]] = {}
-    values = dict(gradients)
-    for name in gradients:
-        form = releases[name].form
-        if form is None:
-            raise ValueError(f"the chain of {name} has no closed form: it has to be simulated")
-        left[name] = list(form.before)
-    while any(left.values()):
-        for name, stages in left.items():
-            while stages and not isinstance(stages[0], Clipped):
-                values[name] = stages.pop(0).passed(values[name])
-        clips = {name: stages[0] for name, stages in left.items() if stages}
-        for clip in dict.fromkeys(clips.values()):
-            assert isinstance(clip, Clipped)
-            if clip.images > 1 or any(clips.get(name) != clip for name in clip.names):
-                raise ValueError("the gradient of each image was clipped by itself, or at another place of the chain")
-            factor = clip.factor(reduce(torch.add, (values[name].flatten(1).square().sum(1) for name in clip.names)))
-            for name in clip.names:
-                values[name] = values[name] * _per_victim(factor, values[name])
-                left[name].pop(0)
-    return values
-
-
-def log_likelihood(releases: Mapping[str, Release], gradients: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
-    """Logarithm of the density of what was shared if the clean gradient had been that of a candidate, [N].
-
-    Over the entries that carry noise, each of which is independent: the density of the noise where the entry is known, and the mass
-    of the interval that is known of it elsewhere. Entries without noise add nothing.
+def log_density(noise: Noise, clean: Tensor, found: Bounds) -> Tensor:
+    """Of each entry, the logarithm of the density of the noise where the sum is known, and of its mass where that lies within an
+    interval; the arguments are broadcast.
 
     Args:
-        releases: by name.
-        gradients: the candidates' own [N, *shape] by name.
-        shared: the observed [N, *shape] by name.
-
-    Raises:
-        ValueError: a chain has no closed form.
+        noise: what was added.
+        clean: to what.
+        found: what is known of the sum.
     """
-    total = next(iter(shared.values())).new_zeros(len(next(iter(shared.values()))))
-    for name, own in passed(releases, gradients).items():
-        form = releases[name].form
-        assert form is not None
-        if form.noise is None:
-            continue
-        low, high = Release(form.after).bounds(shared[name])
-        scale = math.sqrt(form.noise.variance) / (1 if form.noise.distribution == "gaussian" else math.sqrt(2))
-        kind = torch.distributions.Normal if form.noise.distribution == "gaussian" else torch.distributions.Laplace
-        law = kind(own, scale, validate_args=False)
-        known = low == high
-        inside = law.cdf(high) - law.cdf(low)
-        density = law.log_prob(torch.where(known, low, own)) - 0.5 * math.log(_squared_factor(form.after))
-        logs = torch.where(known, density, inside.clamp_min(torch.finfo(own.dtype).tiny).log())
-        total = total + logs.flatten(1).sum(1)
-    return total
+    gaussian = noise.distribution == "gaussian"
+    scale = math.sqrt(noise.variance / (1 if gaussian else 2))
+    low, known = (found.low - clean) / scale, found.low == found.high
+    density = (-0.5 * low.square() if gaussian else -low.abs()) - math.log(scale * (math.sqrt(2 * math.pi) if gaussian else 2))
+    if bool(known.all()):
+        return density
+    high = (found.high - clean) / scale
+    # Of an interval above the mean the mass is that of its mirror image, where the distribution function keeps its digits.
+    low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)
+    mass = _cdf(high, gaussian) - _cdf(low, gaussian)
+    return torch.where(known, density, mass.clamp_min(torch.finfo(clean.dtype).tiny).log())
+
+
+def _cdf(t: Tensor, gaussian: bool) -> Tensor:
+    if gaussian:
+        return 0.5 * torch.erfc(-t / math.sqrt(2))
+    return torch.where(t < 0, 0.5 * t.clamp_max(0).exp(), 1 - 0.5 * (-t.clamp_min(0)).exp())
 
 
 def _squared_factor(stages: Sequence[Stage]) -> float:

@@ -30,7 +30,7 @@ class GeneralStep(MatchingStep):
         self._masks = {name: slots.hold(masks[name]) for name in self._squared if name in masks}
         self._gradients = {name: slots.hold(g * masks[name] if name in masks else g)
                            for name, g in observation.shared.items() if name in self._squared}
-        self._loss = _ClientLoss(observation.module, observation.defense)
+        self._loss = ClientLoss(observation.module, observation.defense)
         self._parameters = {name: p.detach() for name, p in self._loss.named_parameters() if p.requires_grad}
 
     def kept_bytes(self, image: Tensor, noise: list[Tensor]) -> int:
@@ -70,7 +70,7 @@ class GeneralStep(MatchingStep):
         return self._with_distances(cost, terms, entered)[0]
 
 
-class _ClientLoss(nn.Module):
+class ClientLoss(nn.Module):
     """The client's mean loss as a module, so that a functional call also covers what the regularizer reads."""
 
     def __init__(self, module: nn.Module, defense: Defense | None) -> None:

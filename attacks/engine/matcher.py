@@ -12,7 +12,8 @@ from attacks.engine.compiled import Step, compiled_or_plain
 from attacks.engine.general import GeneralStep
 from attacks.engine.slots import Slots
 from attacks.engine.step import MatchingStep
-from attacks.engine.structured import StructuredStep, Unsuitable
+from attacks.engine.structured import StructuredStep
+from attacks.engine.tracing import Unsuitable
 from attacks.objective.objective import Objective
 from defenses.stochastic import stochastic_layers
 from defenses.support.seeds import VictimNoise, derive

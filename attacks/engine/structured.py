@@ -7,22 +7,19 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 
 from attacks.base import Observation
 from attacks.engine.layers import Observed, Rule, rule_of
 from attacks.engine.memory import saved_bytes
 from attacks.engine.slots import Slots
 from attacks.engine.step import MatchingStep
+from attacks.engine.tracing import Unsuitable, captured, check_layers, uses, with_parameters
 from attacks.objective.comparison import Comparison
 from attacks.objective.objective import Objective
 from defenses import client_loss
-from defenses.stochastic import no_noise, sampling, stochastic_layers
+from defenses.stochastic import sampling
 from defenses.support.watching import watching
-
-
-class Unsuitable(Exception):
-    """The model cannot be matched from its layers; the text says why."""
 
 
 class StructuredStep(MatchingStep):
@@ -33,12 +30,14 @@ class StructuredStep(MatchingStep):
     """
 
     def __init__(self, observation: Observation, labels: Tensor, objective: Objective, slots: Slots) -> None:
-        _check(observation, objective)
+        check_layers(observation, objective.weight)
+        if any(objective.weight(name) for name in objective.passes):
+            raise Unsuitable("the gradient of a candidate goes through stages of the defense")
         super().__init__(observation, labels, objective, slots)
         self._layers: list[tuple[str, nn.Module, Rule]] = []
         self._idle = []
-        shapes, self._written_into = _uses(observation)
-        for name, module in _parametrised(observation.module):
+        shapes, self._written_into = uses(observation, observation.batch_size)
+        for name, module in with_parameters(observation.module):
             prefix = f"{name}." if name else ""
             own = [child for child, _ in module.named_parameters(recurse=False) if prefix + child in self._squared]
             if module not in shapes:  # it does not run, so that its gradient is zero
@@ -59,17 +58,10 @@ class StructuredStep(MatchingStep):
         return torch.autograd.grad(objective.sum(), given), objective.detach()
 
     def _evaluate(self, x: Tensor, labels: Tensor, noise: list[Tensor]) -> Tensor:
-        inputs: dict[nn.Module, Tensor] = {}
-        outputs: dict[nn.Module, Tensor] = {}
-
-        def capture(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
-            inputs[module], outputs[module] = arguments[0], output
-            return output.clone() if module in self._written_into else output
-
         codes = [code.value.flatten(0, 1) for code in self._codes]
         with ExitStack() as restored:
+            inputs, outputs = restored.enter_context(captured([layer for _, layer, _ in self._layers], self._written_into))
             for _, layer, rule in self._layers:
-                restored.callback(layer.register_forward_hook(capture).remove)
                 if rule.forward is not None:
                     restored.enter_context(_forward(layer, rule.forward))
             restored.enter_context(sampling(self._stochastic, [epsilon.flatten(0, 1) for epsilon in noise], codes))
@@ -95,47 +87,3 @@ def _forward(layer: nn.Module, replacement: Any) -> Iterator[None]:
         yield
     finally:
         del layer.forward
-
-
-def _check(observation: Observation, objective: Objective) -> None:
-    for name, module in _parametrised(observation.module):
-        prefix = f"{name}." if name else ""
-        if rule_of(module) is None and any(objective.weight(prefix + child) for child, _ in module.named_parameters(recurse=False)):
-            raise Unsuitable(f"no rule for the layer {name or 'of the model'} ({type(module).__name__})")
-    names = [name for name, _ in observation.module.named_parameters(remove_duplicate=False)]
-    if len(names) > len(observation.shared):
-        raise Unsuitable("parameters are shared between layers, or frozen")
-    defense = observation.defense
-    if defense is not None and defense.regularized and defense.regularizer_reads_parameters:
-        raise Unsuitable(f"the regularizer of {defense.label} may read parameters")
-    if any(objective.weight(name) for name in objective.passes):
-        raise Unsuitable("the gradient of a candidate goes through stages of the defense")
-
-
-def _uses(observation: Observation) -> tuple[dict[nn.Module, tuple[Size, Size]], set[nn.Module]]:
-    """The shapes of the input and output of each layer that runs, for the B images of one victim; and the layers whose output is
-    written into by what follows, as torchvision's activations do."""
-    shapes: dict[nn.Module, tuple[Size, Size]] = {}
-    outputs: dict[nn.Module, Tensor] = {}
-    batch = observation.batch_size
-
-    def note(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-        if module in shapes:
-            raise Unsuitable("a layer runs more than once in a forward pass")
-        if not arguments or arguments[0].shape[:1] != output.shape[:1] or len(output) != batch:
-            raise Unsuitable(f"a layer ({type(module).__name__}) does not see the images in its first dimension")
-        shapes[module], outputs[module] = (arguments[0].shape, output.shape), output
-
-    images = observation.mean.new_zeros(batch, *observation.image_shape)
-    stochastic = list(stochastic_layers(observation.module).values())
-    with ExitStack() as restored:
-        for _, module in _parametrised(observation.module):
-            restored.callback(module.register_forward_hook(note).remove)
-        restored.enter_context(sampling(stochastic, no_noise(stochastic, images)))
-        restored.enter_context(torch.no_grad())
-        observation.module(images)
-    return shapes, {layer for layer, output in outputs.items() if output._version > 0}
-
-
-def _parametrised(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(name, m) for name, m in module.named_modules() if next(m.parameters(recurse=False), None) is not None]

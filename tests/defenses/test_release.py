@@ -30,7 +30,7 @@ from defenses import (
     Unknown,
 )
 from defenses.pruning import GradientPruning
-from defenses.release import log_likelihood, passed
+from defenses.release import Bounds, log_density
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def test_the_clean_gradient_is_never_outside_and_no_stage_is_dropped(members, se
 def test_noise_behind_a_stage_has_the_stated_law_around_what_the_candidate_becomes(first, noise):
     clean = gradients(7)
     shared, told = shared_and_told(Composition((first, noise)), clean, 11)
-    own = passed(told, {name: g[None] for name, g in clean.items()})
+    own = passed({name: told[name].form.before[0] for name in clean}, {name: g[None] for name, g in clean.items()})
     form = told["weight"].form
     assert form.noise == Noise(0.09, noise.distribution) and len(form.before) == 1 and not form.after
     drawn = torch.cat([(shared[name] - own[name]).flatten() for name in shared]).numpy()
@@ -154,34 +154,33 @@ def test_what_has_no_closed_form_is_said_to_be_unknown():
     assert Release((Noise(0.1, "laplacian"), Noise(0.1, "laplacian"))).form.noise == Noise(0.2)
 
 
-def test_the_log_likelihood_is_that_of_scipy():
-    """Known entries by their density, hidden ones by the mass of what they may have been."""
-    g = torch.tensor([[0.5, -1.0, 2.0, 0.1]], dtype=torch.float64)
-    shared = torch.tensor([[0.7, -1.4, 2.1, 0.0]], dtype=torch.float64)
+def passed(stages, gradients):
+    """What gradients become by one stage each; clipping is over all of them."""
+    if not any(isinstance(stage, Clipped) for stage in stages.values()):
+        return {name: stages[name].passed(g) for name, g in gradients.items()}
+    factor = stages["weight"].factor(sum(g.flatten(1).square().sum(1) for g in gradients.values()))
+    return {name: factor.view(-1, *[1] * (g.dim() - 1)) * g for name, g in gradients.items()}
+
+
+def test_the_log_density_is_that_of_scipy():
+    """Known entries by their density, hidden ones by the mass of what they may have been, also far out."""
+    g = torch.tensor([[0.5, -1.0, 2.0, 0.1, 5.0, -5.0]], dtype=torch.float64)
+    shared = torch.tensor([[0.7, -1.4, 2.1, 0.0, 0.0, 0.0]], dtype=torch.float64)
     for distribution, law in (("gaussian", scipy.stats.norm(scale=0.5)), ("laplacian", scipy.stats.laplace(scale=0.5 / math.sqrt(2)))):
         noise = Noise(0.25, distribution)
-        found = log_likelihood({"w": Release((noise,))}, {"w": g}, {"w": shared})
-        torch.testing.assert_close(found.item(), sum(law.logpdf((shared - g).numpy())[0]))
-        kept = Kept(3, shared != 0, torch.tensor([0.7], dtype=torch.float64))
-        found = log_likelihood({"w": Release((noise, kept))}, {"w": g}, {"w": shared})
-        expected = sum(law.logpdf((shared - g).numpy())[0, :3]) + math.log(law.cdf(0.7 - 0.1) - law.cdf(-0.7 - 0.1))
-        torch.testing.assert_close(found.item(), expected)
-        found = log_likelihood({"w": Release((noise, Sign()))}, {"w": g}, {"w": torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)})
-        expected = sum(math.log(law.sf(-v) if s > 0 else law.cdf(-v)) for v, s in zip(g[0].tolist(), (1, -1, 1, -1), strict=True))
-        torch.testing.assert_close(found.item(), expected)
-        found = log_likelihood({"w": Release((Scaled(2.0), noise, Scaled(3.0)))}, {"w": g}, {"w": 3 * shared})
-        torch.testing.assert_close(found.item(), sum(law.logpdf((shared - 2 * g).numpy())[0]) - 4 * math.log(3))
-
-
-def test_a_candidate_passes_through_the_clipping_of_the_whole_gradient():
-    clean = {name: g[None] for name, g in gradients(1).items()}
-    chain = Release((Clipped(2.0, ("weight", "bias")), Scaled(3.0)))
-    own = passed({"weight": chain, "bias": chain}, clean)
-    expected = Clipping(2.0).transform_gradients({name: g[0] for name, g in clean.items()}, None)
-    for name in clean:
-        torch.testing.assert_close(own[name][0], 3 * expected[name])
-    with pytest.raises(ValueError, match="clipped by itself"):
-        passed({"weight": Release((Clipped(2.0, ("weight",), images=2),))}, {"weight": clean["weight"]})
+        found = log_density(noise, g, Bounds(shared, shared))
+        torch.testing.assert_close(found, torch.from_numpy(law.logpdf((shared - g).numpy())))
+        hidden = Release((Kept(3, shared != 0, torch.tensor([0.7], dtype=torch.float64)),)).bounds(shared)
+        found = log_density(noise, g, hidden)[0]
+        torch.testing.assert_close(found[:3], torch.from_numpy(law.logpdf((shared - g).numpy()))[0, :3])
+        for entry in (3, 4, 5):
+            mirrored = -abs(g[0, entry].item())
+            expected = math.log(law.cdf(mirrored + 0.7) - law.cdf(mirrored - 0.7))
+            assert found[entry].item() == pytest.approx(expected)
+        signs = torch.tensor([[1.0, -1.0, 1.0, -1.0, -1.0, 1.0]], dtype=torch.float64)
+        found = log_density(noise, g, Release((Sign(),)).bounds(signs))[0]
+        expected = [law.logsf(-v) if s > 0 else law.logcdf(-v) for v, s in zip(g[0].tolist(), signs[0].tolist(), strict=True)]
+        assert found.tolist() == pytest.approx(expected)
 
 
 @given(rounds=st.integers(2, 50))

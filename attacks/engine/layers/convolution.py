@@ -12,6 +12,7 @@ from attacks.engine.layers.blocked_convolution import BlockedConvolution
 from attacks.engine.layers.convolution_comparison import Geometry
 from attacks.engine.layers.rule import Observed, Rule, formed, rule
 from attacks.engine.layers.turned_convolution import TurnedConvolution
+from attacks.engine.rows import FormedRows, Rows, rows_of
 from attacks.engine.slots import Held
 from attacks.objective.comparison import Comparison
 
@@ -48,6 +49,18 @@ class ConvolutionRule(Rule):
             self._formed = observed.explicit("weight", self._blocked.arrange)
         else:
             self._formed = observed.explicit("weight")
+
+    @staticmethod
+    def rows(layer: nn.Module, a: Tensor, delta: Tensor) -> dict[str, Rows]:
+        assert isinstance(layer, nn.Conv2d)
+        patches = F.unfold(a, layer.kernel_size, layer.dilation, tuple(int(p) for p in layer.padding), layer.stride)
+        errors = delta.flatten(2)
+        if layer.groups == 1:
+            weight = rows_of(patches.mT, errors.mT)
+        else:
+            by_group = (t.unflatten(1, (layer.groups, -1)) for t in (errors, patches))
+            weight = FormedRows(torch.einsum("kgop,kgip->kgoi", *by_group).flatten(1))
+        return {"weight": weight, "bias": FormedRows(errors.sum(2))}
 
     def __call__(self, a: Tensor, delta: Tensor) -> dict[str, Comparison]:
         slots = len(self._slots)

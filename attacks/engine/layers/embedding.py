@@ -6,6 +6,7 @@ from torch import Size, Tensor, nn
 from torch.nn import functional as F
 
 from attacks.engine.layers.rule import Observed, Rule, formed, rule
+from attacks.engine.rows import FormedRows, Rows
 from attacks.objective.comparison import Comparison
 
 
@@ -19,13 +20,22 @@ class EmbeddingRule(Rule):
 
     def __init__(self, layer: nn.Module, observed: Observed, a: Size, delta: Size) -> None:
         assert isinstance(layer, nn.Embedding)
-        self._slots, self._rows, self._padding = observed.slots, layer.num_embeddings, layer.padding_idx
+        self._slots, self._layer = observed.slots, layer
         self._compare = formed(observed, "weight")
 
+    @staticmethod
+    def rows(layer: nn.Module, a: Tensor, delta: Tensor) -> dict[str, Rows]:
+        assert isinstance(layer, nn.Embedding)
+        return {"weight": FormedRows(_by_row(layer, a, delta, len(a)).flatten(1))}
+
     def __call__(self, a: Tensor, delta: Tensor) -> dict[str, Comparison]:
-        slots = len(self._slots)
-        chosen = F.one_hot(a.reshape(slots, -1), self._rows).to(delta.dtype)
-        if self._padding is not None:
-            chosen[..., self._padding] = 0  # the row of padding gets no gradient
-        gradient = chosen.mT @ delta.reshape(slots, -1, delta.shape[-1])
+        gradient = _by_row(self._layer, a, delta, len(self._slots))
         return {name: compare(gradient) for name, compare in self._compare.items()}
+
+
+def _by_row(layer: nn.Embedding, a: Tensor, delta: Tensor, count: int) -> Tensor:
+    """The gradient of each of ``count`` groups of images."""
+    chosen = F.one_hot(a.reshape(count, -1), layer.num_embeddings).to(delta.dtype)
+    if layer.padding_idx is not None:
+        chosen[..., layer.padding_idx] = 0  # the row of padding gets no gradient
+    return chosen.mT @ delta.reshape(count, -1, delta.shape[-1])

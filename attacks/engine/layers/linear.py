@@ -7,6 +7,7 @@ from torch import Size, Tensor, nn
 from attacks.engine.kernels.products import Matrices
 from attacks.engine.layers import outer_products
 from attacks.engine.layers.rule import Formed, Observed, Rule, formed, rule
+from attacks.engine.rows import FormedRows, Rows, rows_of
 from attacks.objective.comparison import Comparison
 
 
@@ -25,6 +26,11 @@ class LinearRule(Rule):
             self._matrices = observed.matrices(positions)
         else:
             self._weight = formed(observed, "weight")
+
+    @staticmethod
+    def rows(layer: nn.Module, a: Tensor, delta: Tensor) -> dict[str, Rows]:
+        a, delta = a.reshape(len(a), -1, a.shape[-1]), delta.reshape(len(a), -1, delta.shape[-1])
+        return {"weight": rows_of(a, delta), "bias": FormedRows(delta.sum(1))}
 
     def __call__(self, a: Tensor, delta: Tensor) -> dict[str, Comparison]:
         slots = len(self._slots)

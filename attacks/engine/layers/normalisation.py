@@ -6,6 +6,7 @@ from torch import Size, Tensor, nn
 from torch.nn import functional as F
 
 from attacks.engine.layers.rule import Observed, Rule, formed, rule
+from attacks.engine.rows import FormedRows, Rows
 from attacks.objective.comparison import Comparison
 
 
@@ -22,19 +23,25 @@ class NormalisationRule(Rule):
         self._slots, self._layer = observed.slots, layer
         self._compare = formed(observed, "weight", "bias")
 
+    @staticmethod
+    def rows(layer: nn.Module, a: Tensor, delta: Tensor) -> dict[str, Rows]:
+        return {name: FormedRows(value.flatten(1)) for name, value in _summed(layer, a, delta, len(a)).items()}
+
     def __call__(self, a: Tensor, delta: Tensor) -> dict[str, Comparison]:
-        layer = self._layer
-        if isinstance(layer, nn.LayerNorm):
-            plain, kept = F.layer_norm(a, layer.normalized_shape, eps=layer.eps), len(layer.normalized_shape)
-            summed = list(range(1, a.dim() + 1 - kept))
+        summed = _summed(self._layer, a, delta, len(self._slots))
+        return {name: compare(summed[name]) for name, compare in self._compare.items()}
+
+
+def _summed(layer: nn.Module, a: Tensor, delta: Tensor, count: int) -> dict[str, Tensor]:
+    """The gradients of weight and bias of each of ``count`` groups of images."""
+    if isinstance(layer, nn.LayerNorm):
+        plain, kept = F.layer_norm(a, layer.normalized_shape, eps=layer.eps), len(layer.normalized_shape)
+        summed = list(range(1, a.dim() + 1 - kept))
+    else:
+        if isinstance(layer, nn.GroupNorm):
+            plain = F.group_norm(a, layer.num_groups, eps=layer.eps)
         else:
-            if isinstance(layer, nn.GroupNorm):
-                plain = F.group_norm(a, layer.num_groups, eps=layer.eps)
-            else:
-                assert isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))
-                plain = F.batch_norm(a, layer.running_mean, layer.running_var, training=False, eps=layer.eps)
-            summed = [1, *range(3, a.dim() + 1)]
-        by_name = {"weight": plain * delta, "bias": delta}
-        return {
-            name: compare(by_name[name].unflatten(0, (len(self._slots), -1)).sum(summed)) for name, compare in self._compare.items()
-        }
+            assert isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))
+            plain = F.batch_norm(a, layer.running_mean, layer.running_var, training=False, eps=layer.eps)
+        summed = [1, *range(3, a.dim() + 1)]
+    return {name: value.unflatten(0, (count, -1)).sum(summed) for name, value in (("weight", plain * delta), ("bias", delta))}

@@ -16,6 +16,7 @@ from torch import Size, Tensor, nn
 
 from attacks.base import Observation
 from attacks.engine.kernels.products import Matrices
+from attacks.engine.rows import Rows
 from attacks.engine.slots import Held, Slots, as_it_is
 from attacks.engine.stored import Dense, Factored, factors
 from attacks.objective.comparison import Comparison, explicit
@@ -66,6 +67,11 @@ class Rule:
     def suits(layer: nn.Module) -> bool:
         """Whether the rule holds for a layer of its kinds, with these settings."""
         return True
+
+    @staticmethod
+    def rows(layer: nn.Module, a: Tensor, delta: Tensor) -> dict[str, Rows]:
+        """The gradient of each parameter by name, of each image by itself, from input and error batched over images."""
+        raise NotImplementedError
 
     def __call__(self, a: Tensor, delta: Tensor) -> dict[str, Comparison]:
         """From input and error, batched over victims and images, to the comparison of each parameter by name."""

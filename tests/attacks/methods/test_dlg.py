@@ -8,7 +8,7 @@ from attack_cases import observation_of
 
 from attacks import DLG, IDLG
 from attacks.engine.matcher import GradientMatcher
-from attacks.engine.structured import Unsuitable
+from attacks.engine.tracing import Unsuitable
 from attacks.objective.costs import Euclidean
 from attacks.objective.objective import Objective
 from attacks.search.lbfgs import LBFGS

@@ -8,7 +8,7 @@ from attack_cases import observation_of
 
 from attacks import SeeThroughGradients
 from attacks.engine.matcher import GradientMatcher
-from attacks.engine.structured import Unsuitable
+from attacks.engine.tracing import Unsuitable
 from attacks.objective.anchors import Anchors
 from attacks.objective.energy import Energy
 from attacks.objective.features import Features

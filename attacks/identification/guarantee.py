@@ -1,0 +1,43 @@
+"""What an attacker cannot exceed: a guarantee for the presence of one image, read from what a defense discloses."""
+
+from __future__ import annotations
+
+import math
+
+from attacks.base import Observation
+from defenses.release import Clipped, Release, Scaled
+
+
+def presence_mu(observation: Observation) -> float | None:
+    """The mu for which all that was observed of a victim is mu-GDP for the presence of one image behind the gradient, None where
+    nothing is guaranteed (Dong, Roth and Su, 2022: no test between its presence and its absence does better than one between
+    N(0, 1) and N(mu, 1)).
+
+    The gradient of each image was clipped to a norm C before the mean over B was taken, and Gaussian noise of standard deviation s
+    followed: the image moves what is shared by C / B at most, so that mu = C / (B s), which is 1 / multiplier in DP-SGD's terms.
+    What is done afterwards takes nothing away (post-processing), and T rounds compose to sqrt(T) mu.
+    """
+    squared = 0.0
+    for seen in observation.by_round():
+        mu = _of_round(seen.releases(), observation.batch_size)
+        if mu is None:
+            return None
+        squared += mu**2
+    return math.sqrt(squared)
+
+
+def _of_round(releases: dict[str, Release], batch_size: int) -> float | None:
+    clips, ratios = set(), []
+    for release in releases.values():
+        form = release.form
+        if form is None or form.noise is None or form.noise.distribution != "gaussian":
+            return None
+        if not form.before or not isinstance(clip := form.before[0], Clipped) or clip.images != batch_size:
+            return None
+        scales = form.before[1:]
+        if any(not isinstance(stage, Scaled) for stage in scales) or set(clip.names) != set(releases):
+            return None
+        clips.add(clip)
+        factor = math.prod(stage.factor for stage in scales if isinstance(stage, Scaled))
+        ratios.append(clip.norm * abs(factor) / (batch_size * math.sqrt(form.noise.variance)))
+    return max(ratios) if len(clips) == 1 else None

@@ -1,0 +1,126 @@
+"""Ranking candidates by what an observation tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.base import Observation, Progress
+from attacks.engine.per_image import PerImage
+from attacks.engine.rows import Rows
+from attacks.identification.batches import among_others
+from attacks.identification.candidates import Candidates
+from attacks.identification.features import by_features, by_replayed_codes, exact_features
+from attacks.identification.likelihood import Likelihood
+from attacks.identification.pools import of_victims, scored
+from attacks.identification.simulation import by_simulation
+from attacks.objective.comparison import root, total
+from attacks.reading.layers import replay_obstacle
+from defenses.release import Noise
+from defenses.stochastic import stochastic_layers
+from defenses.support.seeds import derive
+
+
+class Method(NamedTuple):
+    """How candidates are compared; ``exact`` says whether by the likelihood itself, so that no attacker does better against that
+    pool (Bayes)."""
+
+    name: str
+    exact: bool
+
+
+class Identifier:
+    """Scores of candidate images for each victim of an observation: which of them was it?
+
+    A blind attacker goes by the cosine of gradients. An informed one goes by the releases of the defense, and by them alone:
+
+    - ``exact``, ``likelihood``: of one image, without and with noise (:mod:`attacks.identification.likelihood`);
+    - ``features``: where a layer samples, by what entered it, where that can be read; ``replayed``: where it is read with noise, by
+      the gradients under the code that was read with it;
+    - ``whitened``: of more images, with the others as noise (:mod:`attacks.identification.whitening`);
+    - ``simulated``: where nothing is disclosed, or codes cannot be read (:mod:`attacks.identification.simulation`).
+
+    Rounds add up.
+    """
+
+    def method(self, observation: Observation) -> Method:
+        """How the candidates of an observation are compared."""
+        if observation.defense is None:
+            return Method("cosine", False)
+        if all(release.form is None for release in observation.releases().values()):
+            return Method("simulated", False)
+        if observation.batch_size > 1:
+            return Method("whitened", False)
+        if stochastic_layers(observation.module):
+            if replay_obstacle(observation) is not None:
+                return Method("simulated", False)
+            return Method("features" if exact_features(observation) else "replayed", False)
+        noisy = any(isinstance(stage, Noise) for release in observation.releases().values() for stage in release.stages)
+        return Method("likelihood" if noisy else "exact", Likelihood(observation).exact)
+
+    def scores(self, observation: Observation, candidates: Candidates, *, seed: int, progress: Progress | None = None) -> Tensor:
+        """How unlikely each candidate is to be among the images behind a victim's gradient.
+
+        Args:
+            observation: what the server holds.
+            candidates: a pool for each victim, and, for gradients of more than one image, public images.
+            seed: of what is simulated.
+            progress: told of the candidates done.
+
+        Returns:
+            [N, M] in float64, lower is likelier; comparable within a victim.
+
+        Raises:
+            ValueError: the candidates are not those of the observation, or public images are missing.
+        """
+        candidates.check(observation)
+        totals, rounds = [], max(1, len(observation.rounds))
+        for number, seen in enumerate(observation.by_round()):
+            def tell(done: int, of: int, before: int = number) -> None:
+                if progress is not None:
+                    progress(before * of + done, rounds * of)
+
+            totals.append(self._scores(seen, candidates, derive(seed, "identification", number), tell))
+        return total(totals)
+
+    def _scores(self, observation: Observation, candidates: Candidates, seed: int, tell: Progress) -> Tensor:
+        method = self.method(observation).name
+        if method == "whitened":
+            return among_others(observation, candidates, tell)
+        if method == "replayed":
+            return by_replayed_codes(observation, candidates, tell)
+        if method == "features":
+            return by_features(observation, candidates, tell)
+        if method == "simulated":
+            return by_simulation(observation, candidates, seed, tell)
+        compute = PerImage(observation)
+        compare, noise = (_Cosine(observation), _noise(observation, seed)) if method == "cosine" else (Likelihood(observation), [])
+
+        def score(images: Tensor, labels: Tensor, victims: Tensor) -> Tensor:
+            return compare(compute(images, labels, [draw.expand(len(images), -1) for draw in noise]), victims)
+
+        return scored(candidates, score, compute.bytes_per_image, tell)
+
+
+class _Cosine:
+    """Minus the cosine of the whole gradients, [V, K]."""
+
+    def __init__(self, observation: Observation) -> None:
+        self._observed = observation.shared
+
+    def __call__(self, rows: Mapping[str, Rows], victims: Tensor) -> Tensor:
+        given = {name: of_victims(g, victims) for name, g in self._observed.items()}
+        product = total([rows[name].products(g).double() for name, g in given.items()])
+        return -product / root(total([of.squared().double() for of in rows.values()]))
+
+
+def _noise(observation: Observation, seed: int) -> list[Tensor]:
+    """What the stochastic layers sample for an attacker who does not know of them, [1, size] each: the same for all candidates, so
+    that it does not decide between them."""
+    layers = stochastic_layers(observation.module).values()
+    generators = (torch.Generator("cpu").manual_seed(derive(seed, "layer", i)) for i in range(len(layers)))
+    return [torch.randn((1, layer.size), generator=generator, device="cpu").to(observation.mean)
+            for layer, generator in zip(layers, generators, strict=True)]

@@ -1,0 +1,214 @@
+"""How unlikely the gradient of one image is that of a candidate, by the releases of the defense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from attacks.base import Observation
+from attacks.engine.rows import FormedRows, Rows
+from attacks.identification.pools import of_victims
+from defenses.release import Bounds, Clipped, Form, Intervals, Kept, Noise, Release, Scaled, Stage, log_density
+from defenses.support.upload import upload
+
+#: What rounding changes of a gradient, relative to it: without noise, a candidate is compared under noise of this size.
+_ROUNDING = 1e-3
+#: Entries of a parameter that are compared where there is no product for it; of larger ones so many, chosen at random, are.
+MOST_ENTRIES = 2**16
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How a parameter is compared.
+
+    Attributes:
+        through: the stages that a candidate's gradient goes through before it is compared.
+        noise: that follows; None without.
+        observed: the shared gradients [N, *shape], or what they were before the last known scaling.
+        weights: [N], of the squared distance: 1 / (2 variance).
+        kept: where entries were hidden without noise, the stage that says which were kept.
+        bounds: [N, E] of what the noise was added to, where not all of it is known, or it is not Gaussian; without noise, of the
+            entries. None where the distance tells all.
+        places: [E], of the entries that are looked at; None for all.
+    """
+
+    through: tuple[Stage, ...]
+    noise: Noise | None
+    observed: Tensor
+    weights: Tensor
+    kept: Kept | None = None
+    bounds: Bounds | None = None
+    places: Tensor | None = None
+
+
+class Likelihood:
+    """Compares candidates' gradients with the observed ones of one image each.
+
+    Under Gaussian noise that is -log p up to a constant: the squared distance in units of twice the variance. What is not noisy is
+    taken to have noise of the size of rounding, so that it decides where there is any, and noise decides elsewhere. Entries that
+    were hidden count by the energy that a candidate has there beyond what could be hidden, or, under noise, by the probability that
+    they were; intervals by the entries outside. A parameter without a closed form is left out.
+
+    Args:
+        observation: of an informed attacker, or of one whom there is nothing to know for.
+        layers: whose parameters are compared; None for all.
+
+    Attributes:
+        exact: whether no approximation is made beyond rounding.
+    """
+
+    def __init__(self, observation: Observation, layers: Sequence[str] | None = None) -> None:
+        self._releases = {name: release for name, release in observation.releases().items()
+                          if layers is None or name.rpartition(".")[0] in layers}
+        self._known = {name: form for name, release in self._releases.items() if (form := release.form) is not None}
+        self._compared = {name: _how(observation.shared[name], form) for name, form in self._known.items()}
+        clips = {stage for how in self._compared.values() for stage in how.through if isinstance(stage, Clipped)}
+        #: The norm is over all parameters, and before it nothing but scaling: a candidate's gradient can be clipped as it was.
+        self._clip = next(iter(clips), None)
+        known = len(clips) <= 1 and all(self._clips(how, observation.batch_size) for how in self._compared.values())
+        self._free_scale = bool(clips) and not known
+        self.exact = not self._free_scale and len(self._known) == len(self._releases) and all(
+            how.places is None and (how.bounds is None or how.noise is not None) for how in self._compared.values()
+        ) and all(_of_one_kind(release) for release in self._releases.values())
+        if not self._known:
+            raise ValueError("nothing is known of the gradient of any parameter")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters that are compared."""
+        return tuple(self._known)
+
+    def __call__(self, rows: Mapping[str, Rows], victims: Tensor) -> Tensor:
+        """Scores [V, K] of K candidates' gradients for victims, by their places [V]: lower is likelier."""
+        own = self._passed({name: rows[name] for name in self._compared})
+        count = len(next(iter(own.values())))
+        nothing = torch.zeros((len(victims), count), dtype=torch.float64, device=victims.device)
+        product = squared = observed = beside = nothing
+        for name, how in self._compared.items():
+            if how.bounds is not None:
+                beside = beside + _outside(own[name].entries(None), how, victims)
+                continue
+            given, weight = _at(of_victims(how.observed, victims), how.places), of_victims(how.weights, victims)[:, None]
+            energy = own[name].squared().double().expand(len(victims), count)
+            if how.kept is not None:
+                assert how.kept.mask is not None
+                kept = own[name].masked_squared(_at(of_victims(how.kept.mask, victims), how.places))
+                beside = beside + weight * _beyond(energy - kept, how.kept, victims)
+                energy = kept.double()
+            product = product + weight * own[name].products(given).double()
+            squared = squared + weight * energy
+            observed = observed + weight * given.flatten(1).double().square().sum(1)[:, None]
+        if self._free_scale:
+            return observed - product.clamp_min(0).square() / squared.clamp_min(torch.finfo(squared.dtype).tiny) + beside
+        return (squared - 2 * product + observed) + beside
+
+    def _clips(self, how: Compared, images: int) -> bool:
+        places = [place for place, stage in enumerate(how.through) if isinstance(stage, Clipped)]
+        if self._clip is None:
+            return True
+        return len(places) == 1 and self._clip.images == images and set(self._clip.names) == set(self._releases) and all(
+            isinstance(stage, Scaled) for stage in how.through[: places[0]])
+
+    def _passed(self, rows: dict[str, Rows]) -> dict[str, Rows]:
+        """What the candidates' gradients become before the noise, at the entries that are looked at."""
+        left = {name: list(how.through) for name, how in self._compared.items()}
+        if self._clip is not None and not self._free_scale:
+            for name, stages in left.items():
+                while isinstance(stage := stages.pop(0), Scaled):
+                    rows[name] = rows[name].scaled(stage.factor)
+            factor = self._clip.factor(reduce(torch.add, (of.squared().double() for of in rows.values())))
+            rows = {name: of.scaled(factor.to(of.tensors[0].dtype)) for name, of in rows.items()}
+        for name, how in self._compared.items():
+            if how.places is not None:
+                rows[name] = FormedRows(rows[name].entries(how.places))
+            for stage in left[name]:
+                if isinstance(stage, Scaled):
+                    rows[name] = rows[name].scaled(stage.factor)
+                elif not isinstance(stage, Clipped):  # whose factor is not known here
+                    rows[name] = FormedRows(stage.passed(rows[name].entries(None)))
+        return rows
+
+
+def _of_one_kind(release: Release) -> bool:
+    """Whether the sum of the noises is of the distribution that it is taken for."""
+    noises = [stage for stage in release.stages if isinstance(stage, Noise)]
+    return len(noises) < 2 or all(noise.distribution == "gaussian" for noise in noises)
+
+
+def _how(shared: Tensor, form: Form) -> Compared:
+    through, last, factor = list(form.before), list(form.after), 1.0
+    kept: Kept | None = None
+    if form.noise is None:
+        # What is said of the outcome, the candidate need not go through.
+        while through and isinstance(through[-1], (Scaled, Kept, Intervals)) and not last:
+            if isinstance(through[-1], Scaled):
+                factor *= through.pop().factor  # type: ignore[attr-defined]
+            elif isinstance(through[-1], Kept) and through[-1].mask is not None:
+                hiding = through.pop()
+                assert isinstance(hiding, Kept)
+                kept = hiding
+                break
+            elif isinstance(through[-1], Intervals) and through[-1].function is None:
+                last.append(through.pop())
+            else:
+                break
+    elif all(isinstance(stage, Scaled) for stage in last):
+        factor, last = math.prod(stage.factor for stage in last if isinstance(stage, Scaled)), []
+    observed = shared if factor == 1 else shared / factor
+    elementwise = bool(last) or (form.noise is not None and form.noise.distribution != "gaussian")
+    formed = elementwise or any(not isinstance(stage, (Scaled, Clipped)) for stage in through)
+    size = shared[0].numel()
+    places = _some(size, shared.device) if formed and size > MOST_ENTRIES else None
+    if places is not None:  # of which as large a share is kept
+        through = [replace(stage, count=round(stage.count * len(places) / size)) if isinstance(stage, Kept) else stage
+                   for stage in through]
+    if form.noise is not None:
+        weights = shared.new_full((len(shared),), 0.5 / form.noise.variance, dtype=torch.float64)
+    else:
+        mean = observed.flatten(1).double().square().mean(1)
+        # Where nothing was shared, a candidate that would have shared something is out.
+        weights = 0.5 / (_ROUNDING**2 * mean).clamp_min(torch.finfo(torch.float32).tiny)
+    bounds = None
+    if elementwise:
+        found = Release(tuple(last)).bounds(shared if form.noise is not None else observed)
+        bounds = Bounds(*(_at(end.flatten(1), places) for end in found))
+    return Compared(tuple(through), form.noise, observed, weights, kept, bounds, places)
+
+
+def _outside(own: Tensor, how: Compared, victims: Tensor) -> Tensor:
+    """What entries that are not all known say against candidates, [V, K], one victim after another."""
+    assert how.bounds is not None
+    found = []
+    for victim in victims.tolist():
+        bounds = Bounds(*(end[victim][None] for end in how.bounds))
+        if how.noise is not None:
+            found.append(-log_density(how.noise, own, bounds).double().sum(1))
+        else:
+            allowed = _ROUNDING * own.square().mean(1, keepdim=True).sqrt()
+            violated = (own < bounds.low - allowed) | (own > bounds.high + allowed)
+            found.append(violated.sum(1) / (2 * _ROUNDING**2))
+    return torch.stack(found)
+
+
+def _beyond(energy: Tensor, kept: Kept, victims: Tensor) -> Tensor:
+    """The energy [V, K] of candidates at hidden entries beyond what can be hidden there."""
+    assert kept.mask is not None
+    if kept.threshold is None:
+        return torch.zeros_like(energy)
+    hidden = (~of_victims(kept.mask, victims)).flatten(1).sum(1)
+    most = hidden * of_victims(kept.threshold, victims).double().square()
+    return (energy - most[:, None]).clamp_min(0)
+
+
+def _at(values: Tensor, places: Tensor | None) -> Tensor:
+    return values if places is None else values.flatten(1).index_select(1, places)
+
+
+def _some(size: int, device: torch.device) -> Tensor:
+    generator = torch.Generator("cpu").manual_seed(0)
+    return upload(torch.randperm(size, generator=generator, device="cpu")[:MOST_ENTRIES], device)
