@@ -78,7 +78,7 @@ def test_data_that_changed_and_plugins_that_are_missing_are_refused(finished):
 def test_the_command(shapes, finished, capsys):
     assert execute(["reproduce", str(finished), "--sample", "1", "--seed", "4"]) == 0
     output = capsys.readouterr().out
-    assert "identical  " in output and "1 of 1 cells are the same (to 0.0001 in test accuracy and SSIM)" in output
+    assert "identical  " in output and "1 of 1 cells are the same (to 0.0001 in test accuracy and SSIM; ranks exactly)" in output
     change(finished, "reconstructions.parquet", "ssim", lambda value: value + 0.1)
     assert execute(["reproduce", str(finished), "--sample", "1"]) == 1
     assert "DIFFERENT" in capsys.readouterr().out
