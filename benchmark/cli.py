@@ -95,7 +95,7 @@ def run(
 
 
 def _with_the_options_of_run(command: Any) -> Any:
-    command.__signature__ = inspect.signature(run)
+    command.__signature__ = inspect.signature(run, eval_str=True)  # as texts, arguments and help would be lost
     command.__annotations__ = run.__annotations__
     return command
 

@@ -20,7 +20,8 @@ from benchmark.store import results
 @pytest.fixture(scope="module")
 def made(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "run"
-    grid = grid_of(shapes, defenses=["none", "precode"], attacks=["inverting-gradients(iterations=30)", "omit-stochastic(iterations=3)"])
+    grid = grid_of(shapes, defenses=["none", "precode"], attacks=["inverting-gradients(iterations=30)", "omit-stochastic(iterations=3)"],
+                   evaluation={"checkpoints": [0, -1], "victims": 3, "batch_size": 2, "candidates": 5})
     run(grid, folder)
     return folder
 
@@ -60,6 +61,17 @@ def test_a_table_that_says_something_else_is_found(finished, name, column, by, s
     for comparison in again(finished):
         assert not comparison.identical and comparison.same is same
         assert ("same " if same else "DIFFERENT") in comparison.text()
+
+
+@pytest.mark.parametrize(("column", "alter", "told"), [
+    ("better", lambda value: value - 1 if value else 1, ", 1 in the rank of a victim's own image"), ("victim", lambda value: value + 1, ", inf in the rank"),
+    ("label_share", lambda value: 0.25, "0 in SSIM")])
+def test_a_rank_that_differs_is_found_and_told(finished, column, alter, told):
+    """And any other column, which alone makes no difference of results."""
+    change(finished, "identifications.parquet", column, alter)
+    for comparison in again(finished):
+        assert not comparison.identical and comparison.same is (column == "label_share")
+        assert told in comparison.text() and comparison.text().startswith("same " if comparison.same else "DIFFERENT ")
 
 
 def test_data_that_changed_and_plugins_that_are_missing_are_refused(finished):
