@@ -105,8 +105,9 @@ def require_within_bound(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _finite(observation: Observation) -> bool:
-    extremes = [torch.stack(tuple(g.aminmax())) for one in observation.rounds for g in one.shared.values()]
-    return bool(torch.stack(extremes).isfinite().all())
+    # By their extremes, which need no memory; round by round, since later ones may lie on the CPU.
+    extremes = (torch.stack([extreme for g in one.shared.values() for extreme in g.aminmax()]) for one in observation.rounds)
+    return all(bool(values.isfinite().all()) for values in extremes)
 
 
 def _ranks(scores: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
