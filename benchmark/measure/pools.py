@@ -54,6 +54,9 @@ class Pools:
 
     def parts(self, numbers: Sequence[int], most: int) -> Iterator[list[int]]:
         """Victims in parts whose pools have at most so many distinct images together, or which are one victim."""
+        if len(np.unique(self.indices[list(numbers)])) <= most:
+            yield list(numbers)
+            return
         part: list[int] = []
         images = np.array([], dtype=np.int64)
         for number in numbers:
