@@ -48,6 +48,8 @@ def run(
     victims: Annotated[Optional[int], typer.Option(help="Observed gradients per cell and checkpoint.")] = None,
     batch_size: Annotated[Optional[int], typer.Option(help="Images behind each observed gradient.")] = None,
     labels: Annotated[Optional[str], typer.Option(help="known or inferred: whether the attacker is given the labels.")] = None,
+    candidates: Annotated[Optional[int], typer.Option(
+        help="Images among which each victim's own is looked for (identification); 0: off.")] = None,
     image_size: Annotated[Optional[int], typer.Option(help="Resize images of a folder or zip to this side.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="Run folder; a stopped run goes on.", show_default="runs/NAME")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
@@ -65,7 +67,7 @@ def run(
     threads: Annotated[Optional[int], typer.Option(
         help="CPU threads of each cell; rounding depends on it.", show_default="all cores")] = None,
 ) -> int:
-    """Train, observe and attack every cell of a grid, then write its report."""
+    """Train, observe, identify and attack in every cell of a grid, then write its report."""
     from benchmark import executors
     from benchmark.measure import interrupts
     from benchmark.run import runner
@@ -93,7 +95,7 @@ def run(
 
 
 def _with_the_options_of_run(command: Any) -> Any:
-    command.__signature__ = inspect.signature(run)
+    command.__signature__ = inspect.signature(run, eval_str=True)  # as texts, arguments and help would be lost
     command.__annotations__ = run.__annotations__
     return command
 
@@ -110,7 +112,7 @@ def plan(**options: Any) -> int:
     with executors.create(options["executor"], **of_executor) as chosen:
         found = runner.identify(grid, chosen.device(options["device"]), data_root=options["data_root"], plugins=loaded,
                                 load_on=chosen.loads_on)
-    print(planning.describe(planning.planned(found.cells, found.attacks, folder)))
+    print(planning.describe(planning.planned(found.cells, found.attacks, found.identification, folder)))
     return OK
 
 
@@ -148,7 +150,7 @@ def reproduce(
             return INTERRUPTED
     print("\n".join(comparison.text() for comparison in compared))
     same = sum(comparison.same for comparison in compared)
-    print(f"{same} of {len(compared)} cells are the same (to {reproducing.TOLERANCE:g} in test accuracy and SSIM)")
+    print(f"{same} of {len(compared)} cells are the same (to {reproducing.TOLERANCE:g} in test accuracy and SSIM; ranks exactly)")
     return OK if same == len(compared) else SOME_CELLS_FAILED
 
 
@@ -235,7 +237,7 @@ def _chosen(options: dict[str, Any]) -> tuple[Any, Path, list[Any]]:
     _override(content, {**{key: options[option] for key, option in named.items()}, "image_size": options["image_size"]})
     _override_section(content, "training", {"epochs": options["epochs"]})
     _override_section(content, "evaluation", {
-        "checkpoints": options["checkpoint"], **{key: options[key] for key in ("victims", "batch_size", "labels")}})
+        "checkpoints": options["checkpoint"], **{key: options[key] for key in ("victims", "batch_size", "labels", "candidates")}})
     grid = configuration.make_grid(content, f"{origin} with the options given")
     return grid, options["out"] if options["out"] is not None else Path("runs") / grid.name, loaded
 

@@ -34,6 +34,7 @@ class Evaluation(specification.Evaluation):
     labels: Labels = "known"
     rounds: PositiveInt = 1
     knowledge: Knowledge = ("blind", "informed")
+    candidates: Count = 1000
 
 
 class Grid(Strict):
@@ -135,6 +136,12 @@ def make_grid(content: dict[str, Any], origin: str) -> Grid:
         return Grid.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{origin}: {_unknown_key(error) or first_error(error)}") from error
+
+
+def recorded(content: dict[str, Any]) -> dict[str, Any]:
+    """The grid of a run folder, with what those of earlier versions do not name: they had no identification."""
+    evaluation = content.get("evaluation")
+    return {**content, "evaluation": {"candidates": 0, **evaluation}} if isinstance(evaluation, dict) else content
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:

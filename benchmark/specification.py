@@ -54,7 +54,8 @@ class Evaluation(Strict):
     ``checkpoints`` are numbers of epochs trained before the observation (0: untrained, -1: the last epoch); ``victims`` the
     number of observed gradients, each of ``batch_size`` training images; ``labels`` whether the attacker is given them; ``rounds``
     how often each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the
-    defense: ``blind`` ones nothing, ``informed`` ones what it discloses.
+    defense: ``blind`` ones nothing, ``informed`` ones what it discloses; ``candidates`` among how many images each victim's own is
+    looked for (0: identification is not measured, as in runs of earlier versions, which do not name it).
     """
 
     checkpoints: Checkpoints
@@ -63,6 +64,14 @@ class Evaluation(Strict):
     labels: Labels
     rounds: PositiveInt
     knowledge: Knowledge
+    candidates: Count = 0
+
+    @field_validator("candidates")
+    @classmethod
+    def _a_choice(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("must be 0 (not measured) or at least 2, got 1")
+        return value
 
     @field_validator("knowledge")
     @classmethod

@@ -72,7 +72,7 @@ def build(runs: list[Run]) -> list[Section]:
 
 
 def _section(group: _Gathered) -> Section:
-    training, attacked = joined(group.cells.values())
+    training, attacked, _ = joined(group.cells.values())
     rebuilt = with_worst_cases(attacked)
     curves, images = dict(list(training.groupby("defense"))), dict(list(rebuilt.groupby("defense")))
     undefended = _Trained(curves.get(group.undefended, training.iloc[:0]))

@@ -107,7 +107,7 @@ def record(run: Run) -> RunRecord:
     except TypeError as error:
         raise InputError(f"{run.folder / 'run.json'}: {error}") from error
     # Cells may have been measured on other machines than the one that wrote the run.
-    parts = [info for cell in run.cells for info in (cell.trained, *cell.attacks.values())]
+    parts = [info for cell in run.cells for info in cell.parts()]
     if hardware := sorted({str(info["hardware"]) for info in parts if "hardware" in info}):
         content["hardware"] = ", ".join(hardware)
     made: RunRecord = parse(json.dumps(content), str(run.folder / "run.json"), _RECORD)

@@ -71,7 +71,7 @@ def train_and_observe(defense: str, model: str) -> None:
             training._train_epoch(private, DEVICE, precision, None, None)
         training.test_accuracy(private.module, images, 0)
     assert {p.grad.device for p in private.module.parameters()} == {DEVICE}
-    victims = Victims(torch.zeros(3, 2, 2, 8, 8), None, torch.zeros(3, 2, dtype=torch.long), (0, 1, 2))
+    victims = Victims(torch.zeros(3, 2, 2, 8, 8), None, torch.zeros(3, 2, dtype=torch.long), None, (0, 1, 2))
     for precision in ("float32", "bfloat16"):
         observed = evaluation.observe(private, victims, dataset, Evaluation(victims=3, batch_size=2, rounds=2), 0, precision=precision)
         assert {g.device for known in (observed, observed.averaged()) for g in known.shared.values()} == {DEVICE}

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from benchmark.config import make_grid
+from benchmark.config import make_grid, recorded
 from benchmark.run import runner
 from benchmark.store import results
 
@@ -46,7 +46,7 @@ def grid_of(shapes, **changes):
         "datasets": [str(shapes)], "models": ["lenet"], "defenses": ["none", "noise(std=0.1)"], "seeds": [0, 1],
         "attacks": ["inverting-gradients(iterations=3)"], "training": {"epochs": 2, "batch_size": 8},
         "evaluation": {"checkpoints": [0, -1], "victims": 3, "batch_size": 2}, **changes}
-    return make_grid(content, "test")
+    return make_grid(recorded(content), "test")  # without identification unless candidates are named
 
 
 def run(grid, out, display=None, executor=None, **arguments):
@@ -57,8 +57,8 @@ def run(grid, out, display=None, executor=None, **arguments):
 def stop_by_ctrl_c(shapes, out, *options):
     """Start a long run by its command, interrupt it in the attack; its exit code and errors, which must come within five seconds."""
     command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "lenet",
-               "--defense", "none", "--epochs", "1", "--victims", "4", "--attack", "inverting-gradients(iterations=100000)",
-               "--out", str(out), *options]
+               "--defense", "none", "--epochs", "1", "--victims", "4", "--candidates", "0", "--attack",
+               "inverting-gradients(iterations=100000)", "--out", str(out), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stdout:
@@ -73,5 +73,5 @@ def stop_by_ctrl_c(shapes, out, *options):
 
 
 def comparable(run_folder):
-    training, rebuilt = results.joined(results.read_run(run_folder).cells)
-    return training.drop(columns="seconds"), rebuilt.drop(columns="seconds")
+    """Its trainings, reconstructions and identifications."""
+    return [table.drop(columns="seconds") for table in results.joined(results.read_run(run_folder).cells)]

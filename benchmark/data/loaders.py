@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +44,13 @@ class LabelledImages:
     def image_shape(self) -> tuple[int, int, int]:
         h, w, c = self._shape
         return c, h, w
+
+    @cached_property
+    def alike(self) -> np.ndarray:
+        """[N] of each image the index of the first one with the same pixels."""
+        first: dict[bytes, int] = {}
+        return np.array([first.setdefault(hashlib.blake2b(row, digest_size=16).digest(), index)
+                         for index, row in enumerate(self._rows.cpu().numpy())])
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images [B, C, H, W] (channels-last memory) and labels [B] of some indices [B]."""

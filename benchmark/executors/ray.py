@@ -26,7 +26,7 @@ from benchmark.errors import InputError
 from benchmark.executors.base import Executor, Failed, Finished, Started, Tell, failed
 from benchmark.measure import device as devices
 from benchmark.measure.environment import versions
-from benchmark.measure.measuring import Advanced, Attacked, Event, Trained, Work, measure
+from benchmark.measure.measuring import Advanced, Event, Part, Work, measure
 from benchmark.plugins import Plugin
 from defenses.support.upload import upload
 
@@ -50,8 +50,8 @@ class _Settings:
 
 
 class Ray(Executor):
-    """Measures as many parts of cells at once, trainings and attacks, as the cluster has place for. A part takes a GPU (or a
-    share), or on CPUs as many as it has threads. One whose machine is lost is begun again elsewhere.
+    """Measures as many parts of cells at once, trainings, identifications and attacks, as the cluster has place for. A part takes a
+    GPU (or a share), or on CPUs as many as it has threads. One whose machine is lost is begun again elsewhere.
 
     Args:
         address: of a cluster, ``auto`` for the one of this machine; None to start one, which ends with this process.
@@ -117,22 +117,24 @@ def _knock(address: str | None) -> None:
 
 
 class _Cell:
-    """A cell under way: its training is one task, and then each of its attacks."""
+    """A cell under way: its training is one task, and then its identification and each of its attacks."""
 
     def __init__(self, todo: Work) -> None:
         self.waiting: deque[Work] = deque()
         self.running = 0
-        self._parts = (todo.weights is None) + len(todo.attacks)
+        self._parts = (todo.weights is None) + (todo.identification is not None) + len(todo.attacks)
         self._done = 0
         self._shares: dict[Any, float] = {}
         self.add(todo)
 
     def add(self, todo: Work) -> None:
-        """Wait for what can be begun now: attacks need the weights."""
+        """Wait for what can be begun now: all but the training needs the weights."""
         if todo.weights is None:
+            self.waiting.append(replace(todo, attacks={}, identification=None))
+            return
+        if todo.identification is not None:
             self.waiting.append(replace(todo, attacks={}))
-        else:
-            self.waiting += [replace(todo, attacks={key: label}) for key, label in todo.attacks.items()]
+        self.waiting += [replace(todo, attacks={key: label}, identification=None) for key, label in todo.attacks.items()]
 
     def advance(self, stream: Any, share: float) -> float:
         """A task has come so far; how much of the cell is done."""
@@ -147,8 +149,8 @@ class _Cell:
 
 
 class _Tasks:
-    """The cells that wait and those that are under way, of which trainings and single attacks are given to workers by
-    themselves."""
+    """The cells that wait and those that are under way, of which trainings, identifications and single attacks are given to workers
+    by themselves."""
 
     def __init__(self, submit: Callable[[Work], Any], options: dict[str, float], work: Callable[[str], Work], tell: Tell) -> None:
         self._submit, self._options, self._work, self._tell = submit, options, work, tell
@@ -227,7 +229,7 @@ class _Tasks:
         elif isinstance(event, Finished):
             self._end(stream, done=True)
         elif not isinstance(event, Started):  # the cell has begun with its first task
-            if isinstance(event, (Trained, Attacked)):
+            if isinstance(event, Part):
                 self._arrived.add(stream)
             self._tell(key, Advanced(cell.advance(stream, event.share), event.what) if isinstance(event, Advanced) else event)
 
@@ -245,7 +247,7 @@ class _Tasks:
         cell.end(stream, done=done)
         if not done:
             return
-        if part.weights is None and (todo := self._asked(key)) is not None:  # trained: its attacks can begin
+        if part.weights is None and (todo := self._asked(key)) is not None:  # trained: the rest can begin
             cell.add(todo)
         self._finish_if_over(key)
 

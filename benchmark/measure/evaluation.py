@@ -31,12 +31,13 @@ from defenses.support.upload import upload
 
 @dataclass(frozen=True)
 class Victims:
-    """What the clients keep to themselves: normalised ``images`` [N, B, C, H, W], their ``pixels`` as uint8 and ``labels`` [N, B];
-    ``numbers`` names the N victims."""
+    """What the clients keep to themselves: normalised ``images`` [N, B, C, H, W], their ``pixels`` as uint8, ``labels`` [N, B] and
+    ``indices`` [N, B] among the training images; ``numbers`` names the N victims."""
 
     images: Tensor
     pixels: np.ndarray
     labels: Tensor
+    indices: np.ndarray
     numbers: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -45,19 +46,20 @@ class Victims:
     def select(self, first: int, count: int) -> Victims:
         """Some victims in a row."""
         some = slice(first, first + count)
-        return Victims(self.images[some], self.pixels[some], self.labels[some], self.numbers[some])
+        return Victims(self.images[some], self.pixels[some], self.labels[some], self.indices[some], self.numbers[some])
 
 
 def choose_victims(dataset: Dataset, evaluation: Evaluation, seed: int) -> Victims:
     """Draw training images (clients' private data) without replacement; the same for every model and defense of a seed."""
     count = evaluation.victims * evaluation.batch_size
     generator = torch.Generator().manual_seed(derive(seed, dataset.name, "victims"))
-    chosen = upload(torch.randperm(len(dataset.train), generator=generator)[:count], dataset.train.labels.device)
+    indices = torch.randperm(len(dataset.train), generator=generator)[:count]
+    chosen = upload(indices, dataset.train.labels.device)
     shape = (evaluation.victims, evaluation.batch_size)
     x, y = dataset.train.batch(chosen)
     pixels = dataset.train.pixels(chosen).cpu().numpy()
     return Victims(x.contiguous().unflatten(0, shape), pixels.reshape(*shape, *pixels.shape[1:]), y.unflatten(0, shape),
-                   tuple(range(evaluation.victims)))
+                   indices.numpy().reshape(shape), tuple(range(evaluation.victims)))
 
 
 def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Evaluation, seed: int, *,
@@ -113,13 +115,26 @@ def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
 
 
+def attackers(observation: Observation, knowledge: Sequence[str], *, differ: bool) -> dict[str, Observation]:
+    """What attackers observe, by what they know of the defense; ``both`` where blind and informed ones are asked for, and do not
+    ``differ``.
+
+    Args:
+        observation: as an informed attacker has it.
+        knowledge: what attackers know, ``blind`` and ``informed``.
+        differ: whether the two compute something else.
+    """
+    if len(set(knowledge)) == 2 and not differ:
+        return {"both": observation}
+    return {kind: observation if kind == "informed" else observation.blind() for kind in knowledge}
+
+
 @dataclass(frozen=True)
 class Rebuilt:
     """What an attack, run blind and informed, rebuilt.
 
     Attributes:
-        rows: one per original image and knowledge, with the columns of ``results.RECONSTRUCTIONS`` from ``attack`` on, where
-            ``victim`` is the place in the observation.
+        rows: one per original image and knowledge, with the columns of ``results.RECONSTRUCTIONS`` from ``attack`` on.
         images: by knowledge the reconstructions [N, B, C, H, W] in the order of the originals they are assigned to, in [0, 1].
         obstacles: by knowledge why the attack does not apply.
     """
@@ -138,13 +153,10 @@ def rebuild(attack: Attack, observation: Observation, victims: Victims, seed: in
         observation: as an informed attacker has it.
         victims: the originals.
         seed: of the attack; the same for a blind and an informed attacker.
-        knowledge: what attackers know, ``blind`` and ``informed``. Where both compute the same it is done once, as ``both``.
+        knowledge: what attackers know, see :func:`attackers`.
         progress: told of the iterations done.
     """
-    if len(set(knowledge)) == 2 and not attack.informed_by(observation):
-        kinds = {"both": observation}
-    else:
-        kinds = {kind: observation if kind == "informed" else observation.blind() for kind in knowledge}
+    kinds = attackers(observation, knowledge, differ=attack.informed_by(observation))
     rebuilt = Rebuilt([], {}, {})
     done = 0
 
@@ -164,7 +176,8 @@ def rebuild(attack: Attack, observation: Observation, victims: Victims, seed: in
                   "blind_score": None if kind == "informed" else _scores(observation.blind(), found, seed)}
         rows, rebuilt.images[kind] = _compared(found, observation, victims)
         rebuilt.rows.extend({
-            "attack": attack.label, "attack_params": json.dumps(attack.parameters()), "knowledge": kind, **row,
+            "attack": attack.label, "attack_params": json.dumps(attack.parameters()), "knowledge": kind,
+            **row, "victim": victims.numbers[row["victim"]],
             **{name: None if values is None else values[row["victim"]] for name, values in scores.items()},
             "seconds": seconds / len(observation)} for row in rows)
         done += 1
@@ -180,7 +193,7 @@ def _scores(observation: Observation, found: Reconstruction, seed: int) -> list[
 def _compared(found: Reconstruction, observation: Observation, victims: Victims) -> tuple[list[dict[str, Any]], np.ndarray]:
     """A row per original image, and the reconstructions in the order of the originals."""
     images, costs = found.images.cpu().numpy(), found.cost.cpu().tolist()
-    rights = [_labels_right(labels, truth) for labels, truth in zip(found.labels.tolist(), victims.labels.tolist(), strict=True)]
+    rights = [labels_right(labels, truth) for labels, truth in zip(found.labels.tolist(), victims.labels.tolist(), strict=True)]
     rows, ordered = [], np.empty_like(images)
     originals = victims.pixels.astype(np.float32) / np.float32(255)
     for victim, matches in enumerate(map(compare, originals, images)):
@@ -193,7 +206,7 @@ def _compared(found: Reconstruction, observation: Observation, victims: Victims)
     return rows, ordered
 
 
-def _labels_right(inferred: list[int], truth: list[int]) -> list[bool]:
+def labels_right(inferred: list[int], truth: list[int]) -> list[bool]:
     """Of each label behind a gradient, whether it is among the inferred ones as often as it comes up; their order means nothing."""
     left = Counter(inferred)
     rights = []

@@ -1,4 +1,5 @@
-"""Measuring one cell: its model is trained, or taken as it was saved, and attacked at the checkpoints."""
+"""Measuring one cell: its model is trained, or taken as it was saved, and victims are identified and attacked at the checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors.torch import load as load_weights
@@ -20,7 +22,9 @@ from benchmark.config import Evaluation, Training
 from benchmark.data.datasets import Dataset
 from benchmark.measure import interrupts
 from benchmark.measure.environment import hardware
-from benchmark.measure.evaluation import Rebuilt, Victims, choose_victims, observe, rebuild
+from benchmark.measure.evaluation import Victims, choose_victims, observe, rebuild
+from benchmark.measure.identifying import identify, require_within_bound
+from benchmark.measure.pools import Pools, draw_pools
 from benchmark.measure.training import Epoch, make_private, train
 from benchmark.measure.victim_memory import Chunks
 from benchmark.specification import CellSpec
@@ -28,6 +32,8 @@ from benchmark.store import results
 from defenses import Private
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Work:
         weights: by epoch, of the training that was done before, as safetensors (:meth:`defenses.Private.state_dict`);
             None where it is still to be trained.
         attacks: the specifications of the attacks that are missing, by their keys.
+        identification: the key of the identification; None where it is there, or not asked for.
     """
 
     spec: CellSpec
@@ -49,6 +56,7 @@ class Work:
     checkpoints: tuple[int, ...]
     weights: dict[int, bytes] | None
     attacks: dict[str, str]
+    identification: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,19 @@ class Attacked:
     images: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Identified:
+    """The identification, by its key, is done; what :func:`benchmark.store.recording.write_identified` takes."""
+
+    identification: str
+    info: dict[str, Any]
+    identifications: list[dict[str, Any]]
+
+
+#: A part of a cell that is done.
+Part = Trained | Attacked | Identified
 #: What is told while a cell is measured.
-Event = Advanced | EpochEnded | Note | Trained | Attacked
+Event = Advanced | EpochEnded | Note | Part
 
 
 def measure(work: Work, dataset: Dataset, tell: Callable[[Event], None]) -> None:
@@ -102,14 +121,20 @@ def measure(work: Work, dataset: Dataset, tell: Callable[[Event], None]) -> None
     so that parts can be measured in any order, place and time."""
     private = make_private(defenses.create(work.spec.defense), dataset, work.spec.model, work.training, work.spec.seed)
     chunks = Chunks(private.module, work.evaluation, checkpoints=len(work.checkpoints))
-    if work.attacks and chunks.note:
+    observed = len(work.attacks) + (work.identification is not None)
+    if observed and chunks.note:
         tell(Note(chunks.note))
-    share = _Share(tell, (work.training.epochs if work.weights is None else 0) + len(work.checkpoints) * len(work.attacks))
+    share = _Share(tell, (work.training.epochs if work.weights is None else 0) + len(work.checkpoints) * observed)
     weights = _train(work, private, dataset, share, tell) if work.weights is None else work.weights
-    if not work.attacks:
+    if not observed:
         return
     victims = choose_victims(dataset, work.evaluation, work.spec.seed)
     observations = _Observations(work, private, weights, victims, dataset, chunks)
+    if work.identification is not None:
+        pools = draw_pools(dataset, victims, work.evaluation, work.spec.seed)
+        if pools.note:
+            tell(Note(pools.note))
+        tell(_identify(work, work.identification, pools, observations, victims, dataset, share))
     for key, label in work.attacks.items():
         tell(_attack(work, key, attacks.create(label), observations, victims, dataset, share))
 
@@ -166,6 +191,31 @@ class _Observations:
         self._kept.clear()
 
 
+def _identify(work: Work, key: str, pools: Pools, observations: _Observations, victims: Victims, dataset: Dataset, share: _Share
+              ) -> Identified:
+    """Rank the candidates of all victims at every checkpoint."""
+    started, spec, columns = time.perf_counter(), work.spec, _columns(work.spec)
+    rows: list[dict[str, Any]] = []
+    inapplicable: list[dict[str, Any]] = []
+    for epoch in work.checkpoints:
+        seed = derive(spec.seed, spec.dataset, spec.model, "identification", epoch)
+        rank = partial(identify, pools=pools, dataset=dataset, seed=seed, knowledge=work.evaluation.knowledge)
+        parts = _in_parts("identification", rank, observations, victims, epoch, share)
+        reason = next((part.obstacle for part in parts if part.obstacle), "")
+        if reason:  # also where it is that of some victims: a rate over the others would be one of those that are easier to observe
+            inapplicable += [{"checkpoint_epoch": epoch, "knowledge": knowledge, "reason": reason}
+                             for knowledge in work.evaluation.knowledge]
+        else:
+            of_epoch = [row for part in parts for row in part.rows]
+            require_within_bound(of_epoch)
+            of_epoch.sort(key=lambda row: (row["knowledge"], row["victim"]))  # as if all had been ranked at once
+            rows += [{**columns, "checkpoint_epoch": epoch, **row} for row in of_epoch]
+        share.done += 1
+    info = {"candidates": pools.size, "inapplicable": inapplicable, "seconds": time.perf_counter() - started,
+            **hardware(dataset.train.labels.device)}
+    return Identified(key, info, rows)
+
+
 def _attack(work: Work, key: str, attack: Attack, observations: _Observations, victims: Victims, dataset: Dataset, share: _Share
             ) -> Attacked:
     """Attack all victims at every checkpoint; as many at once as the memory holds."""
@@ -175,41 +225,37 @@ def _attack(work: Work, key: str, attack: Attack, observations: _Observations, v
     images: dict[str, np.ndarray] = {"original": victims.pixels}
     for epoch in work.checkpoints:
         seed = derive(spec.seed, spec.dataset, spec.model, "attack", epoch)
-        parts: list[dict[str, np.ndarray]] = []
-        of_epoch: list[dict[str, Any]] = []
-        obstacles: dict[str, str] = {}
-        for first, found in _rebuilt(work, attack, observations, victims, epoch, seed, share):
-            of_epoch += [{**row, "victim": victims.numbers[first + row["victim"]]} for row in found.rows]
-            parts.append(found.images)
-            obstacles.update(found.obstacles)
+        do = partial(rebuild, attack, seed=seed, knowledge=work.evaluation.knowledge)
+        parts = _in_parts(attack.name, do, observations, victims, epoch, share)
+        of_epoch = [row for part in parts for row in part.rows]
+        obstacles = {knowledge: reason for part in parts for knowledge, reason in part.obstacles.items()}
         inapplicable += [{"checkpoint_epoch": epoch, "attack": attack.label, "knowledge": knowledge, "reason": reason}
                          for knowledge, reason in obstacles.items()]
         order = list(dict.fromkeys(row["knowledge"] for row in of_epoch))
         of_epoch.sort(key=lambda row: order.index(row["knowledge"]))  # as if all victims had been attacked at once
         rows += [{**columns, "checkpoint_epoch": epoch, **row} for row in of_epoch]
         for knowledge in order:
-            images[results.images_key(epoch, attack.label, knowledge)] = _uint8(np.concatenate([part[knowledge] for part in parts]))
+            ordered = np.concatenate([part.images[knowledge] for part in parts])
+            images[results.images_key(epoch, attack.label, knowledge)] = _uint8(ordered)
         share.done += 1
     info = {"attack": attack.label, "inapplicable": inapplicable, "seconds": time.perf_counter() - started,
             **hardware(dataset.train.labels.device)}
     return Attacked(key, info, rows, images)
 
 
-def _rebuilt(work: Work, attack: Attack, observations: _Observations, victims: Victims, epoch: int, seed: int, share: _Share
-             ) -> list[tuple[int, Rebuilt]]:
-    """What was rebuilt of the victims at a checkpoint, as many at once as the memory holds: each part with its first victim."""
-    parts: list[tuple[int, Rebuilt]] = []
+def _in_parts(what: str, do: Callable[..., _Found], observations: _Observations, victims: Victims, epoch: int, share: _Share
+              ) -> list[_Found]:
+    """What ``do(observation, victims, progress=...)`` finds at a checkpoint, of as many victims at once as the memory holds."""
+    found: list[_Found] = []
     first, chunks = 0, observations.chunks
 
     def attempt(width: int) -> bool:
         nonlocal first
         chunks.narrow(width)
         count = min(width, len(victims) - first)
-        reporter = share.reporter(attack.name, first / len(victims), count / len(victims))
+        reporter = share.reporter(what, first / len(victims), count / len(victims))
         try:
-            observation = observations.of(epoch, first, count)
-            some = victims.select(first, count)
-            parts.append((first, rebuild(attack, observation, some, seed, work.evaluation.knowledge, reporter)))
+            found.append(do(observations.of(epoch, first, count), victims.select(first, count), progress=reporter))
         except Exception:
             observations.forget()
             raise
@@ -217,7 +263,7 @@ def _rebuilt(work: Work, attack: Attack, observations: _Observations, victims: V
         return first < len(victims)
 
     with_less(attempt, chunks.victims, victims.labels.device)
-    return parts
+    return found
 
 
 class _Share:

@@ -10,7 +10,8 @@ from attacks.engine import memory
 from attacks.engine.slots import even
 from benchmark.config import Evaluation
 
-#: Of the free memory, the share that observed gradients may take; attacks need the rest for what they derive from them.
+#: Of the free memory, the share that observed gradients may take, and the images of candidates; attacks need the rest for what they
+#: derive from them.
 _SHARE = 4
 
 
@@ -34,10 +35,10 @@ class Chunks:
         weights = [p for p in module.parameters() if p.requires_grad]
         each = sum(p.numel() * p.element_size() for p in weights) * (2 if evaluation.rounds > 1 else 1)
         self._device = weights[0].device
-        allowed = available(self._device) // _SHARE
-        self.victims = evaluation.victims if each * evaluation.victims <= allowed else max(1, even(allowed // each))
-        self.rounds_in_memory = evaluation.rounds == 1 or each * self.victims * evaluation.rounds <= allowed
-        self.keep = each * evaluation.victims * evaluation.rounds * checkpoints <= allowed
+        most = allowed(self._device)
+        self.victims = evaluation.victims if each * evaluation.victims <= most else max(1, even(most // each))
+        self.rounds_in_memory = evaluation.rounds == 1 or each * self.victims * evaluation.rounds <= most
+        self.keep = each * evaluation.victims * evaluation.rounds * checkpoints <= most
         self.note = "" if self.victims == evaluation.victims else (
             f"the gradients of {evaluation.victims} victims take {each * evaluation.victims / 2**30:.1f} GiB; "
             f"{self.victims} victims are attacked at once")
@@ -46,6 +47,11 @@ class Chunks:
         """Go on with fewer at once, where memory was missing."""
         if victims < self.victims:
             self.victims, self.keep = victims, False
+
+
+def allowed(device: torch.device) -> int:
+    """Bytes that observed gradients, or the images of candidates, may take."""
+    return available(device) // _SHARE
 
 
 def available(device: torch.device) -> int:

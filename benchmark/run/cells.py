@@ -45,10 +45,18 @@ def cells_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) 
 
 def attacks_of(grid: Grid, plugins: Sequence[Plugin]) -> dict[str, str]:
     """The specifications of the grid's attacks by their keys: hashes of all that determines the outcome on a given model."""
+    evaluation = grid.evaluation.model_dump(exclude={"candidates"})
     return {
-        _hash([results.FORMAT, VERSION, attack.label, grid.evaluation.model_dump(), _digests([attack], plugins)]): attack.label
+        _hash([results.FORMAT, VERSION, attack.label, evaluation, _digests([attack], plugins)]): attack.label
         for attack in map(attacks.create, grid.attacks)
     }
+
+
+def identification_of(grid: Grid) -> str | None:
+    """The key of the grid's identification: a hash of all that determines the outcome on a given model. None where it is off."""
+    if not grid.evaluation.candidates:
+        return None
+    return _hash([results.FORMAT, VERSION, "identification", grid.evaluation.model_dump()])
 
 
 def _digests(of: Any, plugins: Sequence[Plugin]) -> list[str]:

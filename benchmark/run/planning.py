@@ -14,7 +14,8 @@ from benchmark.store import results
 
 #: By what cells are alike, most alike first: seeds of one defense, defenses of one model, models of one data set, all.
 _ALIKE = (("dataset", "model", "defense"), ("dataset", "model"), ("dataset",), ())
-_TRAINING = "training"
+#: Parts that are no attacks.
+_TRAINING, _IDENTIFICATION = "training", "identification"
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,26 @@ class PlannedCell:
     seconds: float | None
 
 
-def planned(cells: Mapping[str, CellSpec], attacks: Mapping[str, str], out: Path) -> list[PlannedCell]:
+def planned(cells: Mapping[str, CellSpec], attacks: Mapping[str, str], identification: str | None, out: Path) -> list[PlannedCell]:
     """The cells of a grid as they stand in a run folder, which may not be there yet. Reads, and writes nothing."""
-    found = {key: _find(out, key, attacks) for key in cells}
+    parts = {**attacks, **({} if identification is None else {identification: _IDENTIFICATION})}
+    found = {key: _find(out, key, attacks, identification) for key in cells}
     rates = _Rates()
     for key, (cell, _) in found.items():
         if cell is not None:
             rates.note(cells[key], _TRAINING, cell.trained["seconds"])
             for info in cell.attacks.values():
                 rates.note(cells[key], info["attack"], info["seconds"])
+            for info in cell.identified.values():
+                rates.note(cells[key], _IDENTIFICATION, info["seconds"])
     planned = []
     for key, spec in cells.items():
         cell, missing = found[key]
         if cell is not None and not missing:
-            seconds = cell.trained["seconds"] + sum(info["seconds"] for info in cell.attacks.values())
-            planned.append(PlannedCell(spec, "done", seconds))
+            planned.append(PlannedCell(spec, "done", sum(info["seconds"] for info in cell.parts())))
         else:
             failed = (out / "failures" / f"{key}.json").is_file()
-            left = [*([_TRAINING] if cell is None else []), *(attacks[attack] for attack in missing)]
+            left = [*([_TRAINING] if cell is None else []), *(parts[part] for part in missing)]
             state = "failed" if failed else "to do" if cell is None else "begun"
             planned.append(PlannedCell(spec, state, rates.sum_of(spec, left)))
     return planned
@@ -70,11 +73,11 @@ def _time(cell: PlannedCell) -> str:
     return clock(cell.seconds) if cell.state == "done" else f"about {clock(cell.seconds)}"
 
 
-def _find(out: Path, key: str, attacks: Mapping[str, str]) -> tuple[results.Cell | None, list[str]]:
+def _find(out: Path, key: str, attacks: Mapping[str, str], identification: str | None) -> tuple[results.Cell | None, list[str]]:
     try:
-        return results.find_cell(out, key, attacks)
+        return results.find_cell(out, key, attacks, identification)
     except InputError:
-        return None, list(attacks)  # a run finds out that the cell is damaged, and says so
+        return None, [*attacks, *filter(None, [identification])]  # a run finds out that the cell is damaged, and says so
 
 
 class _Rates:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from benchmark.config import Grid, make_grid
+from benchmark.config import Grid, make_grid, recorded
 from benchmark.errors import InputError
 from benchmark.executors import Executor, Failed, Finished, Started
-from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Note, Trained, Work
+from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Identified, Note, Part, Trained, Work
 from benchmark.plugins import Plugin
 from benchmark.run.progress import Display
 from benchmark.run.provenance import provenance
@@ -27,6 +27,7 @@ TOLERANCE = 1e-4
 
 _EPOCH = ("epoch",)
 _IMAGE = ("checkpoint_epoch", "attack", "knowledge", "victim", "image")
+_VICTIM = ("checkpoint_epoch", "knowledge", "victim")
 #: What one measurement takes for itself.
 _TIMES = "seconds"
 
@@ -38,7 +39,8 @@ class Comparison:
     Attributes:
         spec: the cell.
         identical: whether all columns of all rows, but for times, are equal bit for bit.
-        accuracy, ssim: the largest absolute differences; infinite where a row is missing on one side.
+        accuracy, ssim, rank: the largest absolute differences; infinite where a row is missing on one side. A rank is that of a
+            victim's own image among its candidates.
         where: the row with the largest difference in SSIM, or what failed.
     """
 
@@ -46,20 +48,22 @@ class Comparison:
     identical: bool
     accuracy: float
     ssim: float
+    rank: float
     where: str
 
     @property
     def same(self) -> bool:
-        """Whether the differences are within the tolerance."""
-        return self.accuracy <= TOLERANCE and self.ssim <= TOLERANCE
+        """Whether the differences are within the tolerance, and all ranks the same."""
+        return self.accuracy <= TOLERANCE and self.ssim <= TOLERANCE and self.rank == 0
 
     def text(self) -> str:
         """In one line."""
         if self.identical:
             return f"identical  {self.spec.name}"
         state = "same     " if self.same else "DIFFERENT"
+        ranks = f", {self.rank:g} in the rank of a victim's own image" if self.rank else ""
         return (f"{state}  {self.spec.name}: differs by up to {self.accuracy:.1g} in test accuracy, {self.ssim:.1g} in SSIM "
-                f"({self.where})")
+                f"({self.where}){ranks}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Sample:
     grid: Grid
     cells: dict[str, CellSpec]
     attacks: dict[str, str]
+    identification: str | None
     datasets: dict[str, Any]
     device: torch.device
     notes: list[str]
@@ -94,7 +99,7 @@ def draw(run: Path, count: int, device: torch.device, *, seed: int | None = None
     if count < 1:
         raise InputError(f"--sample must be at least 1, got {count}")
     manifest = results.read_manifest(run)
-    grid = make_grid(manifest["grid"], str(run / "run.json"))
+    grid = make_grid(recorded(manifest["grid"]), str(run / "run.json"))
     before = manifest["determinants"]
     found = identify(grid, device, data_root=data_root, plugins=plugins, load_on=load_on)
     now = found.depends_on
@@ -108,8 +113,8 @@ def draw(run: Path, count: int, device: torch.device, *, seed: int | None = None
                 raise InputError(f"the {hint} {name} of {run} {missing}")
     finished = {}
     for key, spec in manifest["cells"].items():
-        cell, missing_attacks = results.find_cell(run, key, manifest["attacks"])
-        if cell is not None and not missing_attacks:
+        cell, missing_parts = results.find_cell(run, key, manifest["attacks"], manifest.get("identification"))
+        if cell is not None and not missing_parts:
             finished[key] = CellSpec.model_validate(spec)
     if not finished:
         raise InputError(f"{run} has no finished cell")
@@ -119,12 +124,13 @@ def draw(run: Path, count: int, device: torch.device, *, seed: int | None = None
     notes = [f"{name} was {before.get(name)!r}, is {now[name]!r} here" for name in names if before.get(name) != now[name]]
     notes += [f"{name} was {made.get(name)!r}, is {here[name]!r} here" for name in ("hardware", "threads", "platform")
               if made.get(name) != here[name]]
-    return Sample(run, grid, {key: finished[key] for key in chosen}, manifest["attacks"], found.datasets, device, notes)
+    return Sample(run, grid, {key: finished[key] for key in chosen}, manifest["attacks"], manifest.get("identification"),
+                  found.datasets, device, notes)
 
 
 def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Sequence[Plugin] = ()) -> list[Comparison]:
-    """Train and attack the cells of a sample from the beginning, and compare with what the run has. Writes nothing."""
-    measured: dict[str, list[Trained | Attacked]] = {key: [] for key in sample.cells}
+    """Train, identify and attack in the cells of a sample from the beginning, and compare with what the run has. Writes nothing."""
+    measured: dict[str, list[Part]] = {key: [] for key in sample.cells}
     compared: dict[str, Comparison] = {}
     display.begin(len(sample.cells))
 
@@ -134,10 +140,10 @@ def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Seq
             measured[key].clear()
         if isinstance(event, (Started, Advanced, EpochEnded, Note)):
             show(display, spec.name, event)
-        elif isinstance(event, (Trained, Attacked)):
+        elif isinstance(event, Part):
             measured[key].append(event)
         elif isinstance(event, Failed):
-            compared[key] = Comparison(spec, False, math.inf, math.inf, event.error)
+            compared[key] = Comparison(spec, False, math.inf, math.inf, math.inf, event.error)
             display.end_cell(spec.name, f"FAILED: {event.error}")
         else:
             compared[key] = _compare(sample, key, measured[key])
@@ -145,29 +151,32 @@ def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Seq
 
     def work(key: str) -> Work:
         grid = sample.grid
-        return Work(sample.cells[key], grid.training, grid.evaluation, grid.checkpoints(), None, sample.attacks)
+        return Work(sample.cells[key], grid.training, grid.evaluation, grid.checkpoints(), None, sample.attacks,
+                    sample.identification)
 
     executor.run(list(sample.cells), work, sample.datasets, sample.device, plugins, tell)
     return [compared[key] for key in sample.cells]
 
 
-def _compare(sample: Sample, key: str, events: list[Trained | Attacked]) -> Comparison:
-    cell, _ = results.find_cell(sample.run, key, sample.attacks)
+def _compare(sample: Sample, key: str, events: list[Part]) -> Comparison:
+    cell, _ = results.find_cell(sample.run, key, sample.attacks, sample.identification)
     assert cell is not None
-    before = results.with_tables(cell, sample.cells[key])
-    of_epochs, of_images = _by(before.training.to_pylist(), _EPOCH), _by(before.reconstructions.to_pylist(), _IMAGE)
-    epochs_now = _by([row for event in events if isinstance(event, Trained) for row in event.training], _EPOCH)
-    images_now = _by([row for event in events if isinstance(event, Attacked) for row in event.reconstructions], _IMAGE)
-    accuracies = _differences(of_epochs, epochs_now, "test_accuracy")
-    similarities = _differences(of_images, images_now, "ssim")
+    stored = results.with_tables(cell, sample.cells[key])
+    before = [_by(table.to_pylist(), names) for table, names in (
+        (stored.training, _EPOCH), (stored.reconstructions, _IMAGE), (stored.identifications, _VICTIM))]
+    now = [_by([row for event in events if isinstance(event, Trained) for row in event.training], _EPOCH),
+           _by([row for event in events if isinstance(event, Attacked) for row in event.reconstructions], _IMAGE),
+           _by([row for event in events if isinstance(event, Identified) for row in event.identifications], _VICTIM)]
+    accuracies, similarities = (_differences(before[i], now[i], column) for i, column in enumerate(("test_accuracy", "ssim")))
+    ranks = [max(_differences(before[2], now[2], column).values(), default=0.0) for column in ("better", "tied")]
     farthest = max(similarities, key=lambda place: similarities[place], default=None)
     where = "no reconstructions"
     if farthest is not None:
         epoch, attack, knowledge, victim, _ = farthest
         where = f"{attack}, after {epoch} epochs, {knowledge}, victim {victim}"
     return Comparison(
-        sample.cells[key], _without_times(of_epochs) == _without_times(epochs_now) and _without_times(of_images) ==
-        _without_times(images_now), max(accuracies.values(), default=0.0), max(similarities.values(), default=0.0), where)
+        sample.cells[key], all(_without_times(a) == _without_times(b) for a, b in zip(before, now, strict=True)),
+        max(accuracies.values(), default=0.0), max(similarities.values(), default=0.0), max(ranks), where)
 
 
 _Rows = dict[tuple[Any, ...], dict[str, Any]]

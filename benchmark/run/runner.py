@@ -14,14 +14,14 @@ from filelock import FileLock
 
 import defenses
 from benchmark import models
-from benchmark.config import Grid
+from benchmark.config import Grid, recorded
 from benchmark.data.datasets import Dataset, DatasetSource, find, load
 from benchmark.errors import InputError
 from benchmark.executors import Executor, Failed, Finished, Serial, Started
-from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Note, Trained, Work
+from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Identified, Note, Part, Trained, Work
 from benchmark.measure.metrics import SSIM_WINDOW
 from benchmark.plugins import Plugin
-from benchmark.run.cells import attacks_of, cells_of, determinants
+from benchmark.run.cells import attacks_of, cells_of, determinants, identification_of
 from benchmark.run.progress import Display
 from benchmark.run.provenance import provenance
 from benchmark.specification import CellSpec
@@ -32,7 +32,8 @@ from benchmark.store.result_files import read_checkpoint
 @dataclass(frozen=True)
 class Cells:
     """A checked grid with its data sets loaded. ``depends_on`` is what a result depends on beside the grid; ``cells`` and
-    ``attacks`` map keys to cells, and to the specifications of the attacks that each cell is measured with."""
+    ``attacks`` map keys to cells, and to the specifications of the attacks that each cell is measured with; ``identification`` is
+    the key of its identification, where it is on."""
 
     grid: Grid
     device: torch.device
@@ -41,6 +42,7 @@ class Cells:
     depends_on: dict[str, Any]
     cells: dict[str, CellSpec]
     attacks: dict[str, str]
+    identification: str | None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def identify(grid: Grid, device: torch.device, *, data_root: Path | None = None,
     for name, dataset in datasets.items():
         _check_dataset(grid, name, dataset)
     depends_on = determinants(device, {name: dataset.fingerprint for name, dataset in datasets.items()}, plugins)
-    return Cells(grid, device, datasets, tuple(plugins), depends_on, cells_of(grid, depends_on, plugins), attacks_of(grid, plugins))
+    return Cells(grid, device, datasets, tuple(plugins), depends_on, cells_of(grid, depends_on, plugins), attacks_of(grid, plugins),
+                 identification_of(grid))
 
 
 def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | None = None, plugins: Sequence[Plugin] = (),
@@ -97,7 +100,7 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
 
     Args:
         grid: what to run.
-        out: the run folder; made, or continued where it holds the same grid, which may have got further attacks.
+        out: the run folder; made, or continued where it holds the same grid, which may have got further attacks, or identification.
         device: where to compute.
         data_root: see :func:`benchmark.data.datasets.find`.
         plugins: that were loaded.
@@ -114,6 +117,7 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
     manifest = {
         "format": results.FORMAT, "name": grid.name, "grid": grid.model_dump(mode="json"), "determinants": found.depends_on,
         "cells": {key: spec.model_dump() for key, spec in found.cells.items()}, "attacks": found.attacks,
+        "identification": found.identification,
         "undefended": next((label for label in grid.defenses if defenses.create(label).plain), None),
         "provenance": provenance(command, device),
     }
@@ -150,7 +154,7 @@ def _to_do(plan: Plan, display: Display) -> list[str]:
     for key in plan.cells:
         for part, problem in results.damage(results.cell_folder(plan.out, key)).items():
             display.message(f"{problem}; it was moved to {recording.set_aside(plan.out, key, part)}")
-        cell, missing = results.find_cell(plan.out, key, plan.attacks)
+        cell, missing = results.find_cell(plan.out, key, plan.attacks, plan.identification)
         if cell is None or missing:
             todo.append(key)
     return todo
@@ -159,10 +163,11 @@ def _to_do(plan: Plan, display: Display) -> list[str]:
 def _work(plan: Plan, key: str) -> Work:
     """What is left to be done of a cell."""
     points = plan.grid.checkpoints()
-    cell, missing = results.find_cell(plan.out, key, plan.attacks)
+    cell, missing = results.find_cell(plan.out, key, plan.attacks, plan.identification)
     weights = None if cell is None else {epoch: read_checkpoint(results.checkpoint_path(cell.folder, epoch)) for epoch in points}
     return Work(plan.cells[key], plan.grid.training, plan.grid.evaluation, points, weights,
-                {attack: plan.attacks[attack] for attack in missing})
+                {attack: label for attack, label in plan.attacks.items() if attack in missing},
+                plan.identification if plan.identification in missing else None)
 
 
 def show(display: Display, name: str, event: Started | Advanced | EpochEnded | Note) -> None:
@@ -198,13 +203,15 @@ class _Recorder:
                 text = error.strerror or str(error)
                 raise CannotWrite(f"cannot write to {self._plan.out}: {text}; what is finished so far is kept") from error
 
-    def _write(self, key: str, event: Trained | Attacked | Finished | Failed) -> None:
+    def _write(self, key: str, event: Part | Finished | Failed) -> None:
         out, spec = self._plan.out, self._plan.cells[key]
         if isinstance(event, Trained):
             recording.write_trained(out, key, info=event.info, training=event.training, weights=event.weights)
         elif isinstance(event, Attacked):
             recording.write_attacked(out, key, event.attack, info=event.info, reconstructions=event.reconstructions,
                                      images=event.images)
+        elif isinstance(event, Identified):
+            recording.write_identified(out, key, event.identification, info=event.info, identifications=event.identifications)
         elif isinstance(event, Finished):
             recording.remove_failure(out, key)
             self.finished += 1
@@ -240,7 +247,7 @@ def _check_dataset(grid: Grid, name: str, dataset: Dataset) -> None:
 
 
 def _claim(out: Path, manifest: dict[str, Any]) -> FileLock:
-    """Make the run folder, or check that it holds the same grid and note the attacks that were added; returns its lock, taken."""
+    """Make the run folder, or check that it holds the same grid and note what was added; returns its lock, taken."""
     try:
         new = not (out / "run.json").exists()
         if new and out.exists() and (
@@ -253,7 +260,7 @@ def _claim(out: Path, manifest: dict[str, Any]) -> FileLock:
             if existing is not None:
                 _require_continuation(out, existing, manifest)
             recording.remove_drafts(out)
-            if existing is None or existing["attacks"] != manifest["attacks"]:
+            if existing is None or any(existing.get(added) != manifest[added] for added in ("attacks", "identification")):
                 recording.write_atomically(out / "run.json", json.dumps(manifest, indent=1))
             (out / "cells").mkdir(exist_ok=True)  # behind run.json, without which a folder is no run
         except BaseException:
@@ -265,7 +272,7 @@ def _claim(out: Path, manifest: dict[str, Any]) -> FileLock:
 
 
 def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse a grid that is not that of the folder. It may have further attacks, also of further plugins."""
+    """Refuse a grid that is not that of the folder. It may have further attacks, also of further plugins, and identification."""
     given = wanted["grid"]["attacks"]
     gone = [attack for attack in existing["attacks"].values() if attack not in given]
     if gone:
@@ -275,8 +282,15 @@ def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str,
     if isinstance(there.get("plugins"), dict):
         now = {**now, "plugins": {name: now["plugins"].get(name) for name in there["plugins"]}}
     # Data sets are compared by name and fingerprint: where they lie may change.
-    before, after = ({**of["grid"], "attacks": None, "datasets": list(of["determinants"].get("fingerprints") or ())}
+    before, after = ({**recorded(of["grid"]), "attacks": None, "datasets": list(of["determinants"].get("fingerprints") or ())}
                      for of in (existing, wanted))
+    evaluation, asked = before.get("evaluation"), after["evaluation"]["candidates"]
+    if isinstance(evaluation, dict):
+        if (candidates := evaluation["candidates"]) not in (0, asked):
+            raise InputError(f"the output folder {out} was made by another grid: evaluation.candidates was {candidates!r} "
+                             f"there and is {asked} now; identification can be added to a run, not changed or taken away: give "
+                             f"--candidates {candidates!r}, or name another folder with --out")
+        before["evaluation"] = {**evaluation, "candidates": asked}
     _require_same(out, before, after, "grid")
     _require_same(out, there, now, "determinants")
 

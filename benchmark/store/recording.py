@@ -14,7 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmark.store.results import RECONSTRUCTIONS, TRAINED, TRAINING, attack_folder, cell_folder, checkpoint_path
+from benchmark.store.results import (
+    IDENTIFICATIONS,
+    RECONSTRUCTIONS,
+    TRAINED,
+    TRAINING,
+    attack_folder,
+    cell_folder,
+    checkpoint_path,
+    identification_folder,
+)
 
 
 def write_trained(run: Path, key: str, *, info: dict[str, Any], training: list[dict[str, Any]], weights: dict[int, bytes]) -> None:
@@ -36,6 +45,15 @@ def write_attacked(run: Path, key: str, attack: str, *, info: dict[str, Any], re
         np.savez_compressed(draft / "images.npz", **images)  # type: ignore[arg-type]
         (draft / "part.json").write_text(json.dumps(info, indent=1))
         draft.replace(cell_folder(run, key) / attack_folder(attack))
+
+
+def write_identified(run: Path, key: str, identification: str, *, info: dict[str, Any], identifications: list[dict[str, Any]]
+                     ) -> None:
+    """Write the identification, by its key, in a cell."""
+    with _draft(run, key) as draft:
+        write_table(draft / "identifications.parquet", identifications, IDENTIFICATIONS)
+        (draft / "part.json").write_text(json.dumps(info, indent=1))
+        draft.replace(cell_folder(run, key) / identification_folder(identification))
 
 
 def copy_trained(source: Path, key: str, run: Path) -> None:

@@ -38,14 +38,18 @@ class Manifest(Part):
     provenance: dict[str, Any]
     cells: dict[_Key, CellSpec]
     attacks: dict[_Key, str]
+    identification: _Key | None = None  # absent in runs of earlier versions
     undefended: str | None  # the grid's defense that is the plain client, where it has one
 
 
 class _Obstacle(Part):
     checkpoint_epoch: Count
-    attack: str
     knowledge: Literal["blind", "informed"]
     reason: str
+
+
+class _AttackObstacle(_Obstacle):
+    attack: str
 
 
 class TrainedPart(CellSpec):
@@ -59,6 +63,14 @@ class AttackedPart(Part):
     """``part.json`` of an attack on a cell."""
 
     attack: str
+    inapplicable: list[_AttackObstacle]
+    seconds: float
+
+
+class IdentifiedPart(Part):
+    """``part.json`` of the identification in a cell."""
+
+    candidates: Count
     inapplicable: list[_Obstacle]
     seconds: float
 

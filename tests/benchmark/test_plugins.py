@@ -69,7 +69,7 @@ class Shades(DatasetBuilder):
         return DecodedImages(("dark", "bright"), pixels[~is_test], labels[~is_test], pixels[is_test], labels[is_test])
 """}
 OPTIONS = ["--dataset", "shades(count=40)", "--model", "narrow( width = 8 )", "--defense", "none", "--defense", "scaled(factor=0.25)",
-           "--attack", "grey", "--epochs", "1", "--victims", "2", "--seed", "0", "--threads", "1"]
+           "--attack", "grey", "--epochs", "1", "--victims", "2", "--candidates", "0", "--seed", "0", "--threads", "1"]
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_one_of_each_is_run_by_the_command_and_shown(files, tmp_path, capsys, cl
     assert execute(["run", *given, *OPTIONS, "--out", str(tmp_path / "run")]) == 0
     assert "2 cells finished, 0 kept, 0 failed" in capsys.readouterr().out
     read = results.read_run(tmp_path / "run")
-    training, rebuilt = results.joined(read.cells)
+    training, rebuilt, _ = results.joined(read.cells)
     assert set(training[["dataset", "model"]].itertuples(index=False, name=None)) == {("shades(count=40)", "narrow(width=8)")}
     assert set(training["defense"]) == {"none", "scaled(factor=0.25)"} and set(rebuilt["attack"]) == {"grey(value=0.5)"}
     board = (tmp_path / "run" / "report" / "leaderboard.md").read_text()

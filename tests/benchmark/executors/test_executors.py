@@ -106,18 +106,26 @@ def test_a_machine_that_is_lost_in_the_middle(shapes, tmp_path, cluster, monkeyp
     same_tables(tmp_path / "ray", tmp_path / "serial")
 
 
-def test_a_training_and_each_attack_are_tasks_of_their_own(shapes, tmp_path, cluster, monkeypatch):
+def test_a_training_the_identification_and_each_attack_are_tasks_of_their_own(shapes, tmp_path, cluster, monkeypatch):
     from benchmark.executors import ray as ray_executor
     given, made = [], ray_executor._Tasks.__init__
 
     def noted(self, submit, *arguments):
-        made(self, lambda todo: (given.append((todo.weights is None, list(todo.attacks.values()))), submit(todo))[1], *arguments)
+        def submitted(todo):
+            given.append((todo.weights is None, list(todo.attacks.values()), todo.identification is not None))
+            return submit(todo)
+
+        made(self, submitted, *arguments)
 
     monkeypatch.setattr(ray_executor._Tasks, "__init__", noted)
     labels = ["inverting-gradients(iterations=3)", "dlg(iterations=2)", "idlg(iterations=2)"]
-    grid = grid_of(shapes, defenses=["none"], seeds=[0], attacks=labels)
-    assert run_by_ray(grid, tmp_path / "ray", cluster.address).finished == 1
-    assert given[0] == (True, []) and sorted(given[1:]) == sorted((False, [label]) for label in labels)
+    grid = grid_of(shapes, defenses=["none"], seeds=[0], attacks=labels,
+                   evaluation={"checkpoints": [0, -1], "victims": 3, "batch_size": 2, "candidates": 5})
+    display = Silent()
+    assert run_by_ray(grid, tmp_path / "ray", cluster.address, display).finished == 1
+    assert given[:2] == [(True, [], False), (False, [], True)]
+    assert sorted(given[2:]) == sorted((False, [label], False) for label in labels)
+    assert all(0 <= share <= 1 for share in display.shares)
     serial(grid, tmp_path / "serial")
     same_tables(tmp_path / "ray", tmp_path / "serial")
 

@@ -25,8 +25,7 @@ FIRST, SECOND = "inverting-gradients(iterations=3)", "dlg(iterations=2)"
 
 
 def sorted_tables(folder):
-    training, rebuilt = comparable(folder)
-    return [table.sort_values(list(table.columns)).reset_index(drop=True) for table in (training, rebuilt)]
+    return [table.sort_values(list(table.columns)).reset_index(drop=True) for table in comparable(folder)]
 
 
 def no_training(monkeypatch):
@@ -184,7 +183,8 @@ def test_bfloat16_in_training_and_observation(shapes, tmp_path):
         run(grid, tmp_path / precision)
         tables[precision] = comparable(tmp_path / precision)
     training, rebuilt = (full.merge(half, on=list(keys)) for full, half, keys in zip(
-        tables["float32"], tables["bfloat16"], (("defense", "epoch"), ("defense", "checkpoint_epoch", "victim", "image")), strict=True))
+        tables["float32"][:2], tables["bfloat16"][:2], (("defense", "epoch"), ("defense", "checkpoint_epoch", "victim", "image")),
+        strict=True))
     later = training[training["epoch"] > 0]
     assert np.allclose(later["train_loss_x"], later["train_loss_y"], rtol=0.05) and (later["train_loss_x"] != later["train_loss_y"]).all()
     assert (rebuilt["cost_x"] != rebuilt["cost_y"]).all()

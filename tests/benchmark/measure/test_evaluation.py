@@ -11,7 +11,7 @@ from attacks import Attack, Reconstruction
 from benchmark.config import Evaluation, Training
 from benchmark.data import datasets
 from benchmark.measure import metrics
-from benchmark.measure.evaluation import choose_victims, mapped, observe, rebuild
+from benchmark.measure.evaluation import choose_victims, labels_right, mapped, observe, rebuild
 from benchmark.measure.training import make_private
 
 CPU = torch.device("cpu")
@@ -157,9 +157,8 @@ def test_every_victim_begins_with_what_the_client_of_the_training_keeps(shapes):
 
 
 def test_labels_are_right_as_a_set_with_counts():
-    from benchmark.measure.evaluation import _labels_right
-    assert _labels_right([1, 1, 2], [2, 1, 3]) == [True, True, False]
-    assert _labels_right([1, 2], [1, 1]) == [True, False]
+    assert labels_right([1, 1, 2], [2, 1, 3]) == [True, True, False]
+    assert labels_right([1, 2], [1, 1]) == [True, False]
 
 
 def test_assignment_is_the_best_of_all_permutations():

@@ -25,7 +25,7 @@ def set_seconds(folder, seconds):
 
 def plan_of(grid, folder):
     found = runner.identify(grid, CPU)
-    return planning.planned(found.cells, found.attacks, folder)
+    return planning.planned(found.cells, found.attacks, found.identification, folder)
 
 
 def test_estimates_are_those_of_the_cells_most_alike(shapes, tmp_path):
@@ -50,7 +50,7 @@ def test_without_any_measurement_the_time_is_unknown(shapes, tmp_path):
 
 def test_the_command_has_the_options_of_run_and_changes_nothing(shapes, tmp_path, capsys):
     arguments = ["--dataset", str(shapes), "--model", "mlp", "--defense", "none", "--attack", "dlg(iterations=1)", "--epochs", "1",
-                 "--victims", "2", "--out", str(tmp_path / "run")]
+                 "--victims", "2", "--candidates", "0", "--out", str(tmp_path / "run")]
     assert execute(["plan", *arguments]) == 0
     assert "0 of 2 cells done" in capsys.readouterr().out and not (tmp_path / "run").exists()
     assert execute(["run", *arguments]) == 0

@@ -20,7 +20,8 @@ from benchmark.store import results
 @pytest.fixture(scope="module")
 def made(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "run"
-    grid = grid_of(shapes, defenses=["none", "precode"], attacks=["inverting-gradients(iterations=30)", "omit-stochastic(iterations=3)"])
+    grid = grid_of(shapes, defenses=["none", "precode"], attacks=["inverting-gradients(iterations=30)", "omit-stochastic(iterations=3)"],
+                   evaluation={"checkpoints": [0, -1], "victims": 3, "batch_size": 2, "candidates": 5})
     run(grid, folder)
     return folder
 
@@ -62,6 +63,17 @@ def test_a_table_that_says_something_else_is_found(finished, name, column, by, s
         assert ("same " if same else "DIFFERENT") in comparison.text()
 
 
+@pytest.mark.parametrize(("column", "alter", "told"), [
+    ("better", lambda value: value - 1 if value else 1, ", 1 in the rank of a victim's own image"), ("victim", lambda value: value + 1, ", inf in the rank"),
+    ("label_share", lambda value: 0.25, "0 in SSIM")])
+def test_a_rank_that_differs_is_found_and_told(finished, column, alter, told):
+    """And any other column, which alone makes no difference of results."""
+    change(finished, "identifications.parquet", column, alter)
+    for comparison in again(finished):
+        assert not comparison.identical and comparison.same is (column == "label_share")
+        assert told in comparison.text() and comparison.text().startswith("same " if comparison.same else "DIFFERENT ")
+
+
 def test_data_that_changed_and_plugins_that_are_missing_are_refused(finished):
     manifest = json.loads((finished / "run.json").read_text())
     for section, message in ((("fingerprints", next(iter(manifest["determinants"]["fingerprints"]))), "is not that of the run"),
@@ -78,7 +90,7 @@ def test_data_that_changed_and_plugins_that_are_missing_are_refused(finished):
 def test_the_command(shapes, finished, capsys):
     assert execute(["reproduce", str(finished), "--sample", "1", "--seed", "4"]) == 0
     output = capsys.readouterr().out
-    assert "identical  " in output and "1 of 1 cells are the same (to 0.0001 in test accuracy and SSIM)" in output
+    assert "identical  " in output and "1 of 1 cells are the same (to 0.0001 in test accuracy and SSIM; ranks exactly)" in output
     change(finished, "reconstructions.parquet", "ssim", lambda value: value + 0.1)
     assert execute(["reproduce", str(finished), "--sample", "1"]) == 1
     assert "DIFFERENT" in capsys.readouterr().out

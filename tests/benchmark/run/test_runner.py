@@ -39,7 +39,7 @@ def test_tables_images_and_checkpoints(shapes, tmp_path):
     assert run(grid_of(shapes, models=["mlp"]), tmp_path / "run", display) == runner.Outcome(kept=0, finished=4, failed=0)
     assert len(display.cells) == 4 and all(0 <= share <= 1 for share in display.shares)
     read = results.read_run(tmp_path / "run")
-    training, rebuilt = results.joined(read.cells)
+    training, rebuilt, _ = results.joined(read.cells)
     assert len(training) == 4 * 3
     assert len(rebuilt) == 4 * 2 * 3 * 2
     assert rebuilt[["ssim", "mse", "psnr", "cost", "score", "blind_score", "seconds"]].notna().all(axis=None)

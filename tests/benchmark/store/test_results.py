@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_cases import grid_of, run
 
 from benchmark.errors import InputError
-from benchmark.store import results
+from benchmark.specification import CellSpec
+from benchmark.store import recording, results
 from reports.gallery import Pictures
 from reports.leaderboard import build
 from reports.submission import record
@@ -20,7 +23,8 @@ from reports.submission import record
 @pytest.fixture(scope="module")
 def finished(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "run"
-    run(grid_of(shapes, seeds=[0], attacks=["inverting-gradients(iterations=1)", "likelihood(iterations=1)"]), folder)
+    run(grid_of(shapes, seeds=[0], attacks=["inverting-gradients(iterations=1)", "likelihood(iterations=1)"],
+                evaluation={"checkpoints": [0], "victims": 3, "batch_size": 2, "candidates": 5}), folder)
     return folder
 
 
@@ -84,6 +88,39 @@ def test_any_change_of_the_bytes_of_a_file(finished, data):
         assert str(finished) in str(error)
     finally:
         (finished / name).write_bytes(before)
+
+
+@pytest.mark.parametrize(("column", "value"), [
+    ("better", 5), ("better", -1), ("better", None), ("tied", 4), ("tied", -1), ("tied", 2**31 - 1), ("candidates", 1), ("candidates", None),
+    ("mu", -1.0), ("mu", 0.0), ("label_share", 1.5), ("method", None), ("exact", None), ("victim", None), ("seconds", None),
+    ("knowledge", "clairvoyant")])
+def test_a_row_that_is_no_rank(finished, tmp_path, column, value):
+    shutil.copytree(finished, tmp_path / "run")
+    file = min((tmp_path / "run").glob("cells/*/*/identifications.parquet"))
+    rows = pq.read_table(file).to_pylist()
+    rows[-1] = {**rows[-1], **({"better": 1, "tied": 1} if column in ("tied", "candidates") else {}), column: value}
+    pq.write_table(pa.Table.from_pylist(rows, schema=results.IDENTIFICATIONS), file)
+    with pytest.raises(InputError, match=rf"{file.name}: .*the command of the run sets it aside and measures it again"):
+        results.read_run(tmp_path / "run")
+    assert list(results.damage(file.parents[1])) == [file.parent.name]
+
+
+def test_what_was_written_is_read(tmp_path):
+    """With what there is not in every row."""
+    cell = {"dataset": "d", "model": "m", "defense": "none", "seed": 0}
+    rows = [{**cell, "defense_params": "{}", "checkpoint_epoch": 0, "knowledge": knowledge, "method": "cosine", "exact": False, "victim": 0,
+             "candidates": 9, "better": 3, "tied": 1, "label_share": share, "mu": mu, "seconds": 0.5}
+            for knowledge, share, mu in (("blind", None, None), ("informed", 0.5, 0.1))]
+    obstacles = [{"checkpoint_epoch": 4, "knowledge": "blind", "reason": "x"}]
+    recording.write_trained(tmp_path, "a" * 20, info={**cell, "checkpoints": [], "seconds": 1.0}, training=[], weights={})
+    recording.write_identified(tmp_path, "a" * 20, "b" * 20, info={"candidates": 9, "inapplicable": obstacles, "seconds": 2.0}, identifications=rows)
+    found, missing = results.find_cell(tmp_path, "a" * 20, [], "b" * 20)
+    assert missing == [] and found.unidentified == obstacles and results.damage(found.folder) == {}
+    assert results.with_tables(found, CellSpec(**cell)).identifications.to_pylist() == rows
+    assert results.find_cell(tmp_path, "a" * 20, ["c" * 20], "d" * 20)[1] == ["c" * 20, "d" * 20]
+    assert len(results.with_tables(results.find_cell(tmp_path, "a" * 20, [])[0], CellSpec(**cell)).identifications) == 0
+    with pytest.raises(InputError, match="rows of seed 0, expected 1"):
+        results.with_tables(found, CellSpec(**{**cell, "seed": 1}))
 
 
 def test_keys_of_cells_do_not_lead_out_of_the_folder(finished, tmp_path):
