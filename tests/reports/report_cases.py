@@ -13,6 +13,7 @@ from benchmark.store.results import images_key
 
 ATTACK = "inverting-gradients(iterations=1)"
 KNOWN = ("blind", "informed")
+IDENTIFICATION = "0" * 20
 
 
 def write_run(folder: Path, accuracies: dict[tuple[str, int], list[float]], ssims: dict[tuple[str, int], list[float]], *,
@@ -29,10 +30,11 @@ def write_run(folder: Path, accuracies: dict[tuple[str, int], list[float]], ssim
 
 def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, epochs: int, attacks: list[str], victims: int,
                 failed: list[tuple[str, str, str, int]] = [], size: int = 8, batch: int = 1,  # noqa: B006
-                known: tuple[str, ...] = KNOWN) -> Path:
+                known: tuple[str, ...] = KNOWN, candidates: int = 0) -> Path:
     """A run of cells (data set, model, defense, seed): ``accuracies`` per epoch; for each (checkpoint, attack, knowledge) either SSIM
     per image, by which the scores then go, or columns per image; ``obstacles`` (checkpoint, attack, knowledge, reason); and, where
-    they matter, other columns of ``training`` per epoch."""
+    they matter, other columns of ``training`` per epoch, and ``identifications``: for each (checkpoint, knowledge) columns per victim,
+    of which ``better`` must be there."""
     specs = {}
     for cell in [*cells, *failed]:
         key = hashlib.sha256(repr((cell, epochs, attacks, victims)).encode()).hexdigest()[:20]
@@ -42,13 +44,14 @@ def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, e
         "format": results.FORMAT, "name": "test",
         "grid": {"training": {"epochs": epochs, "batch_size": 64, "learning_rate": 1e-3},
                  "evaluation": {"victims": victims, "batch_size": batch, "labels": "known", "checkpoints": [0], "rounds": 1,
-                                "knowledge": list(known)},
+                                "knowledge": list(known), **({"candidates": candidates} if candidates else {})},
                  "attacks": attacks, "image_size": None},
         "determinants": {"leakboard": "1", "torch": "2", "opacus": "1", "device": "cpu", "plugins": {}, "portfolio": 1,
                          "fingerprints": {name: hashlib.sha256(name.encode()).hexdigest() for name in datasets}},
         "provenance": {"started": "2026-01-01", "hardware": "cpu", "command": "leakboard run", "packages": {"torch": "2"}},
         "cells": specs,
         "attacks": {attack_key(attack): attack for attack in attacks},
+        "identification": IDENTIFICATION if candidates else None,
         "undefended": "none" if "none" in {spec["defense"] for spec in specs.values()} else None,
     }
     (folder / "cells").mkdir(parents=True)
@@ -85,6 +88,15 @@ def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, e
                          for obstacle in cell.get("obstacles", []) if obstacle[1] == label]
             info = {"attack": label, "inapplicable": obstacles, "seconds": 2.0}
             recording.write_attacked(folder, key, attack_key(label), info=info, reconstructions=rebuilt, images=images)
+        if candidates:
+            rows = [{**common, "checkpoint_epoch": checkpoint, "knowledge": knowledge, "victim": i, "method": "likelihood", "exact": False,
+                     "candidates": candidates, "tied": 0, "label_share": None, "mu": None, "seconds": 0.01,
+                     **{column: values[i] for column, values in columns.items()}}
+                    for (checkpoint, knowledge), columns in cell.get("identifications", {}).items() for i in range(len(columns["better"]))]
+            part = results.cell_folder(folder, key) / f"identification-{IDENTIFICATION}"
+            part.mkdir()
+            recording.write_table(part / "identifications.parquet", rows, results.IDENTIFICATIONS)
+            (part / "part.json").write_text(json.dumps({"inapplicable": [], "seconds": 1.0}))
     return folder
 
 

@@ -1,0 +1,63 @@
+"""How well images are identified, from the rows of victims to estimates with their spread."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from reports import ranks
+from reports.entries import IdentificationResult, TopOne
+from reports.statistics import Estimate, bootstrap_mean, share
+
+#: The delta of the limit of epsilon where an entry has none.
+_DELTA = 1e-5
+
+
+def identification_results(rows: pd.DataFrame | None, delta: float | None) -> list[IdentificationResult]:
+    """The results of a defense, by checkpoint and what the attacker knew.
+
+    Args:
+        rows: of :data:`benchmark.store.results.IDENTIFICATIONS`, of one data set, model and defense; None where there are none.
+        delta: that of the entry's privacy budget, None without one.
+    """
+    if rows is None:
+        return []
+    groups = rows.groupby(["checkpoint_epoch", "knowledge"], sort=True)
+    return [_result(int(epoch), knowledge, group, _DELTA if delta is None else delta) for (epoch, knowledge), group in groups]
+
+
+def _result(epoch: int, knowledge: str, rows: pd.DataFrame, delta: float) -> IdentificationResult:
+    # In an order of their own, so that that of the victims changes nothing, not even by rounding.
+    rows = rows.sort_values(["candidates", "better", "tied", "label_share"])
+    better, tied, candidates = (rows[name].to_numpy(dtype=np.int64) for name in ("better", "tied", "candidates"))
+    size, victims = int(candidates.min()), len(rows)
+    sizes = ranks.pool_sizes(size)
+    rates = [_rate(values) for values in ranks.top_one(better, tied, candidates, sizes).T]
+    shares = ranks.bin_shares(better, tied, candidates, size)
+    # A larger pool than M makes a hit no easier.
+    least = ranks.lower_limit(int(((better == 0) & (tied == 0)).sum()), victims)
+    expected = better + tied / 2  # others in front, of all that there are
+    mu = _guaranteed(rows["mu"])
+    return IdentificationResult(
+        checkpoint_epoch=epoch, knowledge=knowledge,  # type: ignore[arg-type]
+        method=", ".join(sorted(rows["method"].unique())), exact=bool(rows["exact"].all()), candidates=size, victims=victims,
+        top1=[TopOne(*point) for point in zip(sizes, rates, strict=True)],
+        median_rank=float(np.median(1 + expected * (size - 1) / (candidates - 1))),
+        bits=ranks.bits_leaked(shares, size), bits_low=ranks.bits_limit(shares, size, victims),
+        epsilon_low=ranks.epsilon_limit(least, size, delta), mu_low=ranks.mu_limit(least, size),
+        mu=mu, bound=None if mu is None else ranks.top_one_bound(mu, size),
+        label_share=_rate(known) if len(known := np.sort(rows["label_share"].dropna())) else None,
+        seconds_per_victim=float(rows["seconds"].mean()),
+    )
+
+
+def _guaranteed(mu: pd.Series) -> float | None:
+    """What holds for every victim: the largest mu, None where one has no guarantee or one that says nothing."""
+    return float(mu.max()) if np.isfinite(mu).all() else None
+
+
+def _rate(values: np.ndarray) -> Estimate:
+    """A mean over victims; where each is a hit or a miss, with Wilson's interval, which is not empty at all or none of few."""
+    if np.isin(values, (0.0, 1.0)).all():
+        return share(int(values.sum()), len(values))
+    return bootstrap_mean(values.tolist())
