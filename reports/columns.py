@@ -50,7 +50,8 @@ def board_columns(board: Board) -> list[Column]:
 
 def entry_columns(board: Board) -> list[Column]:
     """The columns that every board has alike."""
-    epochs, measured = board.protocol.training.epochs, bool(board.candidates)
+    epochs = board.protocol.training.epochs
+    asked, measured = bool(board.protocol.evaluation.candidates), bool(board.candidates)
     bounded = any(result.bound is not None for entry in board.entries for result in entry.identifications)
     return [
         Column("rank", "by worst-case ASR, then by test accuracy", True, lambda e: _number(e.rank, 0)),
@@ -62,10 +63,10 @@ def entry_columns(board: Board) -> list[Column]:
                lambda e: _asr(e.worst_case, text.not_run(e))),
         Column("identified", "top-1: share of victims whose image an attacker who knows the defense names rightly among M "
                f"candidates, with its 95 % interval, at the checkpoint where it is highest{_chance(board)}; exact: by the "
-               "likelihood itself, so that no attacker does better against that pool", measured,
-               lambda e: _identified(e, e.identified, board)),
-        Column("identified blindly", "as before, by an attacker who knows nothing of the defense", measured and board.only_blind,
-               lambda e: _identified(e, e.identified_blindly, board)),
+               "likelihood itself, so that no attacker does better against that pool", asked,
+               lambda e: _identified(e, "informed", board)),
+        Column("identified blindly", "as before, by an attacker who knows nothing of the defense", asked and board.only_blind,
+               lambda e: _identified(e, "blind", board)),
         Column("identified at most", "by any attacker, at that checkpoint: a proven bound, where what was observed has a guarantee",
                bounded, lambda e: _number(getattr(e.identified, "bound", None), 3)),
         Column("bits leaked", "lower 95 % limit of what the ranks of the true candidates tell, of log2 M bits; as identified",
@@ -127,8 +128,8 @@ def attack_table(entries: list[Entry]) -> tuple[list[str], list[list[Value]]]:
 
 def identification_table(entries: list[Entry]) -> tuple[list[tuple[str, str, bool]], list[list[Value]]]:
     """Titles with their meaning and whether they are shown at first, and rows, of the table of identification by checkpoint."""
-    found = [(entry, result) for entry in entries for result in entry.identifications]
-    sizes = [size for size in _SIZES if any(size < result.candidates for _, result in found)]
+    largest = max((result.candidates for entry in entries for result in entry.identifications), default=0)
+    sizes = [size for size in _SIZES if size < largest]
     columns: list[tuple[str, str, bool, Callable[[Entry, IdentificationResult], Value]]] = [
         ("defense", "", True, lambda e, r: Value(text.labelled(e))),
         ("checkpoint", "", True, lambda e, r: Value(text.checkpoint(r.checkpoint_epoch), r.checkpoint_epoch)),
@@ -151,8 +152,13 @@ def identification_table(entries: list[Entry]) -> tuple[list[tuple[str, str, boo
         ("victims", "gradients observed, over all seeds", True, lambda e, r: _number(r.victims, 0)),
         ("seconds per victim", "", True, lambda e, r: _number(r.seconds_per_victim, 3)),
     ]
-    return ([(title, meaning, shown) for title, meaning, shown, _ in columns],
-            [[value(entry, result) for *_, value in columns] for entry, result in found])
+    rows = []
+    for entry in entries:
+        rows += [[value(entry, result) for *_, value in columns] for result in entry.identifications]
+        rows += [[Value(text.labelled(entry)), Value(text.checkpoint(obstacle.checkpoint_epoch), obstacle.checkpoint_epoch),
+                  Value(obstacle.knowledge), Value(f"does not apply: {obstacle.reason}"),
+                  *[Value(text.ABSENT, _LAST)] * (len(columns) - 4)] for obstacle in entry.unidentified]
+    return [(title, meaning, shown) for title, meaning, shown, _ in columns], rows
 
 
 def overview(boards: list[Board]) -> list[tuple[Entry, list[Value]]]:
@@ -204,10 +210,13 @@ def _point(board: Board, entry: Entry | None, identified: bool) -> Value:
     return Value(" · ".join(map(text.number, numbers)) + (" ★" if entry.pareto else ""), asr)
 
 
-def _identified(entry: Entry, result: IdentificationResult | None, board: Board) -> Value:
+def _identified(entry: Entry, knowledge: str, board: Board) -> Value:
+    result = entry.identified if knowledge == "informed" else entry.identified_blindly
     if result is not None:
         return Value(text.top_one(result), result.at_all.mean)
-    return Value("not run" if board.protocol.evaluation.candidates else "not measured", _LAST)
+    if not board.protocol.evaluation.candidates:
+        return Value("not measured", _LAST)
+    return Value("does not apply" if any(obstacle.knowledge == knowledge for obstacle in entry.unidentified) else "not run", _LAST)
 
 
 def _chance(board: Board) -> str:

@@ -198,7 +198,7 @@ def _identifications(where: str, entry: Entry, asked: int) -> Iterator[str]:
             yield f"{place}.bound: mu is {result.mu}, which gives {bound}, got {result.bound}"
         if bound is not None and (sure := ranks.lower_limit(hits, result.victims, _SURELY)) > bound:
             yield (f"{place}.top1: {rate:.4g} of {result.victims} victims identified among {size} candidates, at least {sure:.4g} "
-                   f"at {_SURELY:.1%}, is above the bound {bound:.4g} that holds for every attacker: a bug in the defense, its "
+                   f"at {100 * _SURELY:g} %, is above the bound {bound:.4g} that holds for every attacker: a bug in the defense, its "
                    "guarantee or the measurement")
 
 

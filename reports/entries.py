@@ -102,6 +102,17 @@ class IdentificationResult:
 
 
 @dataclass(frozen=True)
+class Obstacle:
+    """Why images were not identified at a checkpoint, by an attacker who knows this."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    checkpoint_epoch: Count
+    knowledge: Literal["blind", "informed"]
+    reason: Text
+
+
+@dataclass(frozen=True)
 class Entry:
     """A defense on a board. Accuracy is that after the last epoch, mean over seeds with a bootstrap interval.
 
@@ -129,6 +140,7 @@ class Entry:
     memory_ratio: Positive | None = None
     attacks: list[AttackResult] = field(default_factory=list)
     identifications: Annotated[list[IdentificationResult], Field(max_length=10_000)] = field(default_factory=list)
+    unidentified: Annotated[list[Obstacle], Field(max_length=10_000)] = field(default_factory=list)
     problems: list[Text] = field(default_factory=list)
     rank: PositiveInt | None = None
     pareto: bool = False

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from benchmark.store.results import Cell
 from reports import ranks
-from reports.entries import IdentificationResult, TopOne
+from reports.entries import IdentificationResult, Obstacle, TopOne
 from reports.statistics import Estimate, bootstrap_mean, share
 
 #: The delta of the limit of epsilon where an entry has none.
@@ -24,6 +25,12 @@ def identification_results(rows: pd.DataFrame | None, delta: float | None) -> li
         return []
     groups = rows.groupby(["checkpoint_epoch", "knowledge"], sort=True)
     return [_result(int(epoch), knowledge, group, _DELTA if delta is None else delta) for (epoch, knowledge), group in groups]
+
+
+def obstacles(cells: list[Cell]) -> list[Obstacle]:
+    """Why images of a defense, whose cells these are, were not identified; each reason once."""
+    found = (Obstacle(each["checkpoint_epoch"], each["knowledge"], each["reason"]) for cell in cells for each in cell.unidentified)
+    return list(dict.fromkeys(found))
 
 
 def _result(epoch: int, knowledge: str, rows: pd.DataFrame, delta: float) -> IdentificationResult:

@@ -15,7 +15,7 @@ from benchmark.store.results import Cell, MeasuredCell, Run, joined
 from reports.attack_results import attack_results
 from reports.documents import parse
 from reports.entries import AttackResult, Board, Entry, Protocol, ranked
-from reports.identification import identification_results
+from reports.identification import identification_results, obstacles
 from reports.ranks import top_one_bound
 from reports.statistics import Estimate, accuracy_area, bootstrap_mean, epochs_to_converge
 from reports.worst_case import with_worst_cases
@@ -173,6 +173,7 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
     changes = [last[seed] - plain[seed][-1] for seed in last if seed in plain]
     ratios = [own.seconds[seed] / times[seed] for seed in own.seconds if times.get(seed)]
     compared = defense != group.undefended
+    cells: list[Cell] = [cell for cell in group.cells.values() if cell.trained["defense"] == defense]
     return Entry(
         defense=defense,
         parameters=_parameters(defense, training["defense_params"].iloc[0]),
@@ -188,8 +189,9 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
         time_ratio=float(np.mean(ratios)) if ratios and compared else None,
         step_memory=own.memory,
         memory_ratio=own.memory / undefended.memory if own.memory is not None and undefended.memory and compared else None,
-        attacks=attack_results(rebuilt, [cell for cell in group.cells.values() if cell.trained["defense"] == defense]),
+        attacks=attack_results(rebuilt, cells),
         identifications=identification_results(identified, own.delta),
+        unidentified=obstacles(cells),
         problems=group.problems[defense],
     )
 

@@ -66,9 +66,9 @@ def _harmless(cell: str) -> bool:
 
 
 def _identification(board: Board) -> list[str]:
-    if not board.candidates:
-        return []
     columns, rows = identification_table(board.entries)
+    if not rows:
+        return []
     shown = [place for place, (_, _, shown) in enumerate(columns) if shown]
     return ["### Identification", text.IDENTIFICATION, markdown_table(
         [columns[place][0] for place in shown], [[row[place].text for place in shown] for row in rows])]

@@ -132,8 +132,8 @@ class Pages:
 
     def _identification_table(self, entries: list[Entry], own: bool = False) -> Table:
         header, rows = identification_table(entries)
-        links = [self._link(entry) for entry in entries for _ in entry.identifications]
-        colours = [self._colour(entry) for entry in entries for _ in entry.identifications]
+        links = [self._link(entry) for entry in entries for _ in (*entry.identifications, *entry.unidentified)]
+        colours = [self._colour(entry) for entry in entries for _ in (*entry.identifications, *entry.unidentified)]
         if own:
             header, rows, links, colours = header[1:], [row[1:] for row in rows], [], []
         return Table("Identification at every checkpoint", header, rows, links, colours)

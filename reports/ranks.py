@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri, rel_entr, wrightomega
-from scipy.stats import beta, chi2, hypergeom
+from scipy.stats import beta, binom, chi2, hypergeom
 
 _LEVEL = 0.95
 #: Draws of uniform ranks behind what chance alone tells.
@@ -144,5 +144,6 @@ def _radius(victims: int, size: int) -> float:
     where that is larger."""
     uniform = _widths(size) / size
     drawn = np.random.default_rng(0).multinomial(victims, uniform, _DRAWS) / victims
-    simulated = np.quantile(rel_entr(drawn, uniform).sum(1), _LEVEL, method="higher")
+    # So far up among the draws that the quantile is not above it, but for one time in a thousand.
+    simulated = np.sort(rel_entr(drawn, uniform).sum(1))[int(binom.ppf(0.999, _DRAWS, _LEVEL))]
     return float(max(simulated, chi2.ppf(_LEVEL, len(uniform) - 1) / (2 * victims)))

@@ -34,7 +34,7 @@ def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, e
     """A run of cells (data set, model, defense, seed): ``accuracies`` per epoch; for each (checkpoint, attack, knowledge) either SSIM
     per image, by which the scores then go, or columns per image; ``obstacles`` (checkpoint, attack, knowledge, reason); and, where
     they matter, other columns of ``training`` per epoch, and ``identifications``: for each (checkpoint, knowledge) columns per victim,
-    of which ``better`` must be there."""
+    of which ``better`` must be there; ``unidentified`` (checkpoint, knowledge, reason)."""
     specs = {}
     for cell in [*cells, *failed]:
         key = hashlib.sha256(repr((cell, epochs, attacks, victims)).encode()).hexdigest()[:20]
@@ -93,10 +93,9 @@ def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, e
                      "candidates": candidates, "tied": 0, "label_share": None, "mu": None, "seconds": 0.01,
                      **{column: values[i] for column, values in columns.items()}}
                     for (checkpoint, knowledge), columns in cell.get("identifications", {}).items() for i in range(len(columns["better"]))]
-            part = results.cell_folder(folder, key) / f"identification-{IDENTIFICATION}"
-            part.mkdir()
-            recording.write_table(part / "identifications.parquet", rows, results.IDENTIFICATIONS)
-            (part / "part.json").write_text(json.dumps({"inapplicable": [], "seconds": 1.0}))
+            obstacles = [dict(zip(("checkpoint_epoch", "knowledge", "reason"), obstacle, strict=True)) for obstacle in cell.get("unidentified", [])]
+            info = {"candidates": candidates, "inapplicable": obstacles, "seconds": 1.0}
+            recording.write_identified(folder, key, IDENTIFICATION, info=info, identifications=rows)
     return folder
 
 
