@@ -198,8 +198,8 @@ def _identifications(where: str, entry: Entry, asked: int) -> Iterator[str]:
             yield f"{place}.bound: mu is {result.mu}, which gives {bound}, got {result.bound}"
         if bound is not None and (sure := ranks.lower_limit(hits, result.victims, _SURELY)) > bound:
             yield (f"{place}.top1: {rate:.4g} of {result.victims} victims identified among {size} candidates, at least {sure:.4g} "
-                   f"at {100 * _SURELY:g} %, is above the bound {bound:.4g} that holds for every attacker: a bug in the defense, its "
-                   "guarantee or the measurement")
+                   f"at {100 * _SURELY:g} %, is above the bound {bound:.4g} that holds for every attacker: a bug in the defense, "
+                   "its guarantee or the measurement")
 
 
 def _outside(where: str, estimate: Estimate | None, low: float, high: float) -> Iterator[str]:

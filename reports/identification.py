@@ -8,7 +8,7 @@ import pandas as pd
 from benchmark.store.results import Cell
 from reports import ranks
 from reports.entries import IdentificationResult, Obstacle, TopOne
-from reports.statistics import Estimate, bootstrap_mean, share
+from reports.statistics import Estimate, bootstrap_means, share
 
 #: The delta of the limit of epsilon where an entry has none.
 _DELTA = 1e-5
@@ -39,7 +39,7 @@ def _result(epoch: int, knowledge: str, rows: pd.DataFrame, delta: float) -> Ide
     better, tied, candidates = (rows[name].to_numpy(dtype=np.int64) for name in ("better", "tied", "candidates"))
     size, victims = int(candidates.min()), len(rows)
     sizes = ranks.pool_sizes(size)
-    rates = [_rate(values) for values in ranks.top_one(better, tied, candidates, sizes).T]
+    rates = _means(ranks.top_one(better, tied, candidates, sizes))
     shares = ranks.bin_shares(better, tied, candidates, size)
     # A larger pool than M makes a hit no easier.
     least = ranks.lower_limit(int(((better == 0) & (tied == 0)).sum()), victims)
@@ -53,7 +53,7 @@ def _result(epoch: int, knowledge: str, rows: pd.DataFrame, delta: float) -> Ide
         bits=ranks.bits_leaked(shares, size), bits_low=ranks.bits_limit(shares, size, victims),
         epsilon_low=ranks.epsilon_limit(least, size, delta), mu_low=ranks.mu_limit(least, size),
         mu=mu, bound=None if mu is None else ranks.top_one_bound(mu, size),
-        label_share=_rate(known) if len(known := np.sort(rows["label_share"].dropna())) else None,
+        label_share=_means(known[:, None])[0] if len(known := np.sort(rows["label_share"].dropna())) else None,
         seconds_per_victim=float(rows["seconds"].mean()),
     )
 
@@ -63,8 +63,11 @@ def _guaranteed(mu: pd.Series) -> float | None:
     return float(mu.max()) if np.isfinite(mu).all() else None
 
 
-def _rate(values: np.ndarray) -> Estimate:
-    """A mean over victims; where each is a hit or a miss, with Wilson's interval, which is not empty at all or none of few."""
-    if np.isin(values, (0.0, 1.0)).all():
-        return share(int(values.sum()), len(values))
-    return bootstrap_mean(values.tolist())
+def _means(values: np.ndarray) -> list[Estimate]:
+    """Means over victims of each column [victims, columns]; where each victim is a hit or a miss, with Wilson's interval, which is
+    not empty at all or none of few."""
+    estimates = [share(int(hits), len(values)) for hits in values.sum(0)]
+    drawn = np.flatnonzero(~np.isin(values, (0.0, 1.0)).all(0))
+    for column, estimate in zip(drawn, bootstrap_means(values[:, drawn]), strict=True):
+        estimates[column] = estimate
+    return estimates

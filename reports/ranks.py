@@ -53,30 +53,26 @@ def bits_limit(shares: np.ndarray, size: int, victims: int) -> float:
     """The lower 95 % limit of :func:`bits_leaked`: the least KL(p || q) over all p with KL(shares || p) <= r.
 
     r is what chance alone reaches in 5 % of draws, so that ranks that tell nothing give 0 in the other 95. By Lagrange
-    p_b (log(p_b / q_b) + c) = l shares_b, hence p_b = l shares_b / W(l shares_b e^c / q_b) with Lambert's W, where c makes the sum
-    1 and l meets r.
+    p_b (log(p_b / q_b) + c) = l shares_b, hence p_b = l shares_b / W(e^t shares_b / q_b) with t = c + log l and Lambert's W: l
+    follows from the sum of p, and p goes from q to the shares as t grows.
     """
     uniform, radius = _widths(size) / size, _radius(victims, size)
+    with np.errstate(divide="ignore"):
+        surplus = np.log(shares / uniform)
 
-    def nearest(weight: float) -> np.ndarray:
-        def solution(shift: float) -> np.ndarray:
-            with np.errstate(divide="ignore"):
-                root = wrightomega(np.log(weight * shares / uniform) + shift)
-            return np.where(shares > 0, weight * shares / np.where(shares > 0, root, 1.0), uniform * np.exp(-shift))
+    def between(t: float) -> np.ndarray:
+        weights = np.where(shares > 0, shares / np.where(shares > 0, wrightomega(surplus + t), 1.0), uniform * np.exp(-t))
+        return weights / weights.sum()
 
-        # Summed over the bins, the condition says that the shift is the weight less KL(p || q), which is at most log M.
-        least, most = weight - np.log(size) - 1.0, weight + 1.0
-        return solution(brentq(lambda shift: solution(shift).sum() - 1.0, least, most, xtol=1e-14))
+    def excess(t: float) -> float:
+        return float(rel_entr(shares, between(t)).sum() - radius)
 
-    def excess(weight: float) -> float:
-        return float(rel_entr(shares, nearest(weight)).sum() - radius)
-
-    low, high = 1e-9, 1.0
-    if rel_entr(shares, uniform).sum() <= radius or excess(low) <= 0:
+    low, high = -30.0, 1.0
+    if excess(low) <= 0:
         return 0.0
     while excess(high) > 0:
         low, high = high, 2 * high
-    return bits_leaked(nearest(brentq(excess, low, high, xtol=1e-14)), size)
+    return bits_leaked(between(brentq(excess, low, high, xtol=1e-12)), size)
 
 
 def lower_limit(hits: int, victims: int, level: float = _LEVEL) -> float:

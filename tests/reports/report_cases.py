@@ -18,13 +18,16 @@ IDENTIFICATION = "0" * 20
 
 def write_run(folder: Path, accuracies: dict[tuple[str, int], list[float]], ssims: dict[tuple[str, int], list[float]], *,
               epochs: int = 2, missing: tuple[tuple[str, int], ...] = (), knowledge: str = "both", attack: str = ATTACK,
-              dataset: str = "digits", known: tuple[str, ...] = KNOWN) -> Path:
-    """A run of one data set and model; accuracies per epoch and SSIM per victim for each (defense, seed)."""
+              dataset: str = "digits", known: tuple[str, ...] = KNOWN, candidates: int = 0) -> Path:
+    """A run of one data set and model; accuracies per epoch and SSIM per victim for each (defense, seed). Where there are candidates,
+    victims have the ranks 1 and 2 and a guarantee."""
+    ranks = {"better": [0, 1], "mu": [2.0, 2.0], "label_share": [1.0, 0.5]}
     cells = {
         (dataset, "lenet", defense, seed): {
-            "accuracies": values, "attacks": {(0, attack, knowledge): ssims.get((defense, seed), [])}}
+            "accuracies": values, "attacks": {(0, attack, knowledge): ssims.get((defense, seed), [])},
+            "identifications": {(0, "both"): ranks}, "unidentified": [(1, "blind", "not finite")]}
         for (defense, seed), values in accuracies.items() if (defense, seed) not in missing}
-    return write_cells(folder, cells, epochs=epochs, attacks=[attack], victims=2, known=known,
+    return write_cells(folder, cells, epochs=epochs, attacks=[attack], victims=2, known=known, candidates=candidates,
                        failed=[(dataset, "lenet", *cell) for cell in missing])
 
 
@@ -103,8 +106,9 @@ def attack_key(attack: str) -> str:
     return hashlib.sha256(attack.encode()).hexdigest()[:20]
 
 
-def large_run(folder: Path, datasets: int = 4, models: int = 5, defenses: int = 20, seeds: int = 5, victims: int = 16) -> Path:
-    """A run of datasets x models x defenses x seeds cells, attacked in three ways at two checkpoints."""
+def large_run(folder: Path, datasets: int = 4, models: int = 5, defenses: int = 20, seeds: int = 5, victims: int = 16,
+              candidates: int = 1000) -> Path:
+    """A run of datasets x models x defenses x seeds cells, attacked in three ways and identified at two checkpoints."""
     generator = np.random.default_rng(0)
     attacks = ["inverting-gradients(iterations=300)", "analytic"]
 
@@ -113,8 +117,10 @@ def large_run(folder: Path, datasets: int = 4, models: int = 5, defenses: int = 
         best = generator.random()
         return {"accuracies": (0.1 + 0.8 * generator.random() * np.linspace(0, 1, 11)).tolist(),
                 "attacks": {(epoch, name, known): {"ssim": (best * generator.random(victims)).tolist(), "score": generator.random(victims).tolist()}
-                            for epoch in (0, 10) for name in attacks for known in knowledge[name]}}
+                            for epoch in (0, 10) for name in attacks for known in knowledge[name]},
+                "identifications": {(epoch, known): {"better": (best * candidates * generator.random(victims) ** 3).astype(int).tolist()}
+                                    for epoch in (0, 10) for known in (KNOWN if defended else ("both",))}}
 
     cells = {(f"data{d}", f"model{m}", "none" if p == 0 else f"noise(std={p / 1000})", seed): cell(p > 0)
              for d in range(datasets) for m in range(models) for p in range(defenses) for seed in range(seeds)}
-    return write_cells(folder, cells, epochs=10, attacks=attacks, victims=victims, size=32)
+    return write_cells(folder, cells, epochs=10, attacks=attacks, victims=victims, size=32, candidates=candidates)
