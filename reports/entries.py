@@ -15,6 +15,7 @@ Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(min_length=1, max_length=500)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PoolSize = Annotated[int, Field(ge=2, le=10_000_000)]
 
 #: What is chosen among the reconstructions of all attacks, see :mod:`reports.worst_case`.
 WORST_CASE: Literal["worst case"] = "worst case"
@@ -49,6 +50,69 @@ class AttackResult:
 
 
 @dataclass(frozen=True)
+class TopOne:
+    """The share of victims whose image is named rightly among so many candidates, with a bootstrap interval over victims."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    size: PoolSize
+    rate: Estimate
+
+
+@dataclass(frozen=True)
+class IdentificationResult:
+    """How well the victims' images were told from others at one checkpoint, over all seeds and victims of an entry.
+
+    ``knowledge`` is as in :class:`AttackResult`. ``method`` is how candidates were scored, ``exact`` whether by their exact
+    likelihood, so that no attacker does better against that pool. ``candidates`` is M, the fewest of any victim; ``top1`` has rates
+    by rising size of the pool, the last at M; ``median_rank`` is out of M. ``bits`` is what the ranks tell at least, of log2 M, and
+    ``bits_low`` its lower 95 % limit; ``epsilon_low`` (at the entry's delta, else 1e-5) and ``mu_low`` are the least privacy
+    budgets, for the presence of one image, that the rate at M allows at 95 % (:mod:`reports.ranks`). ``mu`` is that of a guarantee
+    for what was observed, and ``bound`` the top-1 at M that no attacker exceeds under it; None without one. ``label_share`` is the
+    share of labels that this attacker infers rightly, None where they cannot be inferred.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    checkpoint_epoch: Count
+    knowledge: Literal["blind", "informed", "both"]
+    method: Name
+    exact: bool
+    candidates: PoolSize
+    victims: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    top1: Annotated[list[TopOne], Field(min_length=1, max_length=100)]
+    median_rank: Positive
+    bits: Positive
+    bits_low: Positive
+    epsilon_low: Positive
+    mu_low: Positive
+    mu: Positive | None = None
+    bound: Share | None = None
+    label_share: Estimate | None = None
+    seconds_per_victim: Positive | None = None
+
+    @property
+    def at_all(self) -> Estimate:
+        """Top-1 among all M candidates."""
+        return self.top1[-1].rate
+
+    def at(self, size: int) -> Estimate | None:
+        """Top-1 at a size of the pool, where there is one."""
+        return next((point.rate for point in self.top1 if point.size == size), None)
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why images were not identified at a checkpoint, by an attacker who knows this."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    checkpoint_epoch: Count
+    knowledge: Literal["blind", "informed"]
+    reason: Text
+
+
+@dataclass(frozen=True)
 class Entry:
     """A defense on a board. Accuracy is that after the last epoch, mean over seeds with a bootstrap interval.
 
@@ -75,6 +139,8 @@ class Entry:
     step_memory: Count | None = None
     memory_ratio: Positive | None = None
     attacks: list[AttackResult] = field(default_factory=list)
+    identifications: Annotated[list[IdentificationResult], Field(max_length=10_000)] = field(default_factory=list)
+    unidentified: Annotated[list[Obstacle], Field(max_length=10_000)] = field(default_factory=list)
     problems: list[Text] = field(default_factory=list)
     rank: PositiveInt | None = None
     pareto: bool = False
@@ -107,6 +173,23 @@ class Entry:
     def _of(self, kind: str, knowledge: str, epoch: int | None = None) -> list[AttackResult]:
         return [result for result in self.attacks
                 if (result.kind, result.knowledge) == (kind, knowledge) and epoch in (None, result.checkpoint_epoch)]
+
+    @property
+    def identified(self) -> IdentificationResult | None:
+        """By an attacker who knows the defense, at the checkpoint of the highest top-1 among all candidates; of equal ones that
+        which tells more bits."""
+        return _most_identified(self.identifications, "informed")
+
+    @property
+    def identified_blindly(self) -> IdentificationResult | None:
+        """As above, by one who knows nothing of the defense."""
+        return _most_identified(self.identifications, "blind")
+
+    @property
+    def label_share(self) -> Estimate | None:
+        """The highest share of labels that is inferred rightly, at any checkpoint and by whichever attacker."""
+        shares = [result.label_share for result in self.identifications if result.label_share is not None]
+        return max(shares, key=lambda share: share.mean, default=None)
 
     @property
     def measured(self) -> tuple[float, float] | None:
@@ -155,14 +238,28 @@ class Board:
         return sorted({result.checkpoint_epoch for entry in self.entries for result in entry.attacks})
 
     @property
+    def candidates(self) -> list[int]:
+        """M of the identifications, as many as there are different ones; rising."""
+        return sorted({result.candidates for entry in self.entries for result in entry.identifications})
+
+    @property
     def only_blind(self) -> bool:
         """Whether attacks were measured, and none by an attacker who knows the defense."""
-        return bool(self.checkpoints) and "informed" not in self.protocol.evaluation.knowledge
+        return bool(self.checkpoints or self.candidates) and "informed" not in self.protocol.evaluation.knowledge
+
+    def identification(self, entry: Entry) -> IdentificationResult | None:
+        """Of one of the entries the identification that counts: by an attacker who knows the defense, where such were measured."""
+        return entry.identified_blindly if self.only_blind else entry.identified
 
 
 def _highest(results: list[AttackResult]) -> AttackResult | None:
     measured = [result for result in results if result.asr is not None and result.ssim is not None]
     return max(measured, key=lambda result: (result.asr.mean, result.ssim.mean), default=None)  # type: ignore[union-attr]
+
+
+def _most_identified(results: list[IdentificationResult], knowledge: str) -> IdentificationResult | None:
+    return max((result for result in results if result.knowledge in (knowledge, "both")),
+               key=lambda result: (result.at_all.mean, result.bits), default=None)
 
 
 def ranked(entries: list[Entry]) -> list[Entry]:

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.ticker import FormatStrFormatter
+from scipy.special import ndtr, ndtri
 
 from benchmark.store.results import SUCCESS_SSIM
 from reports.drawing import MOST_NAMES, Palette, figure, legend, plain, save, style
@@ -79,6 +81,37 @@ def asr_against_epoch(board: Board, palette: Palette, path: Path) -> bool:
                           marker=palette.markers[entry.defense], markersize=5, capsize=2, elinewidth=0.8, label=labelled(entry))
         axes.set(xlabel="epochs of training before the observation", ylabel="worst-case attack success rate", ylim=(-0.03, 1.03),
                  xticks=board.checkpoints)
+    return True
+
+
+def top_one_against_pool(board: Board, palette: Palette, path: Path) -> bool:
+    """The share of victims identified, by an attacker who knows the defense, against the size of the pool, with 95 % intervals and,
+    dashed, what a guarantee allows every attacker; on logarithmic axes."""
+    found = [(entry, result) for entry in board.entries if (result := board.identification(entry)) is not None]
+    if not found:
+        return False
+    largest = max(result.candidates for _, result in found)
+    lowest = 0.4 / largest
+    with _axes(board, path) as axes:
+        sizes = np.geomspace(2, largest, 60)
+        axes.plot(sizes, 1 / sizes, color="0.6", linewidth=2.5, zorder=1, label="chance")
+        for place, (entry, result) in enumerate(found):
+            colour, rates = palette.colours[entry.defense], [point.rate for point in result.top1]
+            # Side by side, so that equal rates do not hide each other.
+            x = [point.size * 1.6 ** (place / len(found) - 0.5) for point in result.top1]
+            bounds = [(rate.mean, rate.mean) if rate.low is None or rate.high is None else (rate.low, rate.high) for rate in rates]
+            mean, low, high = np.clip([[rate.mean for rate in rates], *zip(*bounds, strict=True)], lowest, None)
+            axes.errorbar(x, mean, yerr=np.maximum([mean - low, high - mean], 0), color=colour, linewidth=1.2, elinewidth=0.8,
+                          zorder=3, linestyle=palette.line(entry.defense), marker=palette.markers[entry.defense], markersize=4.5,
+                          label=labelled(entry))
+            if result.mu is not None:
+                axes.plot(sizes, ndtr(ndtri(1 / sizes) + result.mu), color=colour, linestyle="--", linewidth=1, zorder=2)
+        if any(result.mu is not None for _, result in found):
+            axes.plot([], [], color="0.3", linestyle="--", linewidth=1, label="bound of every attacker")
+        axes.set(xscale="log", yscale="log", ylim=(lowest, 1.3), xlabel="candidates (size of the pool)",
+                 ylabel="share of victims identified")
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%d"))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     return True
 
 

@@ -15,6 +15,8 @@ from benchmark.store.results import Cell, MeasuredCell, Run, joined
 from reports.attack_results import attack_results
 from reports.documents import parse
 from reports.entries import AttackResult, Board, Entry, Protocol, ranked
+from reports.identification import identification_results, obstacles
+from reports.ranks import top_one_bound
 from reports.statistics import Estimate, accuracy_area, bootstrap_mean, epochs_to_converge
 from reports.worst_case import with_worst_cases
 
@@ -72,11 +74,12 @@ def build(runs: list[Run]) -> list[Section]:
 
 
 def _section(group: _Gathered) -> Section:
-    training, attacked, _ = joined(group.cells.values())
+    training, attacked, identified = joined(group.cells.values())
     rebuilt = with_worst_cases(attacked)
-    curves, images = dict(list(training.groupby("defense"))), dict(list(rebuilt.groupby("defense")))
+    curves, images, ranks = (dict(list(rows.groupby("defense"))) for rows in (training, rebuilt, identified))
     undefended = _Trained(curves.get(group.undefended, training.iloc[:0]))
-    entries = [_entry(defense, curves.get(defense), images.get(defense), undefended, group) for defense in group.problems]
+    entries = [_entry(defense, curves.get(defense), images.get(defense), ranks.get(defense), undefended, group)
+               for defense in group.problems]
     board = Board(group.dataset, group.model, group.protocol, group.undefended, ranked(entries))
     return Section(board, training, rebuilt, list(group.cells.values()))
 
@@ -99,6 +102,19 @@ def table(boards: list[Board]) -> pd.DataFrame:
             }
             rows += [{**common, **_attack_columns(result)} for result in entry.attacks or [None]]  # type: ignore[list-item]
     return pd.DataFrame(rows)
+
+
+def identification_table(boards: list[Board]) -> pd.DataFrame:
+    """All identifications as one flat table of numbers, a row per entry, checkpoint, what was known, and size of the pool."""
+    return pd.DataFrame([
+        {"dataset": board.dataset, "model": board.model, "defense": entry.defense, "submission": entry.submission,
+         "checkpoint_epoch": result.checkpoint_epoch, "knowledge": result.knowledge, "method": result.method, "exact": result.exact,
+         "victims": result.victims, "candidates": result.candidates, "median_rank": result.median_rank, "bits": result.bits,
+         "bits_low": result.bits_low, "epsilon_low": result.epsilon_low, "mu_low": result.mu_low, "mu": result.mu,
+         **_columns("label_share", result.label_share), "seconds_per_victim": result.seconds_per_victim,
+         "pool_size": point.size, **_columns("top1", point.rate),
+         "bound": None if result.mu is None else top_one_bound(result.mu, point.size)}
+        for board in boards for entry in board.entries for result in entry.identifications for point in result.top1])
 
 
 def _attack_columns(result: AttackResult | None) -> dict[str, Any]:
@@ -148,8 +164,8 @@ class _Trained:
         self.epsilon, self.delta = _number(final["epsilon"].max()), _number(final["delta"].max())
 
 
-def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | None, undefended: _Trained,
-           group: _Gathered) -> Entry:
+def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | None, identified: pd.DataFrame | None,
+           undefended: _Trained, group: _Gathered) -> Entry:
     if training is None:
         return Entry(defense, {}, 0, 0, problems=group.problems[defense])
     own, plain, times = _Trained(training), undefended.accuracies, undefended.seconds
@@ -157,6 +173,7 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
     changes = [last[seed] - plain[seed][-1] for seed in last if seed in plain]
     ratios = [own.seconds[seed] / times[seed] for seed in own.seconds if times.get(seed)]
     compared = defense != group.undefended
+    cells: list[Cell] = [cell for cell in group.cells.values() if cell.trained["defense"] == defense]
     return Entry(
         defense=defense,
         parameters=_parameters(defense, training["defense_params"].iloc[0]),
@@ -172,7 +189,9 @@ def _entry(defense: str, training: pd.DataFrame | None, rebuilt: pd.DataFrame | 
         time_ratio=float(np.mean(ratios)) if ratios and compared else None,
         step_memory=own.memory,
         memory_ratio=own.memory / undefended.memory if own.memory is not None and undefended.memory and compared else None,
-        attacks=attack_results(rebuilt, [cell for cell in group.cells.values() if cell.trained["defense"] == defense]),
+        attacks=attack_results(rebuilt, cells),
+        identifications=identification_results(identified, own.delta),
+        unidentified=obstacles(cells),
         problems=group.problems[defense],
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmark.store.results import SUCCESS_SSIM
 from reports import text
-from reports.columns import attack_table, board_columns, overview
+from reports.columns import attack_table, board_columns, identification_table, overview
 from reports.entries import Board
 
 #: What the numbers mean, and what they do not show.
@@ -22,13 +22,14 @@ def markdown(boards: list[Board]) -> str:
     """All boards, with how to read them."""
     parts = ["# Leakboard", f"**{text.UNFINISHED}**"]
     if len(boards) > 1:
-        parts += ["Worst-case ASR (lower is better) · test accuracy (higher is better); ★ is on the Pareto front of both.",
-                  overview_table(boards)]
+        parts += [f"{text.overview(boards)}; ★ is on the Pareto front of ASR and accuracy.", overview_table(boards)]
     for board in boards:
         header, rows = attack_table(board.entries)
         parts += [f"## {table_cell(board.title)}", f"{table_cell(text.protocol(board))}.",
-                  *([f"**{text.ONLY_BLIND}**"] if board.only_blind else []), board_table(board), _READING,
-                  *_problems(board), "### Every attack", markdown_table(header, [[value.text for value in row] for row in rows])]
+                  *([f"**{text.ONLY_BLIND}**"] if board.only_blind else []),
+                  *([] if board.protocol.evaluation.candidates else [f"**{text.NOT_IDENTIFIED}**"]), board_table(board), _READING,
+                  *_problems(board), *_identification(board),
+                  "### Every attack", markdown_table(header, [[value.text for value in row] for row in rows])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -62,6 +63,15 @@ def table_cell(cell: str) -> str:
 def _harmless(cell: str) -> bool:
     """Square brackets make no link without a parenthesis right behind, and underscores within words no emphasis."""
     return "](" not in cell and " _" not in cell and "_ " not in cell and not cell.startswith("_")
+
+
+def _identification(board: Board) -> list[str]:
+    columns, rows = identification_table(board.entries)
+    if not rows:
+        return []
+    shown = [place for place, (_, _, shown) in enumerate(columns) if shown]
+    return ["### Identification", text.IDENTIFICATION, markdown_table(
+        [columns[place][0] for place in shown], [[row[place].text for place in shown] for row in rows])]
 
 
 def _problems(board: Board) -> list[str]:

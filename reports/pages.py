@@ -13,7 +13,7 @@ import jinja2
 
 from benchmark.store.results import SUCCESS_SSIM
 from reports import figures, table_library, text
-from reports.columns import Column, Value, attack_table, board_columns, entry_columns, overview
+from reports.columns import Column, Value, attack_table, board_columns, entry_columns, identification_table, overview
 from reports.documents import Leaderboard
 from reports.drawing import Palette, palette
 from reports.entries import Board, Entry
@@ -64,7 +64,8 @@ class Pages:
             lstrip_blocks=True)
         self.environment.globals.update(
             version=version("leakboard"), success=SUCCESS_SSIM, protocol=text.protocol, unfinished=text.UNFINISHED,
-            only_blind=text.ONLY_BLIND,
+            only_blind=text.ONLY_BLIND, not_identified=text.NOT_IDENTIFIED, identification=text.IDENTIFICATION,
+            overview_text=text.overview(self.boards), identified=any(board.candidates for board in self.boards),
             boards=list(zip(self.boards, self.board_pages, self.titles, strict=True)))
 
     def write(self) -> None:
@@ -77,6 +78,8 @@ class Pages:
                 galleries[entry.defense, entry.submission].append(gallery)
             self._page(page, "board.html.j2", title=title, board=section.board, figures=self._figures(section, page),
                        table=self._board_table(section.board), attacks=self._attack_table(section.board.entries),
+                       identifications=self._identification_table(section.board.entries),
+                       pools=self._pool_figure(section.board, page),
                        gallery=of_section.of_board(self.out, page))
         for key, entries in self._by_defense().items():
             self._defense_page(key, entries, galleries[key])
@@ -100,11 +103,13 @@ class Pages:
         found = [(board, board_page, title, entry) for board, board_page, title, entry in places if entry is not None]
         results = [
             {"board": board, "page": board_page, "title": title, "entry": entry, "gallery": gallery,
-             "attacks": self._attack_table([entry], own=True)}
+             "attacks": self._attack_table([entry], own=True), "identifications": self._identification_table([entry], own=True)}
             for (board, board_page, title, entry), gallery in zip(found, galleries, strict=True)]
         columns = [c for c in entry_columns(found[0][0]) if c.title not in ("defense", "all parameters")]
         rows = [[Value(title), *(_column(board, c).value(entry) for c in columns)] for board, _, title, entry in found]
-        header = [("data set, model", "", True), *((c.title, c.meaning, c.shown) for c in columns)]
+        # Shown where it is on any of the boards.
+        header = [("data set, model", "", True),
+                  *((c.title, c.meaning, any(_column(board, c).shown for board, *_ in found)) for c in columns)]
         results_table = Table("All results", header, rows, [f"{board_page}.html" for _, board_page, _, _ in found], [])
         self._page(self.defense_pages[key], "defense.html.j2", title=" – ".join(filter(None, key)), submission=key[1],
                    paper=next((entry.paper for *_, entry in found if entry.paper), ""),
@@ -125,6 +130,23 @@ class Pages:
             header, rows, links, colours = header[1:], [row[1:] for row in rows], [], []
         return Table("Every attack at every checkpoint", [(title, "", True) for title in header], rows, links, colours)
 
+    def _identification_table(self, entries: list[Entry], own: bool = False) -> Table:
+        header, rows = identification_table(entries)
+        links = [self._link(entry) for entry in entries for _ in (*entry.identifications, *entry.unidentified)]
+        colours = [self._colour(entry) for entry in entries for _ in (*entry.identifications, *entry.unidentified)]
+        if own:
+            header, rows, links, colours = header[1:], [row[1:] for row in rows], [], []
+        return Table("Identification at every checkpoint", header, rows, links, colours)
+
+    def _pool_figure(self, board: Board, page: str) -> list[Picture]:
+        file = f"assets/{page}-pools"
+        if not figures.top_one_against_pool(board, self.palette, self.out / file):
+            return []
+        return [Picture(file, "Share of victims identified under each defense, against the number of candidates, both on "
+                        f"logarithmic axes: {text.extremes(board)}; the numbers are in the table below",
+                        "Top-1 against the number of candidates, of each defense at the checkpoint where it is highest, with 95 % "
+                        "intervals; chance in grey, and dashed what a guarantee allows every attacker")]
+
     def _overview(self) -> Table:
         """A row per defense, and of each board its worst-case ASR and test accuracy."""
         rows, links, colours = [], [], []
@@ -133,7 +155,7 @@ class Pages:
             links.append(self._link(known))
             colours.append(self._colour(known))
         columns = [(title, text.protocol(board), True) for board, title in zip(self.boards, self.titles, strict=True)]
-        return Table("Worst-case ASR, and test accuracy, of each defense", [("defense", "", True), *columns], rows, links, colours)
+        return Table(text.overview(self.boards), [("defense", "", True), *columns], rows, links, colours)
 
     def _by_defense(self) -> dict[tuple[str, str], list[Entry | None]]:
         """Of each defense its entry on each board."""

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from reports.entries import AttackResult, Board, Entry
+from reports.entries import AttackResult, Board, Entry, IdentificationResult
 from reports.statistics import Estimate
 
 ABSENT = "–"
 #: Attacks that a cell names; the other forms name all.
 _MOST = 3
 
-#: Stands above every board until both are done.
-UNFINISHED = ("Trainings are not tuned, and leakage is measured by reconstruction alone: a low rate here is no evidence that the "
-              "images cannot be identified.")
+#: Stands above every board until it is done.
+UNFINISHED = ("Trainings are not tuned: all defenses share one step size and number of epochs, so that one may learn more than is "
+              "shown here.")
+#: Stands above a board whose protocol has no candidates.
+NOT_IDENTIFIED = ("Identification was not measured: a low rate here is no evidence that the images cannot be told from others. To "
+                  "add it, give the command of the run again with --candidates 1000 on its folder; it uses the saved checkpoints "
+                  "and trains nothing again.")
+#: What the numbers of identification mean.
+IDENTIFICATION = (
+    "Which of M candidates was the victim's image? The others are images of the same split, of its class where labels are known, "
+    "and an attacker ranks them by how likely they make the gradient that was shared. Top-1 is the share of victims whose image "
+    "comes first: 1/M by chance, and 1 where nothing is hidden from someone who holds a list of suspects, whether or not the image "
+    "can be rebuilt. Where the likelihood is exact no attacker does better against that pool; elsewhere a stronger one may.")
 #: Stands above a board without informed attackers.
 ONLY_BLIND = ("Only blind attackers were measured: none of them knows the defense. A low ASR here is no evidence that a defense "
               "holds.")
@@ -51,6 +61,12 @@ def convergence(entry: Entry, epochs: int) -> str:
     return f"> {epochs} in {len(entry.converged) - len(reached)} of {len(entry.converged)} seeds"
 
 
+def overview(boards: Collection[Board]) -> str:
+    """What a cell of the table over all boards holds."""
+    identified = "top-1 identification among M candidates (lower is better) · " if any(board.candidates for board in boards) else ""
+    return f"Worst-case ASR (lower is better) · {identified}test accuracy (higher is better)"
+
+
 def epsilon(entry: Entry) -> str:
     """The privacy budget with its delta."""
     return ABSENT if entry.epsilon is None else f"{number(entry.epsilon)} (δ = {entry.delta:g})"
@@ -72,13 +88,27 @@ def protocol(board: Board) -> str:
     images = "image" if evaluation.batch_size == 1 else "images"
     rounds = f", {evaluation.rounds} rounds" if evaluation.rounds > 1 else ""
     size = f", resized to {board.protocol.image_size} pixels" if board.protocol.image_size else ""
+    candidates = _candidates(evaluation.candidates, board.candidates)
     precision = "" if training.precision == "float32" else f" in {training.precision}"
     return (
         f"Adam, step size {training.learning_rate:g}, batches of {training.batch_size}, {training.epochs} epochs{precision}; "
         f"{evaluation.victims} victims per seed, gradients of {evaluation.batch_size} {images} each{rounds}, labels "
-        f"{evaluation.labels}; attackers {' and '.join(evaluation.knowledge)}: {_settings(board.protocol.attacks)} (portfolio "
-        f"{board.protocol.portfolio}); data {board.protocol.fingerprint[:8]}{size}"
+        f"{evaluation.labels}{candidates}; attackers {' and '.join(evaluation.knowledge)}: {_settings(board.protocol.attacks)} "
+        f"(portfolio {board.protocol.portfolio}); data {board.protocol.fingerprint[:8]}{size}"
     )
+
+
+def _candidates(asked: int, found: Sequence[int]) -> str:
+    """Among how many images each victim's is identified; a class may have fewer than were asked for."""
+    if not asked:
+        return ""
+    fewer = f" ({span(found)}, as many as there are)" if found and found[0] < asked else ""
+    return f", identified among {asked} candidates{fewer}"
+
+
+def span(numbers: Sequence[int]) -> str:
+    """The least and the greatest of rising numbers."""
+    return str(numbers[0]) if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _settings(attacks: Collection[str]) -> str:
@@ -119,6 +149,28 @@ def winners(result: AttackResult) -> str:
 def strongest(result: AttackResult | None) -> str:
     """The attacks that were chosen most, and when they observed."""
     return ABSENT if result is None else f"{winners(result)}; {checkpoint(result.checkpoint_epoch)}"
+
+
+def top_one(result: IdentificationResult) -> str:
+    """The rate among all candidates, and whether an exact likelihood gave it."""
+    return estimate(result.at_all, 3) + (" exact" if result.exact else "")
+
+
+def extremes(board: Board) -> str:
+    """The lowest and the highest top-1 among all candidates, for who cannot see the figure."""
+    rates = sorted((result.at_all.mean, labelled(entry)) for entry in board.entries if (result := board.identification(entry)))
+    (low, least), (high, most) = rates[0], rates[-1]
+    return f"among {span(board.candidates)} from {number(low, 3)} ({least}) to {number(high, 3)} ({most})"
+
+
+def scored(result: IdentificationResult) -> str:
+    """How candidates were scored."""
+    return f"{result.method}, exact" if result.exact and result.method != "exact" else result.method
+
+
+def identified_by(result: IdentificationResult | None) -> str:
+    """How candidates were scored, and when it was observed."""
+    return ABSENT if result is None else f"{scored(result)}; {checkpoint(result.checkpoint_epoch)}"
 
 
 def not_run(entry: Entry, knowledge: Collection[str] = ("blind", "informed")) -> str:

@@ -34,10 +34,11 @@ def site(tmp_path_factory):
     cells = {
         ("digits", model, defense, seed): {
             "accuracies": [0.1, 0.2 + i / 10, 0.3 + i / 10],
-            "attacks": {(epoch, attack, knowledge): [0.05 + i / 5, 0.3 + i / 10, 0.2] * 5 for epoch in (0, 2) for attack, known in ATTACKS.items() for knowledge in known}}
+            "attacks": {(epoch, attack, knowledge): [0.05 + i / 5, 0.3 + i / 10, 0.2] * 5 for epoch in (0, 2) for attack, known in ATTACKS.items() for knowledge in known},
+            "identifications": {(epoch, knowledge): {"better": [0, i, 40 * i] * 5, "mu": [2.0 if i else None] * 15} for epoch in (0, 2) for knowledge in ("blind", "informed")}}
         for model in ("lenet", "mlp") for i, defense in enumerate(["none", "noise(std=0.01)", "pruning(p=0.9)", *HOSTILE][:4 if model == "mlp" else None])
         for seed in (0, 1)}
-    run = write_cells(folder / "run", cells, epochs=2, attacks=list(ATTACKS), victims=15, failed=[("digits", "mlp", "broken", 0)], size=32)
+    run = write_cells(folder / "run", cells, epochs=2, attacks=list(ATTACKS), victims=15, failed=[("digits", "mlp", "broken", 0)], size=32, candidates=1000)
     return write_report([run], folder / "report").parent
 
 

@@ -28,7 +28,7 @@ SCHEMAS = Path(reports.__file__).parent / "schemas"
 def entry(tmp_path_factory):
     folder = tmp_path_factory.mktemp("entry")
     run = write_run(folder / "run", {("none", 0): [0.1, 0.7, 0.8], ("weak", 0): [0.1, 0.2, 0.79]},
-                    {("none", 0): [0.9, 0.8], ("weak", 0): [0.9, 0.1]})
+                    {("none", 0): [0.9, 0.8], ("weak", 0): [0.9, 0.1]}, candidates=50)
     submit(run, "Mine", "https://example.org/paper", folder / "entry.json")
     write_report([run], folder / "site")
     return folder
