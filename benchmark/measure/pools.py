@@ -92,12 +92,15 @@ def draw_pools(dataset: Dataset, victims: Victims, evaluation: Evaluation, seed:
     kinds = alike * len(dataset.classes) + labels if known else alike
     distinct = np.unique(kinds, return_index=True)[1]
     distinct = distinct[free[distinct]]
+    # In an order of the seed, so that victims of a class have most candidates in common, whose gradients are then computed once.
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive(seed, dataset.name, "candidates"))).numpy()
+    distinct = order[np.isin(order, distinct)]
     generators, others = [], []
     for number, own in zip(victims.numbers, victims.indices, strict=True):
         generator = torch.Generator().manual_seed(derive(seed, dataset.name, "candidates", number))
         of_class = distinct[labels[distinct] == labels[own[0]]] if known else distinct
         eligible = of_class[~np.isin(alike[of_class], alike[own])]
-        others.append(eligible[torch.randperm(len(eligible), generator=generator).numpy()][:evaluation.candidates - 1])
+        others.append(eligible[:evaluation.candidates - 1])
         generators.append(generator)
     scarcest = min(range(len(others)), key=lambda position: len(others[position]))
     size = 1 + len(others[scarcest])
