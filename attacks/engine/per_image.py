@@ -71,7 +71,10 @@ class PerImage:
 
     def bytes_per_image(self) -> int:
         """What a call takes for each image."""
-        image = self._observation.mean.new_zeros(1, *self._observation.image_shape)
+        # Of noise: of an image of zeros the first layer's gradient is zero, however it is used.
+        pixels = torch.rand((1, *self._observation.image_shape), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        mean, std = self._observation.mean.view(-1, 1, 1), self._observation.std.view(-1, 1, 1)
+        image = (pixels.to(mean) - mean) / std
         label = torch.zeros(1, dtype=torch.long, device=image.device)
         with sampling(self._stochastic, no_noise(self._stochastic, image)):
             kept = saved_bytes(lambda: client_loss(self._observation.defense, self._observation.module, image, label),
