@@ -18,7 +18,7 @@ from defenses import Batch, client_loss
 from defenses.stochastic import stochastic_layers
 
 
-def observation_of(defense: str, model: str, *, victims: int = 3, batch_size: int = 1, labels_known: bool = True,
+def observation_of(defense: str | defenses.Defense, model: str, *, victims: int = 3, batch_size: int = 1, labels_known: bool = True,
                    client_generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32, rounds: int = 1
                    ) -> tuple[Observation, torch.Tensor]:
     """The observation of some victims as an informed attacker has it, and their images [N, B, C, H, W]."""
@@ -28,7 +28,7 @@ def observation_of(defense: str, model: str, *, victims: int = 3, batch_size: in
         module = MODELS[model]()
         if dtype != torch.float32:  # fake tensors cannot be converted in place
             module.to(dtype)
-        private = defenses.create(defense).make_private(
+        private = (defenses.create(defense) if isinstance(defense, str) else defense).make_private(
             module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(), epochs=1,
             generator=client_generator)
         device = next(module.parameters()).device

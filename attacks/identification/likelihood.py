@@ -97,8 +97,9 @@ class Likelihood:
             energy = own[name].squared().double().expand(len(victims), count)
             if how.kept is not None:
                 assert how.kept.mask is not None
-                kept = own[name].masked_squared(_at(of_victims(how.kept.mask, victims), how.places))
-                beside = beside + weight * _beyond(energy - kept, how.kept, victims)
+                mask = _at(of_victims(how.kept.mask, victims), how.places)
+                kept = own[name].masked_squared(mask)
+                beside = beside + weight * _beyond(energy - kept, how.kept, (~mask).flatten(1).sum(1), victims)
                 energy = kept.double()
             product = product + weight * own[name].products(given).double()
             squared = squared + weight * energy
@@ -111,7 +112,7 @@ class Likelihood:
         places = [place for place, stage in enumerate(how.through) if isinstance(stage, Clipped)]
         if self._clip is None:
             return True
-        return len(places) == 1 and self._clip.images == images and set(self._clip.names) == set(self._releases) and all(
+        return len(places) == 1 and self._clip.images == images and set(self._clip.names) == set(self._compared) and all(
             isinstance(stage, Scaled) for stage in how.through[: places[0]])
 
     def _passed(self, rows: dict[str, Rows]) -> dict[str, Rows]:
@@ -175,7 +176,7 @@ def _how(shared: Tensor, form: Form) -> Compared:
         weights = 0.5 / (_ROUNDING**2 * mean).clamp_min(torch.finfo(torch.float32).tiny)
     bounds = None
     if elementwise:
-        found = Release(tuple(last)).bounds(shared if form.noise is not None else observed)
+        found = Release(tuple(last)).bounds(observed)
         bounds = Bounds(*(_at(end.flatten(1), places) for end in found))
     return Compared(tuple(through), form.noise, observed, weights, kept, bounds, places)
 
@@ -195,12 +196,10 @@ def _outside(own: Tensor, how: Compared, victims: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def _beyond(energy: Tensor, kept: Kept, victims: Tensor) -> Tensor:
-    """The energy [V, K] of candidates at hidden entries beyond what can be hidden there."""
-    assert kept.mask is not None
+def _beyond(energy: Tensor, kept: Kept, hidden: Tensor, victims: Tensor) -> Tensor:
+    """The energy [V, K] of candidates at the hidden entries, [V] of them, beyond what can be hidden there."""
     if kept.threshold is None:
         return torch.zeros_like(energy)
-    hidden = (~of_victims(kept.mask, victims)).flatten(1).sum(1)
     most = hidden * of_victims(kept.threshold, victims).double().square()
     return (energy - most[:, None]).clamp_min(0)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import permutations
-from typing import ClassVar
 
 import pytest
 import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stage_cases import Clipping, Rounding, Scaling, Signs
 from torch import nn
 
 from defenses import (
@@ -31,59 +30,6 @@ from defenses import (
 )
 from defenses.pruning import GradientPruning
 from defenses.release import Bounds, log_density
-
-
-@dataclass(frozen=True)
-class Signs(Defense):
-    name: ClassVar[str] = "signs"
-
-    def transform_gradients(self, gradients, step):
-        return {name: g.sign() for name, g in gradients.items()}
-
-    def release(self, shared, facts):
-        return dict.fromkeys(shared, Release((Sign(),)))
-
-
-@dataclass(frozen=True)
-class Rounding(Defense):
-    name: ClassVar[str] = "rounding"
-
-    width: float = 0.5
-
-    def transform_gradients(self, gradients, step):
-        return {name: torch.round(g / self.width) * self.width for name, g in gradients.items()}
-
-    def release(self, shared, facts):
-        half = self.width * (0.5 + 1e-6)
-        return dict.fromkeys(shared, Release((Intervals(half, half, lambda g: torch.round(g / self.width) * self.width),)))
-
-
-@dataclass(frozen=True)
-class Scaling(Defense):
-    name: ClassVar[str] = "scaling"
-
-    factor: float = -2.0
-
-    def transform_gradients(self, gradients, step):
-        return {name: self.factor * g for name, g in gradients.items()}
-
-    def release(self, shared, facts):
-        return dict.fromkeys(shared, Release((Scaled(self.factor),)))
-
-
-@dataclass(frozen=True)
-class Clipping(Defense):
-    name: ClassVar[str] = "clipping"
-
-    norm: float = 2.0
-
-    def transform_gradients(self, gradients, step):
-        length = sum(g.square().sum() for g in gradients.values()).sqrt()
-        return {name: (self.norm / length).clamp(max=1) * g for name, g in gradients.items()}
-
-    def release(self, shared, facts):
-        return dict.fromkeys(shared, Release((Clipped(self.norm, tuple(shared)),)))
-
 
 STAGES = [GradientPruning(p=0.4), Rounding(), Signs(), Scaling(), Clipping(), NoisyGradients(std=0.3), NoisyGradients(std=0.3, distribution="laplacian")]
 PAIRS = [(a, b) for a, b in permutations(STAGES, 2) if a.name != b.name]
