@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from attacks.base import Observation
-from defenses.release import Clipped, Release, Scaled
+from defenses.release import Clipped, Noise, Release, Scaled, Unknown
 
 
 def presence_mu(observation: Observation) -> float | None:
@@ -29,15 +29,20 @@ def presence_mu(observation: Observation) -> float | None:
 def _of_round(releases: dict[str, Release], batch_size: int) -> float | None:
     clips, ratios = set(), []
     for release in releases.values():
-        form = release.form
-        if form is None or form.noise is None or form.noise.distribution != "gaussian":
+        if not release.stages or not isinstance(clip := release.stages[0], Clipped) or clip.images != batch_size:
             return None
-        if not form.before or not isinstance(clip := form.before[0], Clipped) or clip.images != batch_size:
-            return None
-        scales = form.before[1:]
-        if any(not isinstance(stage, Scaled) for stage in scales) or set(clip.names) != set(releases):
-            return None
+        if set(clip.names) != set(releases) or any(isinstance(stage, Unknown) for stage in release.stages):
+            return None  # what is not declared may look at the images again
         clips.add(clip)
-        factor = math.prod(stage.factor for stage in scales if isinstance(stage, Scaled))
-        ratios.append(clip.norm * abs(factor) / (batch_size * math.sqrt(form.noise.variance)))
+        moved, variance = clip.norm / batch_size, 0.0
+        for stage in release.stages[1:]:
+            if isinstance(stage, Scaled):
+                moved, variance = moved * abs(stage.factor), variance * stage.factor**2
+            elif isinstance(stage, Noise) and stage.distribution == "gaussian":
+                variance += stage.variance
+            else:
+                break  # what follows is post-processing, or comes before any noise
+        if variance == 0:
+            return None
+        ratios.append(moved / math.sqrt(variance))
     return max(ratios) if len(clips) == 1 else None
