@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attacks.base import Observation, Progress
 from attacks.identification.candidates import Candidates
@@ -20,36 +22,44 @@ _ROUNDING = 1e-6
 
 
 def by_simulation(observation: Observation, candidates: Candidates, seed: int, tell: Progress) -> Tensor:
-    """How unlikely what was shared is under a Gaussian with the mean and the pooled variance of what a client shares of the
-    candidate, [N, M].
+    """Minus the logarithm of the likelihood, [N, M], under a Gaussian with the mean of what a client shares of the candidate and its
+    variance, one for all entries of a parameter.
 
     It is weak where the randomness is large, since a mean over few draws carries much of it.
     """
+    module = _at_the_client(observation.module)
     observed = {name: g.flatten(1).double() for name, g in observation.shared.items()}
-    size = sum(g.shape[1] for g in observed.values())
-    least = {name: _ROUNDING * g.square().mean().clamp_min(torch.finfo(torch.float32).tiny) for name, g in observed.items()}
-    # The pooled variance is that of the first candidates: one for all, so that scores can be compared.
-    pooled: dict[str, Tensor] = {}
 
     def score(images: Tensor, labels: Tensor, victims: Tensor) -> Tensor:
-        drawn = [_draws(observation, image, label, seed) for image, label in zip(images, labels, strict=True)]
-        if not pooled:
-            pooled.update({name: torch.stack([draws[name].var(0).mean() for draws in drawn]).mean() for name in observed})
-        total = torch.zeros((), dtype=torch.float64, device=images.device)
+        drawn = [_draws(observation, module, image, label, seed) for image, label in zip(images, labels, strict=True)]
+        found = torch.zeros((), dtype=torch.float64, device=images.device)
         for name, g in observed.items():
-            means = torch.stack([draws[name].mean(0) for draws in drawn])
-            distances = torch.cdist(of_victims(g, victims), means, compute_mode="donot_use_mm_for_euclid_dist").square()
-            total = total + distances / (2 * (pooled[name] * (1 + 1 / DRAWS) + least[name]))
-        return total
+            given = of_victims(g, victims)
+            least = _ROUNDING * given.square().mean(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+            means, variances = (torch.stack(of) for of in zip(*((own[name].mean(0), own[name].var(0).mean()) for own in drawn), strict=True))
+            variances = (1 + 1 / DRAWS) * variances + least
+            distances = torch.cdist(given, means, compute_mode="donot_use_mm_for_euclid_dist").square()
+            found = found + 0.5 * (distances / variances + g.shape[1] * variances.log())
+        return found
 
+    size = sum(g.shape[1] for g in observed.values())
     return scored(candidates, score, partial(int, 16 * (DRAWS + 2) * size), tell)
 
 
-def _draws(observation: Observation, image: Tensor, label: Tensor, seed: int) -> dict[str, Tensor]:
+def _at_the_client(module: nn.Module) -> nn.Module:
+    """A copy as clients compute with it: in training mode, but for batch norm, of which one image has no statistics."""
+    module = copy.deepcopy(module).train()
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()
+    return module
+
+
+def _draws(observation: Observation, module: nn.Module, image: Tensor, label: Tensor, seed: int) -> dict[str, Tensor]:
     """What a client shares of an image, by parameter name [draws, n]; the same randomness for all candidates."""
     assert observation.defense is not None
     number = observation.rounds[0].number if observation.rounds else 0
     seeds = [derive(seed, "client", draw) for draw in range(DRAWS)]
-    drawn = [simulated_gradient(observation.defense, observation.module, image[None], label[None], seed=one, round_=number)
+    drawn = [simulated_gradient(observation.defense, module, image[None], label[None], seed=one, round_=number)
              for one in seeds]
     return {name: torch.stack([of[name].flatten().double() for of in drawn]) for name in observation.shared}
