@@ -77,13 +77,14 @@ def misfits(products: Products, centred: Tensor, groups: Groups, others: Tensor,
     # neither a mean nor a variance that is known.
     mean = torch.where(groups.sizes > 0, others / groups.sizes.clamp_min(1), 0)[groups.of] / batch
     weight = torch.where(groups.sizes > 1, others / (groups.sizes - 1).clamp_min(1), 0)[groups.of].sqrt() / batch
-    by_mean = products.public @ mean
+    by_mean, mean_candidates = products.public @ mean, mean @ products.public_candidates
     if free_scale:
-        expected = mean @ by_mean + (weight.square() * centred.diagonal()).sum() + products.candidates.mean() / batch**2
+        expected = (mean @ by_mean + (weight.square() * centred.diagonal()).sum()
+                    + (products.candidates / batch**2 + 2 * mean_candidates / batch).mean())
         scale = (expected / shared.clamp_min(torch.finfo(shared.dtype).tiny)).sqrt()
         shared, with_public, with_candidates = scale**2 * shared, scale * with_public, scale * with_candidates
     squared = (shared + products.candidates / batch**2 + mean @ by_mean - 2 * with_candidates / batch - 2 * (mean @ with_public)
-               + 2 * (mean @ products.public_candidates) / batch)
+               + 2 * mean_candidates / batch)
     along = weight[:, None] * groups.centred((with_public - by_mean)[:, None] - products.public_candidates / batch)
     spread = weight[:, None] * centred * weight
     spread.diagonal().add_(1)
