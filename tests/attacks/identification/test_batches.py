@@ -1,0 +1,245 @@
+"""Candidates for a gradient of several images: against the law by hand, and on digits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from identification_cases import Case, case_of, gradient_of
+from scipy import stats
+from stage_cases import Clipping, Rounding, Scaling
+
+import defenses
+from attacks import Observation
+from attacks.engine import memory
+from attacks.engine.per_image import PerImage
+from attacks.identification import Candidates, Identifier, batches
+from attacks.identification.identifier import Method
+from benchmark import models
+from benchmark.data import datasets
+from defenses import Composition, Defense, Kept, Release
+from defenses.stochastic import sampling, stochastic_layers
+from defenses.support.seeds import derive
+
+NOISE, PRUNING, DP_SGD = defenses.NoisyGradients(std=0.03), defenses.GradientPruning(p=0.6), defenses.DPSGD(noise_multiplier=0.1, max_grad_norm=0.2)
+
+
+def expected(case: Case, *, variance: float = 0.0, factor: float = 1.0, clip: float = float("inf"), hidden: bool = False,
+             of_classes: bool = True) -> torch.Tensor:
+    """Minus the log-likelihoods [N, M] with explicit gradients and covariances.
+
+    Args:
+        case: what was observed.
+        variance: of the noise on each entry of the clean gradient.
+        factor: by which it was multiplied.
+        clip: the norm to which that of each image was.
+        hidden: whether entries that are zero were hidden.
+        of_classes: whether the public images are grouped by their classes.
+    """
+    observation, candidates = case.observation, case.candidates
+    layers = list(stochastic_layers(observation.module).values())
+    draws = [torch.randn(len(candidates.public_images), layer.size, generator=torch.Generator().manual_seed(derive("public", i)))
+             for i, layer in enumerate(layers)]
+
+    def gradients(images, labels, noise):
+        found = []
+        for place, (image, label) in enumerate(zip(images, labels, strict=True)):
+            with sampling(layers, [draw[place : place + 1].to(image) for draw in noise]):
+                own = gradient_of(observation, image, label)
+            length = sum(g.square().sum() for g in own.values()).sqrt()
+            found.append([g.flatten() * min(1, clip / length) for g in own.values()])
+        return [torch.stack(of) for of in zip(*found, strict=True)]  # [images, n] of each parameter
+
+    public = gradients(candidates.public_images, candidates.public_labels, draws)
+    own = gradients(candidates.images, candidates.labels, [torch.zeros(len(candidates.images), layer.size) for layer in layers])
+    size = observation.batch_size
+    ridges = [1e-2 * of.var(0, correction=0).mean() * (size - 1) / size**2 for of in public]
+    base = torch.cat([(variance + ridge).expand(of.shape[1]) for ridge, of in zip(ridges, public, strict=True)])
+    public, own = torch.cat(public, 1), torch.cat(own, 1)
+    scores = torch.zeros(candidates.pools.shape, dtype=torch.float64)
+    for victim, pool in enumerate(candidates.pools):
+        shared = torch.cat([g[victim].flatten().double() for g in observation.shared.values()]) / factor
+        seen = shared != 0 if hidden else torch.ones_like(shared, dtype=torch.bool)
+        mean, covariance = torch.zeros_like(shared[seen]), base[seen].diag()
+        if observation.labels is None or not of_classes:
+            others = [(slice(None), size - 1.0)]
+        else:
+            counts = observation.labels[victim].bincount(minlength=5) - candidates.labels[pool].bincount(minlength=5) / len(pool)
+            others = [(candidates.public_labels == label, count.item()) for label, count in enumerate(counts) if count > 0]
+        for of, count in others:
+            mean = mean + count * public[of][:, seen].mean(0) / size
+            covariance = covariance + count * torch.cov(public[of][:, seen].T) / size**2
+        scores[victim] = torch.tensor([-stats.multivariate_normal.logpdf(shared[seen], mean + own[candidate][seen] / size, covariance)
+                                       for candidate in pool])
+    return scores
+
+
+def check(case: Case, **arguments) -> None:
+    assert Identifier().method(case.observation) == Method("whitened", False)
+    found, law = Identifier().scores(case.observation, case.candidates, seed=0), expected(case, **arguments)
+    assert law.std(1).min() > 0.01
+    torch.testing.assert_close(found - found[:, :1], law - law[:, :1], rtol=1e-6, atol=1e-6)
+
+
+CHAINS = {
+    "none": (defenses.NoDefense(), {}), "noise": (NOISE, {"variance": 0.03**2}), "pruning": (PRUNING, {"hidden": True}),
+    "scaled": (Scaling(-2.0), {"factor": -2.0}),
+    "scaled and noise": (Composition((Scaling(-2.0), NOISE)), {"factor": -2.0, "variance": (0.03 / 2) ** 2}),
+    "noise and scaled": (Composition((NOISE, Scaling(-2.0))), {"factor": -2.0, "variance": 0.03**2}),
+    "noise and pruning": (Composition((NOISE, PRUNING)), {"variance": 0.03**2, "hidden": True}),
+    "rounded": (Rounding(width=0.02), {"variance": (0.02 * (1 + 2e-6)) ** 2 / 12}),
+    "dp-sgd": (DP_SGD, {"clip": 0.2, "variance": (0.1 * 0.2 / 3) ** 2}),
+    "dp-sgd without noise": (replace(DP_SGD, noise_multiplier=0.0), {"clip": 0.2}),
+    "dp-sgd and pruning": (Composition((DP_SGD, PRUNING)), {"clip": 0.2, "variance": (0.1 * 0.2 / 3) ** 2, "hidden": True}),
+    "precode": (defenses.PRECODE(bottleneck_size=3), {}),
+}
+
+
+@pytest.mark.parametrize("labels_known", [True, False], ids=["labels known", "labels inferred"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_scores_are_those_of_the_law_by_hand(name, labels_known):
+    """Whose candidates, and public images, are clipped one by one where those of the client were."""
+    defense, arguments = CHAINS[name]
+    check(case_of(defense, victims=2, size=4, batch_size=3, labels_known=labels_known, dtype=torch.float64), **arguments)
+
+
+def test_large_layers_that_are_not_formed():
+    check(case_of(NOISE, "mlp", victims=2, size=3, batch_size=2, public=30, dtype=torch.float64), variance=0.03**2)
+
+
+def test_a_class_without_public_images_leaves_one_group_of_all():
+    case = case_of(NOISE, victims=2, size=4, batch_size=3, dtype=torch.float64)
+    present = int(case.observation.labels[0, 1])
+    for left in (0, 1):
+        labels = case.candidates.public_labels.clone()
+        labels[(labels == present).nonzero().flatten()[left:]] = (present + 1) % 5
+        few = replace(case, candidates=replace(case.candidates, public_labels=labels))
+        check(few, variance=0.03**2, of_classes=False)
+    # One that no victim has does not matter.
+    absent = next(label for label in range(5) if label not in case.observation.labels)
+    labels = case.candidates.public_labels.clone()
+    labels[labels == absent] = present
+    check(replace(case, candidates=replace(case.candidates, public_labels=labels)), variance=0.03**2)
+
+
+def test_a_label_that_no_public_image_has_but_the_highest():
+    case = case_of(NOISE, victims=2, size=4, batch_size=3, dtype=torch.float64)
+    labels = case.candidates.public_labels.clamp_max(int(case.observation.labels.max()) - 1)
+    check(replace(case, candidates=replace(case.candidates, public_labels=labels)), variance=0.03**2, of_classes=False)
+
+
+@pytest.mark.parametrize("count", [2, 3, 13])
+@pytest.mark.parametrize("defense", ["none", "pruning", "dp-sgd(noise_multiplier=0.0)", "rounded", "clipped", "precode"])
+def test_few_public_images_are_enough_to_compute(defense, count):
+    case = case_of(defense, "batch-norm", batch_size=4, public=count)
+    assert Identifier().scores(case.observation, case.candidates, seed=0).isfinite().all()
+
+
+def test_public_images_that_are_all_alike_are_no_obstacle():
+    case = case_of("none", batch_size=4, public=5)
+    same = replace(case.candidates, public_images=case.candidates.public_images[:1].expand(5, -1, -1, -1).contiguous(),
+                   public_labels=torch.zeros(5, dtype=torch.long))
+    assert Identifier().scores(case.observation, same, seed=0).isfinite().all()
+
+
+@pytest.mark.parametrize("defense", ["none", "noise", "dp-sgd"])
+def test_without_public_images_nothing_is_known_of_the_others(defense):
+    case = case_of(defense, batch_size=3, public=0)
+    one = replace(case.candidates, public_images=case.candidates.images[:1], public_labels=torch.zeros(1).long())
+    for candidates in (case.candidates, one):
+        with pytest.raises(ValueError, match="need public images, which tell of the others") as error:
+            Identifier().scores(case.observation, candidates, seed=0)
+        assert "\n" not in str(error.value)
+
+
+def test_the_scale_of_what_was_clipped_as_a_whole_does_not_matter():
+    """The norm of the mean of several images is not known; what is far shorter tells as much."""
+    case = case_of(Clipping(norm=1e-2), victims=2, batch_size=3, dtype=torch.float64)
+    found = Identifier().scores(case.observation, case.candidates, seed=0)
+    shared = {name: 1e-3 * g for name, g in case.observation.shared.items()}
+    other = Identifier().scores(replace(case.observation, shared=shared, rounds=(), kept={}), case.candidates, seed=0)
+    torch.testing.assert_close(found, other, rtol=1e-6, atol=1e-6)
+
+
+def test_as_many_public_images_as_the_memory_holds(monkeypatch):
+    case = case_of(NOISE, victims=2, size=4, batch_size=3, labels_known=False, dtype=torch.float64)
+    fewer = replace(case.candidates, public_images=case.candidates.public_images[:10], public_labels=case.candidates.public_labels[:10])
+    expected = Identifier().scores(case.observation, fewer, seed=0)
+    each = PerImage(case.observation).bytes_per_image()
+    monkeypatch.setattr(memory, "budget", lambda device: 10 * each)
+    torch.testing.assert_close(Identifier().scores(case.observation, case.candidates, seed=0), expected)
+
+
+@given(at_once=st.integers(1, 30), hidden=st.booleans())
+def test_how_many_images_are_worked_on_at_once_changes_nothing(at_once, hidden):
+    case = case_of(PRUNING if hidden else "precode", victims=2, size=4, batch_size=3, dtype=torch.float64)
+    expected = Identifier().scores(case.observation, case.candidates, seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "at_once", lambda bytes_each, device: at_once)
+        torch.testing.assert_close(Identifier().scores(case.observation, case.candidates, seed=0), expected)
+
+
+def test_of_many_kept_entries_some_are_compared(monkeypatch):
+    case = case_of(defenses.GradientPruning(p=0.1), "mlp", victims=3, size=4, batch_size=3, dtype=torch.float64)
+    whole = Identifier().scores(case.observation, case.candidates, seed=0)
+    monkeypatch.setattr(batches, "_MOST_ENTRIES", 10**6)
+    torch.testing.assert_close(Identifier().scores(case.observation, case.candidates, seed=0), whole)
+    monkeypatch.setattr(batches, "_MOST_ENTRIES", 300)
+    fewer = Identifier().scores(case.observation, case.candidates, seed=0)
+    assert not torch.allclose(fewer, whole) and not case.ranks(fewer).any()
+
+
+def test_masks_of_several_stages_are_joined():
+    class Twice(defenses.GradientPruning):
+        def release(self, shared, facts):
+            told = super().release(shared, facts)
+            even = {name: torch.arange(g[0].numel()).view(g[0].shape).remainder(2).eq(0).expand_as(g) for name, g in shared.items()}
+            return {name: release.then(Release((Kept(1, even[name]),))) for name, release in told.items()}
+
+    case = case_of(NOISE, victims=2, size=4, batch_size=3, dtype=torch.float64)
+    observation = replace(case.observation, defense=Twice(p=0.5))
+    scores = Identifier().scores(observation, case.candidates, seed=0)
+    even = {name: g * torch.arange(g[0].numel()).view(g[0].shape).remainder(2).eq(0) for name, g in observation.shared.items()}
+    by_hand = expected(replace(case, observation=replace(observation, shared=even, rounds=(), kept={})), hidden=True)
+    torch.testing.assert_close(scores - scores[:, :1], by_hand - by_hand[:, :1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def digits() -> datasets.Dataset:
+    return datasets.load(datasets.find("mnist5k"), torch.device("cpu"))
+
+
+def of_digits(digits: datasets.Dataset, defense: Defense, batch_size: int, victims: int = 24, size: int = 10, public: int = 400) -> Case:
+    """Gradients of an untrained LeNet; candidates of the victim's class."""
+    images, labels = digits.train.batch(torch.arange(len(digits.train)))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    behind, left = order[: victims * batch_size].view(victims, batch_size), order[victims * batch_size :]
+    known, left = left[:public], left[public:]
+    pools, true = [], torch.arange(victims) % size
+    for own, place in zip(behind, true, strict=True):
+        others = left[labels[left] == labels[own[0]]][: size - 1]
+        pools.append(torch.cat([others[:place], own[:1], others[place:]]))
+    torch.manual_seed(0)
+    module = models.build("lenet", (1, 28, 28), 10)
+    private = defense.make_private(module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images[:64], labels[:64]), batch_size=32), epochs=1)
+    drawn = [private.shared_gradient(images[own], labels[own], seed=place) for place, own in enumerate(behind)]
+    observation = Observation(
+        module=private.module.eval(), shared={name: torch.stack([g[name] for g in drawn]) for name in drawn[0]}, batch_size=batch_size,
+        image_shape=(1, 28, 28), mean=digits.train.mean, std=digits.train.std, labels=labels[behind], defense=private.in_force)
+    used, pools = torch.stack(pools).unique(return_inverse=True)
+    return Case(observation, Candidates(images[used], labels[used], pools, images[known], labels[known]), true)
+
+
+@pytest.mark.parametrize(("specification", "least"), [
+    ("none", 0.9), ("noise(std=0.001)", 0.7), ("pruning(p=0.9)", 0.9), ("dp-sgd(noise_multiplier=0.001)", 0.6), ("clipped(norm=0.01)", 0.9),
+    ("noise(std=0.001)+pruning(p=0.5)", 0.7)])
+def test_digits_behind_gradients_of_four(digits, specification, least):
+    """Chance is 0.1; who goes by the cosine is not far from it."""
+    case = of_digits(digits, defenses.create(specification), 4)
+    informed, blind = (case.ranks(Identifier().scores(one, case.candidates, seed=0)) for one in (case.observation, case.observation.blind()))
+    assert (informed == 0).double().mean() >= least
+    assert (blind == 0).double().mean() < 0.4
