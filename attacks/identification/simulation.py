@@ -22,8 +22,8 @@ _ROUNDING = 1e-6
 
 
 def by_simulation(observation: Observation, candidates: Candidates, seed: int, tell: Progress) -> Tensor:
-    """Minus the logarithm of the likelihood, [N, M], under a Gaussian with the mean of what a client shares of the candidate and its
-    variance, one for all entries of a parameter.
+    """Minus the logarithm of the likelihood, [N, M], under a Gaussian with the mean of what a client shares of the candidate and
+    with its variance, one for all entries of a parameter.
 
     It is weak where the randomness is large, since a mean over few draws carries much of it.
     """
@@ -36,8 +36,8 @@ def by_simulation(observation: Observation, candidates: Candidates, seed: int, t
         for name, g in observed.items():
             given = of_victims(g, victims)
             least = _ROUNDING * given.square().mean(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-            means, variances = (torch.stack(of) for of in zip(*((own[name].mean(0), own[name].var(0).mean()) for own in drawn), strict=True))
-            variances = (1 + 1 / DRAWS) * variances + least
+            means = torch.stack([own[name].mean(0) for own in drawn])
+            variances = (1 + 1 / DRAWS) * torch.stack([own[name].var(0).mean() for own in drawn]) + least
             distances = torch.cdist(given, means, compute_mode="donot_use_mm_for_euclid_dist").square()
             found = found + 0.5 * (distances / variances + g.shape[1] * variances.log())
         return found

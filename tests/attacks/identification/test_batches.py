@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from identification_cases import Case, case_of, gradient_of
-from scipy import stats
 from stage_cases import Clipping, Rounding, Scaling
+from torch.distributions import MultivariateNormal
 
 import defenses
 from attacks import Observation
@@ -72,8 +72,7 @@ def expected(case: Case, *, variance: float = 0.0, factor: float = 1.0, clip: fl
         for of, count in others:
             mean = mean + count * public[of][:, seen].mean(0) / size
             covariance = covariance + count * torch.cov(public[of][:, seen].T) / size**2
-        scores[victim] = torch.tensor([-stats.multivariate_normal.logpdf(shared[seen], mean + own[candidate][seen] / size, covariance)
-                                       for candidate in pool])
+        scores[victim] = -MultivariateNormal(mean + own[pool][:, seen] / size, covariance).log_prob(shared[seen])
     return scores
 
 
@@ -107,7 +106,7 @@ def test_scores_are_those_of_the_law_by_hand(name, labels_known):
 
 
 def test_large_layers_that_are_not_formed():
-    check(case_of(NOISE, "mlp", victims=2, size=3, batch_size=2, public=30, dtype=torch.float64), variance=0.03**2)
+    check(case_of(NOISE, "mlp", victims=2, size=3, batch_size=2, public=12, labels_known=False, dtype=torch.float64), variance=0.03**2)
 
 
 def test_a_class_without_public_images_leaves_one_group_of_all():
@@ -173,6 +172,7 @@ def test_as_many_public_images_as_the_memory_holds(monkeypatch):
     torch.testing.assert_close(Identifier().scores(case.observation, case.candidates, seed=0), expected)
 
 
+@settings(max_examples=12)
 @given(at_once=st.integers(1, 30), hidden=st.booleans())
 def test_how_many_images_are_worked_on_at_once_changes_nothing(at_once, hidden):
     case = case_of(PRUNING if hidden else "precode", victims=2, size=4, batch_size=3, dtype=torch.float64)
@@ -236,7 +236,7 @@ def of_digits(digits: datasets.Dataset, defense: Defense, batch_size: int, victi
 
 @pytest.mark.parametrize(("specification", "least"), [
     ("none", 0.9), ("noise(std=0.001)", 0.7), ("pruning(p=0.9)", 0.9), ("dp-sgd(noise_multiplier=0.001)", 0.6), ("clipped(norm=0.01)", 0.9),
-    ("noise(std=0.001)+pruning(p=0.5)", 0.7)])
+    ("noise(std=0.001)+pruning(p=0.9)", 0.7)])
 def test_digits_behind_gradients_of_four(digits, specification, least):
     """Chance is 0.1; who goes by the cosine is not far from it."""
     case = of_digits(digits, defenses.create(specification), 4)
