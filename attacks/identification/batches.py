@@ -15,6 +15,7 @@ from attacks.engine import memory
 from attacks.engine.per_image import PerImage
 from attacks.engine.rows import FormedRows, Rows, joined
 from attacks.identification.candidates import Candidates
+from attacks.identification.likelihood import squared_norms
 from attacks.identification.pools import at_once
 from attacks.identification.whitening import Groups, Products, misfits
 from attacks.objective.comparison import total
@@ -94,7 +95,7 @@ class _Batches:
         """The products of each victim, from those of all."""
         candidates, shared = self._candidates, {name: seen.shared for name, seen in self._seen.items()}
         public, public_shared = self._gram(self._public, self._public), self._products(self._public, shared)
-        own = total([g.flatten(1).double().square().sum(1) / self._bases[name] for name, g in shared.items()])
+        own = total([squared_norms(g) / self._bases[name] for name, g in shared.items()])
         blocks = []
         for start in range(0, len(candidates.images), self._at_once):
             some = slice(start, start + self._at_once)

@@ -30,6 +30,7 @@ class Compared:
         through: the stages that a candidate's gradient goes through before it is compared.
         noise: that follows; None without.
         observed: the shared gradients [N, *shape], or what they were before the last known scaling.
+        squared: [N], squared norms of what was observed, at the entries that are looked at.
         weights: [N], of the squared distance: 1 / (2 variance).
         kept: where entries were hidden without noise, the stage that says which were kept.
         bounds: [N, E] of what the noise was added to, where not all of it is known, or it is not Gaussian; without noise, of the
@@ -40,6 +41,7 @@ class Compared:
     through: tuple[Stage, ...]
     noise: Noise | None
     observed: Tensor
+    squared: Tensor
     weights: Tensor
     kept: Kept | None = None
     bounds: Bounds | None = None
@@ -66,7 +68,8 @@ class Likelihood:
         self._releases = {name: release for name, release in observation.releases().items()
                           if layers is None or name.rpartition(".")[0] in layers}
         self._known = {name: form for name, release in self._releases.items() if (form := release.form) is not None}
-        self._compared = {name: _how(observation.shared[name], form) for name, form in self._known.items()}
+        self._compared = {name: _how(observation.shared[name], form, observation.once(name, "squared norms", squared_norms))
+                          for name, form in self._known.items()}
         clips = {stage for how in self._compared.values() for stage in how.through if isinstance(stage, Clipped)}
         #: The norm is over all parameters, and before it nothing but scaling: a candidate's gradient can be clipped as it was.
         self._clip = next(iter(clips), None)
@@ -103,7 +106,7 @@ class Likelihood:
                 energy = kept.double()
             product = product + weight * own[name].products(given).double()
             squared = squared + weight * energy
-            observed = observed + weight * given.flatten(1).double().square().sum(1)[:, None]
+            observed = observed + weight * of_victims(how.squared, victims)[:, None]
         if self._free_scale:
             return observed - product.clamp_min(0).square() / squared.clamp_min(torch.finfo(squared.dtype).tiny) + beside
         return (squared - 2 * product + observed) + beside
@@ -141,7 +144,12 @@ def _of_one_kind(release: Release) -> bool:
     return len(noises) < 2 or all(noise.distribution == "gaussian" for noise in noises)
 
 
-def _how(shared: Tensor, form: Form) -> Compared:
+def squared_norms(gradients: Tensor) -> Tensor:
+    """Squared norms [N] of gradients [N, ...] in float64, one after another: in it large ones would take twice their memory."""
+    return torch.stack([gradient.double().square().sum() for gradient in gradients])
+
+
+def _how(shared: Tensor, form: Form, squared: Tensor) -> Compared:
     through, last, factor = list(form.before), list(form.after), 1.0
     kept: Kept | None = None
     if form.noise is None:
@@ -160,7 +168,7 @@ def _how(shared: Tensor, form: Form) -> Compared:
                 break
     elif all(isinstance(stage, Scaled) for stage in last):
         factor, last = math.prod(stage.factor for stage in last if isinstance(stage, Scaled)), []
-    observed = shared if factor == 1 else shared / factor
+    observed, squared = (shared, squared) if factor == 1 else (shared / factor, squared / factor**2)
     elementwise = bool(last) or (form.noise is not None and form.noise.distribution != "gaussian")
     formed = elementwise or any(not isinstance(stage, (Scaled, Clipped)) for stage in through)
     size = shared[0].numel()
@@ -171,14 +179,15 @@ def _how(shared: Tensor, form: Form) -> Compared:
     if form.noise is not None:
         weights = shared.new_full((len(shared),), 0.5 / form.noise.variance, dtype=torch.float64)
     else:
-        mean = observed.flatten(1).double().square().mean(1)
         # Where nothing was shared, a candidate that would have shared something is out.
-        weights = 0.5 / (_ROUNDING**2 * mean).clamp_min(torch.finfo(torch.float32).tiny)
+        weights = 0.5 / (_ROUNDING**2 * squared / size).clamp_min(torch.finfo(torch.float32).tiny)
     bounds = None
     if elementwise:
         found = Release(tuple(last)).bounds(observed)
         bounds = Bounds(*(_at(end.flatten(1), places) for end in found))
-    return Compared(tuple(through), form.noise, observed, weights, kept, bounds, places)
+    if places is not None:
+        squared = squared_norms(_at(observed, places))
+    return Compared(tuple(through), form.noise, observed, squared, weights, kept, bounds, places)
 
 
 def _outside(own: Tensor, how: Compared, victims: Tensor) -> Tensor:

@@ -16,18 +16,18 @@ from attacks.search.width import choose_width
 from benchmark import models
 
 
-def observe(defense: str, model: str, victims: int) -> Observation:
+def observe(defense: str, model: str, victims: int, batch_size: int = 1) -> Observation:
     torch.manual_seed(0)
     module = models.build(model, (3, 32, 32), 10)
     private = defenses.create(defense).make_private(
         module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=None)
     private.module.eval()
-    x, y = torch.randn(victims, 1, 3, 32, 32), torch.randint(10, (victims, 1))
+    x, y = torch.randn(victims, batch_size, 3, 32, 32), torch.randint(10, (victims, batch_size))
     gradients: dict[str, torch.Tensor] = {}
     for i in range(victims):
         for name, g in private.shared_gradient(x[i], y[i], seed=i).items():
             gradients.setdefault(name, g.new_empty(victims, *g.shape))[i] = g
-    return Observation(module=private.module, shared=gradients, batch_size=1, image_shape=(3, 32, 32), mean=torch.zeros(3),
+    return Observation(module=private.module, shared=gradients, batch_size=batch_size, image_shape=(3, 32, 32), mean=torch.zeros(3),
                        std=torch.ones(3), labels=y, defense=private.in_force)
 
 
