@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from defenses.base import Defense
@@ -50,7 +51,7 @@ class GradientPruning(Defense):
             return Release((Kept(entries - count),))
         # An entry that was zero before is not told from one that became zero; it lies within the same bounds.
         mask = shared != 0
-        smallest = shared.abs().masked_fill(~mask, math.inf).flatten(1).amin(1)
+        smallest = torch.stack([torch.where(kept, g.abs(), math.inf).amin() for g, kept in zip(shared, mask, strict=True)])
         return Release((Kept(entries - count, mask, smallest),))
 
     def _count(self, entries: int) -> int:

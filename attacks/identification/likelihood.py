@@ -33,6 +33,7 @@ class Compared:
         squared: [N], squared norms of what was observed, at the entries that are looked at.
         weights: [N], of the squared distance: 1 / (2 variance).
         kept: where entries were hidden without noise, the stage that says which were kept.
+        hidden: [N], how many of those that are looked at were hidden.
         bounds: [N, E] of what the noise was added to, where not all of it is known, or it is not Gaussian; without noise, of the
             entries. None where the distance tells all.
         places: [E], of the entries that are looked at; None for all.
@@ -44,6 +45,7 @@ class Compared:
     squared: Tensor
     weights: Tensor
     kept: Kept | None = None
+    hidden: Tensor | None = None
     bounds: Bounds | None = None
     places: Tensor | None = None
 
@@ -102,7 +104,7 @@ class Likelihood:
                 assert how.kept.mask is not None
                 mask = _at(of_victims(how.kept.mask, victims), how.places)
                 kept = own[name].masked_squared(mask)
-                beside = beside + weight * _beyond(energy - kept, how.kept, (~mask).flatten(1).sum(1), victims)
+                beside = beside + weight * _beyond(energy - kept, how, victims)
                 energy = kept.double()
             product = product + weight * own[name].products(given).double()
             squared = squared + weight * energy
@@ -187,7 +189,11 @@ def _how(shared: Tensor, form: Form, squared: Tensor) -> Compared:
         bounds = Bounds(*(_at(end.flatten(1), places) for end in found))
     if places is not None:
         squared = squared_norms(_at(observed, places))
-    return Compared(tuple(through), form.noise, observed, squared, weights, kept, bounds, places)
+    hidden = None
+    if kept is not None:
+        assert kept.mask is not None
+        hidden = torch.stack([mask.numel() - mask.count_nonzero() for mask in _at(kept.mask, places)])
+    return Compared(tuple(through), form.noise, observed, squared, weights, kept, hidden, bounds, places)
 
 
 def _outside(own: Tensor, how: Compared, victims: Tensor) -> Tensor:
@@ -205,11 +211,12 @@ def _outside(own: Tensor, how: Compared, victims: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def _beyond(energy: Tensor, kept: Kept, hidden: Tensor, victims: Tensor) -> Tensor:
-    """The energy [V, K] of candidates at the hidden entries, [V] of them, beyond what can be hidden there."""
-    if kept.threshold is None:
+def _beyond(energy: Tensor, how: Compared, victims: Tensor) -> Tensor:
+    """The energy [V, K] of candidates at hidden entries beyond what can be hidden there."""
+    assert how.kept is not None and how.hidden is not None
+    if how.kept.threshold is None:
         return torch.zeros_like(energy)
-    most = hidden * of_victims(kept.threshold, victims).double().square()
+    most = of_victims(how.hidden, victims) * of_victims(how.kept.threshold, victims).double().square()
     return (energy - most[:, None]).clamp_min(0)
 
 

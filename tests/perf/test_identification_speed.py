@@ -39,7 +39,6 @@ CASES = {
     "mlp, 128 x 1,000, pruning": ("pruning", "mlp", 128, 1000, 1, 0),
     "resnet18, 16 x 200": ("noise", "torchvision:resnet18", 16, 200, 1, 0),
     "lenet, 128 x 1,000, batches of 64": ("noise", "lenet", 128, 1000, 64, 2000),
-    "mlp, 128 x 1,000, batches of 64": ("noise", "mlp", 128, 1000, 64, 2000),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -266,27 +267,47 @@ def test_energy_in_hidden_entries_counts_over_the_entries_that_are_looked_at(mon
     assert found.item() - at_rest == pytest.approx(expected.item(), rel=1e-3)
 
 
-def test_a_clip_that_cannot_be_made_after_leaves_the_scale_free():
-    """Of some parameters only, or where others are unknown: then the scale that fits best is taken, and is no likelihood."""
+@dataclass(frozen=True)
+class Otherwise(Clipping):
+    """Clips as it says, and tells of the last parameter something else."""
+
+    name: ClassVar[str] = "otherwise"
+    last: Callable[[Release], Release] = lambda release: release
+
+    def release(self, shared, facts):
+        told = super().release(shared, facts)
+        return {name: self.last(release) if name == list(shared)[-1] else release for name, release in told.items()}
+
+
+@pytest.mark.parametrize("last", [
+    lambda release: Release((Unknown(),)), lambda release: release.then(release), lambda release: Release(),
+    lambda release: Release((replace(release.stages[0], norm=0.02),)), lambda release: Release((replace(release.stages[0], images=2),)),
+], ids=["unknown", "twice", "not clipped", "another norm", "each of several images"])
+def test_a_clip_that_cannot_be_made_after_leaves_the_scale_free(last):
+    """Then the scale that fits best is taken, which is no likelihood."""
+    case = case_of(Otherwise(norm=0.01, last=last), dtype=torch.float64)
+    assert not Likelihood(case.observation).exact
+    found = Identifier().scores(case.observation, case.candidates, seed=0)
+    assert not case.ranks(found).any() and found.gather(1, case.true[:, None]).abs().max() < 1e-3
+    shared = {name: g * torch.tensor([0.5, 2.0, 3.0]).view(-1, *[1] * (g.dim() - 1)) for name, g in case.observation.shared.items()}
+    other = Identifier().scores(replace(case.observation, shared=shared, kept={}, rounds=()), case.candidates, seed=0)
+    torch.testing.assert_close(found, other, rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("stages", [
+    lambda names: (defenses.Clipped(0.01, names, 2),), lambda names: (defenses.Clipped(0.01, names[:-1]),),
+    lambda names: (defenses.Sign(), defenses.Clipped(0.01, names))], ids=["several images", "some parameters", "after another stage"])
+def test_so_does_one_that_all_parameters_have(stages):
     @dataclass(frozen=True)
-    class Half(Clipping):
-        name: ClassVar[str] = "half"
-        unknown: bool = False
+    class Said(Defense):
+        name: ClassVar[str] = "said"
 
         def release(self, shared, facts):
-            told = super().release(shared, facts)
-            last = list(shared)[-1]
-            return {**told, last: Release((Unknown(),)) if self.unknown else Release((*told[last].stages, *told[last].stages))}
+            return dict.fromkeys(shared, Release(stages(tuple(shared))))
 
-    for unknown in (True, False):
-        case = case_of(Half(norm=0.01, unknown=unknown), dtype=torch.float64)
-        compare = Likelihood(case.observation)
-        assert not compare.exact and len(compare.names) == len(case.observation.shared) - unknown
-        found = Identifier().scores(case.observation, case.candidates, seed=0)
-        assert not case.ranks(found).any() and found.gather(1, case.true[:, None]).abs().max() < 1e-3
-        shared = {name: g * torch.tensor([0.5, 2.0, 3.0]).view(-1, *[1] * (g.dim() - 1)) for name, g in case.observation.shared.items()}
-        other = Identifier().scores(replace(case.observation, shared=shared, kept={}, rounds=()), case.candidates, seed=0)
-        torch.testing.assert_close(found, other, rtol=1e-6, atol=1e-3)
+    case = case_of("none", dtype=torch.float64)
+    compare = Likelihood(replace(case.observation, defense=Said()))
+    assert not compare.exact and compare._free_scale
 
 
 def test_a_candidate_against_the_direction_is_as_unlikely_as_one_across_it():
