@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from attacks.base import Observation, Progress
 from attacks.engine.per_image import PerImage
@@ -59,7 +60,7 @@ class Identifier:
                 return Method("simulated", False)
             return Method("features" if exact_features(observation) else "replayed", False)
         noisy = any(isinstance(stage, Noise) for release in observation.releases().values() for stage in release.stages)
-        return Method("likelihood" if noisy else "exact", Likelihood(observation).exact)
+        return Method("likelihood" if noisy else "exact", Likelihood(observation).exact and not _drops(observation.module))
 
     def scores(self, observation: Observation, candidates: Candidates, *, seed: int, progress: Progress | None = None) -> Tensor:
         """How unlikely each candidate is to be among the images behind a victim's gradient.
@@ -115,6 +116,11 @@ class _Cosine:
         given = {name: of_victims(g, victims) for name, g in self._observed.items()}
         product = total([rows[name].products(g).double() for name, g in given.items()])
         return -product / root(total([of.squared().double() for of in rows.values()]))
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a client that trains leaves out activations at random, which nobody else knows."""
+    return any(isinstance(layer, _DropoutNd) and layer.p > 0 for layer in module.modules())
 
 
 def _noise(observation: Observation, seed: int) -> list[Tensor]:

@@ -168,3 +168,12 @@ def test_what_is_undisclosed_is_simulated_and_the_rest_is_not():
         "none", "dp-sgd", "pruning", "noise", "clipped", "rounded", "pruning(p=0.5)+noise(std=0.001)", "dp-sgd+pruning(p=0.5)",
         "noise(std=0.001)+pruning(p=0.5)"}
 
+
+@pytest.mark.parametrize("defense", ["none", "noise(std=0.001)", "dp-sgd"])
+def test_dropout_at_the_client_leaves_no_likelihood_exact(defense):
+    """Which is on where it trains; without it, batch norm is no obstacle."""
+    observation = case_of(defense, "batch-norm").observation
+    drops = next(layer for layer in observation.module.modules() if isinstance(layer, torch.nn.Dropout))
+    assert drops.p > 0 and not Identifier().method(observation).exact
+    drops.p = 0.0
+    assert Identifier().method(observation).exact
