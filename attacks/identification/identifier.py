@@ -35,7 +35,8 @@ class Method(NamedTuple):
 class Identifier:
     """Scores of candidate images for each victim of an observation: which of them was it?
 
-    A blind attacker goes by the cosine of gradients. An informed one goes by the releases of the defense, and by them alone:
+    A blind attacker takes the gradient for clean, and goes by the cosine where it is of one image. An informed one goes by the
+    releases of the defense, and by them alone:
 
     - ``exact``, ``likelihood``: of one image, without and with noise (:mod:`attacks.identification.likelihood`);
     - ``features``: where a layer samples, by what entered it, where that can be read; ``replayed``: where it is read with noise, by
@@ -48,12 +49,12 @@ class Identifier:
 
     def method(self, observation: Observation) -> Method:
         """How the candidates of an observation are compared."""
-        if observation.defense is None:
-            return Method("cosine", False)
         if all(release.form is None for release in observation.releases().values()):
             return Method("simulated", False)
         if observation.batch_size > 1:
             return Method("whitened", False)
+        if observation.defense is None:
+            return Method("cosine", False)
         if stochastic_layers(observation.module):
             if replay_obstacle(observation) is not None:
                 return Method("simulated", False)
