@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from attacks.base import Attack
 
-#: Raised with every change of an attack, a setting, the score by which reconstructions are chosen or that of candidates, since results
-#: of different portfolios are not comparable.
+#: Raised with every change of an attack, a setting, or the scores of reconstructions or candidates, since results of different
+#: portfolios are not comparable.
 VERSION = 2
 
 #: Iterations and restarts of each attack by budget.

@@ -14,7 +14,7 @@ from attacks.engine.rows import Rows
 from attacks.identification.batches import among_others
 from attacks.identification.candidates import Candidates
 from attacks.identification.features import by_features, by_replayed_codes, exact_features
-from attacks.identification.likelihood import Likelihood
+from attacks.identification.likelihood import ImageLikelihood
 from attacks.identification.pools import of_victims, scored
 from attacks.identification.simulation import by_simulation
 from attacks.objective.comparison import root, total
@@ -60,7 +60,7 @@ class Identifier:
                 return Method("simulated", False)
             return Method("features" if exact_features(observation) else "replayed", False)
         noisy = any(isinstance(stage, Noise) for release in observation.releases().values() for stage in release.stages)
-        return Method("likelihood" if noisy else "exact", Likelihood(observation).exact)
+        return Method("likelihood" if noisy else "exact", ImageLikelihood(observation).exact)
 
     def scores(self, observation: Observation, candidates: Candidates, *, seed: int, progress: Progress | None = None) -> Tensor:
         """How unlikely each candidate is to be among the images behind a victim's gradient.
@@ -98,7 +98,7 @@ class Identifier:
         if method == "simulated":
             return by_simulation(observation, candidates, seed, tell)
         compute = PerImage(observation)
-        compare, noise = (_Cosine(observation), _noise(observation, seed)) if method == "cosine" else (Likelihood(observation), [])
+        compare, noise = (_Cosine(observation), _noise(observation, seed)) if method == "cosine" else (ImageLikelihood(observation), [])
 
         def score(images: Tensor, labels: Tensor, victims: Tensor) -> Tensor:
             return compare(compute(images, labels, [draw.expand(len(images), -1) for draw in noise]), victims)

@@ -46,7 +46,7 @@ class Compared:
     places: Tensor | None = None
 
 
-class Likelihood:
+class ImageLikelihood:
     """Compares candidates' gradients with the observed ones of one image each.
 
     Under Gaussian noise that is -log p up to a constant: the squared distance in units of twice the variance. What is not noisy is
