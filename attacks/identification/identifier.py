@@ -98,7 +98,8 @@ class Identifier:
         if method == "simulated":
             return by_simulation(observation, candidates, seed, tell)
         compute = PerImage(observation)
-        compare, noise = (_Cosine(observation), _noise(observation, seed)) if method == "cosine" else (ImageLikelihood(observation), [])
+        compare = _Cosine(observation) if method == "cosine" else ImageLikelihood(observation)
+        noise = _noise(observation, seed)
 
         def score(images: Tensor, labels: Tensor, victims: Tensor) -> Tensor:
             return compare(compute(images, labels, [draw.expand(len(images), -1) for draw in noise]), victims)
