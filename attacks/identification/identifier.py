@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from attacks.identification.pools import of_victims, scored
 from attacks.identification.simulation import by_simulation
 from attacks.objective.comparison import root, total
 from attacks.reading.layers import replay_obstacle
-from defenses.release import Noise
+from defenses.release import Clipped, Noise, Scaled
 from defenses.stochastic import stochastic_layers
 from defenses.support.seeds import derive
 
@@ -44,7 +45,7 @@ class Identifier:
     - ``whitened``: of more images, with the others as noise (:mod:`attacks.identification.whitening`);
     - ``simulated``: where nothing is disclosed, or codes cannot be read (:mod:`attacks.identification.simulation`).
 
-    Rounds add up.
+    Rounds are averaged where nothing is lost by it, under Gaussian noise; else their scores add up.
     """
 
     def method(self, observation: Observation) -> Method:
@@ -78,11 +79,11 @@ class Identifier:
             ValueError: the candidates are not those of the observation, or public images are missing.
         """
         candidates.check(observation)
-        totals, rounds = [], max(1, len(observation.rounds))
-        for number, seen in enumerate(observation.by_round()):
+        totals, seen_apart = [], _apart(observation)
+        for number, seen in enumerate(seen_apart):
             def tell(done: int, of: int, before: int = number) -> None:
                 if progress is not None:
-                    progress(before * of + done, rounds * of)
+                    progress(before * of + done, len(seen_apart) * of)
 
             totals.append(self._scores(seen, candidates, derive(seed, "identification", number), tell))
         return total(totals)
@@ -105,6 +106,19 @@ class Identifier:
             return compare(compute(images, labels, [draw.expand(len(images), -1) for draw in noise]), victims)
 
         return scored(candidates, score, compute.bytes_per_image, tell)
+
+
+def _apart(observation: Observation) -> list[Observation]:
+    """The observations whose scores add up."""
+    if len(observation.rounds) < 2:
+        return [observation]
+    of_rounds = [stage for release in observation.releases().values() for stage in release.averaged(2).stages]
+    sampled = observation.defense is not None and observation.batch_size == 1 and stochastic_layers(observation.module)
+    if not sampled and all(isinstance(stage, (Clipped, Scaled)) or (isinstance(stage, Noise) and stage.distribution == "gaussian")
+                           for stage in of_rounds):
+        return [observation.averaged()]
+    # The other images of a batch are the same in all rounds, so that these do not tell apart what they add.
+    return list(observation.by_round()) if observation.batch_size == 1 else [replace(observation, rounds=observation.rounds[:1])]
 
 
 class _Cosine:
