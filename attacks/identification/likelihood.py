@@ -31,7 +31,9 @@ class Compared:
         noise: that follows; None without.
         observed: the shared gradients [N, *shape], or what they were before the last known scaling.
         weights: [N], of the squared distance: 1 / (2 variance).
-        kept: where entries were hidden without noise, the stage that says which were kept.
+        energies: [N], |G|^2 of what is observed.
+        kept: [N, *shape], where entries were hidden without noise, which were not; None where none were.
+        hidden: [N], the energy that can be hidden at most where the others are.
         bounds: [N, E] of what the noise was added to, where not all of it is known, or it is not Gaussian; without noise, of the
             entries. None where the distance tells all.
         places: [E], of the entries that are looked at; None for all.
@@ -41,7 +43,9 @@ class Compared:
     noise: Noise | None
     observed: Tensor
     weights: Tensor
-    kept: Kept | None = None
+    energies: Tensor
+    kept: Tensor | None = None
+    hidden: Tensor | None = None
     bounds: Bounds | None = None
     places: Tensor | None = None
 
@@ -93,16 +97,16 @@ class ImageLikelihood:
             if how.bounds is not None:
                 beside = beside + _outside(own[name].entries(None), how, victims)
                 continue
-            given, weight = _at(of_victims(how.observed, victims), how.places), of_victims(how.weights, victims)[:, None]
+            given, weight = of_victims(how.observed, victims), of_victims(how.weights, victims)[:, None]
             energy = own[name].squared().double().expand(len(victims), count)
             if how.kept is not None:
-                assert how.kept.mask is not None
-                kept = own[name].masked_squared(_at(of_victims(how.kept.mask, victims), how.places))
-                beside = beside + weight * _beyond(energy - kept, how.kept, victims)
-                energy = kept.double()
+                assert how.hidden is not None
+                kept = own[name].masked_squared(of_victims(how.kept, victims)).double()
+                beside = beside + weight * (energy - kept - of_victims(how.hidden, victims)[:, None]).clamp_min(0)
+                energy = kept
             product = product + weight * own[name].products(given).double()
             squared = squared + weight * energy
-            observed = observed + weight * given.flatten(1).double().square().sum(1)[:, None]
+            observed = observed + weight * of_victims(how.energies, victims)[:, None]
         if self._free_scale:
             return observed - product.clamp_min(0).square() / squared.clamp_min(torch.finfo(squared.dtype).tiny) + beside
         return (squared - 2 * product + observed) + beside
@@ -167,17 +171,23 @@ def _how(shared: Tensor, form: Form) -> Compared:
     if places is not None:  # of which as large a share is kept
         through = [replace(stage, count=round(stage.count * len(places) / size)) if isinstance(stage, Kept) else stage
                    for stage in through]
-    if form.noise is not None:
-        weights = shared.new_full((len(shared),), 0.5 / form.noise.variance, dtype=torch.float64)
-    else:
-        mean = observed.flatten(1).double().square().mean(1)
-        # Where nothing was shared, a candidate that would have shared something is out.
-        weights = 0.5 / (_ROUNDING**2 * mean).clamp_min(torch.finfo(torch.float32).tiny)
     bounds = None
     if elementwise:
         found = Release(tuple(last)).bounds(shared if form.noise is not None else observed)
         bounds = Bounds(*(_at(end.flatten(1), places) for end in found))
-    return Compared(tuple(through), form.noise, observed, weights, kept, bounds, places)
+    observed = _at(observed, places)
+    energies = torch.stack([own.double().square().sum() for own in observed])
+    if form.noise is not None:
+        weights = torch.full_like(energies, 0.5 / form.noise.variance)
+    else:
+        # Where nothing was shared, a candidate that would have shared something is out.
+        weights = 0.5 / (_ROUNDING**2 * energies / observed[0].numel()).clamp_min(torch.finfo(torch.float32).tiny)
+    mask = hidden = None
+    if kept is not None and kept.mask is not None:
+        mask = _at(kept.mask, places)
+        most = math.inf if kept.threshold is None else kept.threshold.double().square()
+        hidden = (~mask).flatten(1).sum(1) * most
+    return Compared(tuple(through), form.noise, observed, weights, energies, mask, hidden, bounds, places)
 
 
 def _outside(own: Tensor, how: Compared, victims: Tensor) -> Tensor:
@@ -193,16 +203,6 @@ def _outside(own: Tensor, how: Compared, victims: Tensor) -> Tensor:
             violated = (own < bounds.low - allowed) | (own > bounds.high + allowed)
             found.append(violated.sum(1) / (2 * _ROUNDING**2))
     return torch.stack(found)
-
-
-def _beyond(energy: Tensor, kept: Kept, victims: Tensor) -> Tensor:
-    """The energy [V, K] of candidates at hidden entries beyond what can be hidden there."""
-    assert kept.mask is not None
-    if kept.threshold is None:
-        return torch.zeros_like(energy)
-    hidden = (~of_victims(kept.mask, victims)).flatten(1).sum(1)
-    most = hidden * of_victims(kept.threshold, victims).double().square()
-    return (energy - most[:, None]).clamp_min(0)
 
 
 def _at(values: Tensor, places: Tensor | None) -> Tensor:
