@@ -128,8 +128,8 @@ def _candidates(observation: Observation, images: NamedImages, classes: tuple[in
 
 
 def _norms(observation: Observation) -> Tensor:
-    """[N], of the gradients of each round, added up."""
-    return total([root(total([g.flatten(1).double().square().sum(1) for g in one.shared.values()])) for one in observation.rounds])
+    """[N], of the gradients that the cosine is taken of: the means over rounds."""
+    return root(total([g.flatten(1).double().square().sum(1) for g in observation.averaged().shared.values()]))
 
 
 def _ranking(images: NamedImages, classes: Tensor, scores: Tensor, labels: list[int] | None, *, cosine: bool) -> Ranking:
