@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attacks.base import Attack
 
-#: Raised with every change of an attack, a setting or the score by which reconstructions are chosen, since results of different
+#: Raised with every change of an attack, a setting, or the scores of reconstructions or candidates, since results of different
 #: portfolios are not comparable.
 VERSION = 2
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
+from benchmark.captured import commands as captured
 from benchmark.errors import InputError
 
 app = typer.Typer(
@@ -202,6 +203,10 @@ def check(
 
     print(submission.check(file, run))
     return OK
+
+
+app.command()(captured.identify)
+app.command()(captured.attack)
 
 
 @app.command("list")

@@ -65,12 +65,8 @@ def load(plugin: Plugin) -> None:
     """
     if plugin.module in sys.modules:
         return
-    module = types.ModuleType(plugin.module)
-    # Dataclasses look their module up by name while the class is made.
-    sys.modules[plugin.module] = module
-    module.__file__ = plugin.path
     try:
-        exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)
+        module = executed(plugin.module, plugin.path, plugin.source, "plugin")
         found = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == plugin.module]
         kinds = [(registry, cls) for cls in found for registry in _REGISTRIES.values() if issubclass(cls, registry.base)]
         if not kinds:
@@ -78,12 +74,31 @@ def load(plugin: Plugin) -> None:
         for registry, cls in kinds:
             registry.register(cls)
     except SpecificationError as error:
-        del sys.modules[plugin.module]
+        sys.modules.pop(plugin.module, None)
         raise InputError(f"plugin {plugin.path}: {error}") from error
     except InputError:
-        del sys.modules[plugin.module]
+        sys.modules.pop(plugin.module, None)
+        raise
+
+
+def executed(name: str, path: str, source: bytes, kind: str) -> types.ModuleType:
+    """Run a file of the user's own as a module of that name.
+
+    Raises:
+        InputError: it fails; the text says what ``kind`` of file it is.
+        SpecificationError: it defines a class that cannot be used.
+    """
+    module = types.ModuleType(name)
+    # Dataclasses look their module up by name while the class is made.
+    sys.modules[name] = module
+    module.__file__ = path
+    try:
+        exec(compile(source, path, "exec"), module.__dict__)
+    except (InputError, SpecificationError):
+        del sys.modules[name]
         raise
     except (Exception, SystemExit) as error:  # foreign code can fail in any way
-        del sys.modules[plugin.module]
+        del sys.modules[name]
         reason = " ".join(str(error).split())
-        raise InputError(f"the plugin {plugin.path} fails to import: {type(error).__name__}: {reason}") from error
+        raise InputError(f"the {kind} {path} fails to import: {type(error).__name__}: {reason}") from error
+    return module

@@ -67,7 +67,7 @@ class Private:
             The mean loss of the batch, detached, before the defense changes the gradient; it does not leave the client.
         """
         batch_size = len(x) if self._batch_size is None else self._batch_size
-        gradients, loss = _client_step(self.in_force, self.module, Batch(x, y), batch_size, self._generator, self.state, self.round)
+        gradients, loss = client_step(self.in_force, self.module, Batch(x, y), batch_size, self._generator, self.state, self.round)
         for name, parameter in self._parameters.items():
             parameter.grad = gradients[name]
         self.round += 1
@@ -143,11 +143,11 @@ def simulated_gradient(defense: Defense, module: nn.Module, x: Tensor, y: Tensor
         torch.manual_seed(seed)
         generator = torch.Generator(device).manual_seed(seed)
         kept = (defense.initial_state(module) or {}) if state is None else _copied(state)
-        gradients, _ = _client_step(defense, module, Batch(x, y), len(x), generator, kept, round_)
+        gradients, _ = client_step(defense, module, Batch(x, y), len(x), generator, kept, round_)
     return gradients
 
 
-def _client_step(defense: Defense, module: nn.Module, batch: Batch, batch_size: float, generator: torch.Generator, state: State,
+def client_step(defense: Defense, module: nn.Module, batch: Batch, batch_size: float, generator: torch.Generator, state: State,
                  round_: int) -> tuple[Gradients, Tensor]:
     """The client step that trains and that leaks: the shared gradient, and the mean loss before the defense changes it."""
     def losses(batch: Batch, replaced: nn.Module | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from attacks.objective.costs import Euclidean
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
 from defenses import Batch, client_loss
+from defenses.private import client_step
 from defenses.stochastic import stochastic_layers
 
 
@@ -43,7 +44,7 @@ def observation_of(defense: str | defenses.Defense, model: str, *, victims: int 
             if client_generator is None:
                 return private.shared_gradient(x[i], y[i], seed=i + 1000 * number)
             # A generator cannot be made on a fake device.
-            return private._client_step(Batch(x[i], y[i]), client_generator, private.state, batch_size)[0]
+            return client_step(private.in_force, private.module, Batch(x[i], y[i]), batch_size, client_generator, private.state, 0)[0]
 
         shared = [[observed(i, number) for i in range(victims)] for number in range(rounds)]
     module = copy.deepcopy(private.module).eval()

@@ -34,7 +34,7 @@ class Rows(ABC):
 
     @abstractmethod
     def gram(self, other: Rows) -> Tensor:
-        """Inner products [K, K'] with other rows by the same parameter, in float64."""
+        """Inner products [K, K'] with other rows by the same parameter, as float64; those of formed ones are made as they are."""
 
     @abstractmethod
     def squared(self) -> Tensor:
@@ -71,8 +71,7 @@ class FormedRows(Rows):
         return observed.flatten(1).double() @ self.values.mT.double()
 
     def gram(self, other: Rows) -> Tensor:
-        # In float64: what gradients have in common is larger than what tells them apart.
-        return self.values.double() @ other.entries(None).mT.double()
+        return (self.values @ other.entries(None).mT).double()
 
     def squared(self) -> Tensor:
         return self.values.double().square().sum(1)
@@ -110,6 +109,7 @@ class OuterRows(Rows):
 
     def gram(self, other: Rows) -> Tensor:
         assert isinstance(other, OuterRows)
+        # What gradients have in common is larger than what tells them apart.
         (a, delta), (others_a, others_delta) = ([t.double().unbind(1) for t in rows.tensors] for rows in (self, other))
         pairs = product(range(len(a)), range(len(others_a)))
         return total([(delta[p] @ others_delta[q].mT) * (a[p] @ others_a[q].mT) for p, q in pairs])

@@ -9,15 +9,15 @@ from functools import reduce
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from attacks.base import Observation, Progress
 from attacks.engine import memory
 from attacks.engine.per_image import PerImage
 from attacks.engine.rows import FormedRows, Rows, joined
 from attacks.identification.candidates import Candidates
-from attacks.identification.likelihood import squared_norms
 from attacks.identification.pools import at_once
-from attacks.identification.whitening import Groups, Products, misfits
+from attacks.identification.whitening import Public
 from attacks.objective.comparison import total
 from attacks.reading.labels import as_classes
 from defenses.release import Clipped, Form, Intervals, Kept, Scaled
@@ -73,80 +73,73 @@ class _Batches:
         self._at_once = at_once(bytes_each, observation.device)
         count = max(2, memory.budget(observation.device) // max(1, bytes_each))
         labels = candidates.public_labels[:count]
-        self._public = self._rows(candidates.public_images[:count], labels, sampled=True)
-        self._groups = _groups(labels, observation.labels)
+        self._by_class = observation.labels is not None and _enough(labels, as_classes(observation.labels), candidates.labels)
+        self._groups = self._group(labels)
+        public = self._rows(candidates.public_images[:count], labels, sampled=True)
+        # What all gradients have in common is taken off, so that products in float32 tell apart what is left. Where the scale of what
+        # was shared is not known, it cannot be.
+        self._middle = {name: rows.values.mean(0) for name, rows in public.items()
+                        if isinstance(rows, FormedRows) and not self._free_scale}
+        self._public = self._less_middle(public)
         self._bases = {name: self._base(name) for name in self._seen}
 
     def scores(self, tell: Progress) -> Tensor:
-        pools = self._candidates.pools
-        hidden = any(seen.mask is not None for seen in self._seen.values())
-        products_of = self._at_kept_entries if hidden else self._everywhere(tell)
-        found = []
-        for victim in range(len(pools)):
-            products = products_of(victim)
-            if hidden or not victim:
-                centred = self._groups.centred_gram(products.public)
-            found.append(misfits(products, centred, self._groups, self._others(victim), self._observation.batch_size,
-                                 free_scale=self._free_scale))
-            tell(len(pools) + victim + 1, 2 * len(pools))
-        return torch.stack(found)
+        if any(seen.mask is not None for seen in self._seen.values()):
+            return self._one_by_one(tell)
+        candidates, everywhere = self._candidates, dict.fromkeys(self._seen)
+        score = self._prepared(slice(None), everywhere)
+        scores = []
+        for images, labels in zip(candidates.images.split(self._at_once), candidates.labels.split(self._at_once), strict=True):
+            scores.append(score(images, labels))
+            tell(sum(part.shape[1] for part in scores), len(candidates.images))
+        return torch.cat(scores, 1).gather(1, candidates.pools)
 
-    def _everywhere(self, tell: Progress) -> Callable[[int], Products]:
-        """The products of each victim, from those of all."""
-        candidates, shared = self._candidates, {name: seen.shared for name, seen in self._seen.items()}
-        public, public_shared = self._gram(self._public, self._public), self._products(self._public, shared)
-        own = total([squared_norms(g) / self._bases[name] for name, g in shared.items()])
-        blocks = []
-        for start in range(0, len(candidates.images), self._at_once):
-            some = slice(start, start + self._at_once)
-            rows = self._rows(candidates.images[some], candidates.labels[some])
-            blocks.append((self._gram(self._public, rows), self._squared(rows)[None], self._products(rows, shared)))
-            tell(start, 2 * len(candidates.images))
-        by_public, squared, by_shared = (torch.cat(parts, 1) for parts in zip(*blocks, strict=True))
+    def _one_by_one(self, tell: Progress) -> Tensor:
+        """Where other entries were kept of each victim: over those that were."""
+        candidates, found = self._candidates, []
+        for victim, pool in enumerate(candidates.pools):
+            score = self._prepared(slice(victim, victim + 1), {name: _places(seen, victim) for name, seen in self._seen.items()})
+            blocks = [score(candidates.images[some], candidates.labels[some]) for some in pool.split(self._at_once)]
+            found.append(torch.cat(blocks, 1))
+            tell(victim + 1, len(candidates.pools))
+        return torch.cat(found)
 
-        def of(victim: int) -> Products:
-            pool = candidates.pools[victim]
-            return Products(public, by_public[:, pool], public_shared[victim], squared[0, pool], by_shared[victim, pool],
-                            own[victim])
+    def _prepared(self, victims: slice, places: Mapping[str, Tensor | None]) -> Callable[[Tensor, Tensor], Tensor]:
+        """From images and labels of candidates to their scores for some victims [V, K], over the entries at some places."""
+        counts = self._counts(victims)
+        own = {name: _at(self._public[name], at) for name, at in places.items()}
+        shared = {name: self._shared(name, victims, at) for name, at in places.items()}
+        public = Public(self._gram(own, own), self._groups, self._observation.batch_size)
+        with_public, scale = self._products(own, shared), counts.new_ones(len(counts), 1)
+        if self._free_scale:  # so that |G|^2 is what is expected
+            norms = {name: torch.stack([one.double().square().sum() for one in g]) for name, g in shared.items()}
+            squared = total([norms[name] / base for name, base in self._bases.items()])
+            scale = (public.expected_square(counts) / squared.clamp_min(torch.finfo(squared.dtype).tiny)).sqrt()[:, None]
+            with_public = scale * with_public
 
-        return of
+        def score(images: Tensor, labels: Tensor) -> Tensor:
+            rows = {name: _at(of, places[name]) for name, of in self._less_middle(self._rows(images, labels)).items()}
+            squared = total([rows[name].squared().double() / base for name, base in self._bases.items()])
+            whitened = public.candidates(self._gram(own, rows), squared, self._group(labels))
+            return public.misfits(whitened, with_public.mT, scale * self._products(rows, shared), counts)
 
-    def _at_kept_entries(self, victim: int) -> Products:
-        """The products of a victim over the entries that were kept of it."""
-        candidates, pool = self._candidates, self._candidates.pools[victim]
-        places = {name: self._places(seen, victim) for name, seen in self._seen.items()}
-        blocks = []
-        for some in pool.split(self._at_once):
-            rows = self._rows(candidates.images[some], candidates.labels[some])
-            blocks.append({name: FormedRows(rows[name].entries(at)) for name, at in places.items()})
-        own = {name: joined([block[name] for block in blocks]) for name in places}
-        public = {name: FormedRows(self._public[name].entries(at)) for name, at in places.items()}
-        shared = {name: self._seen[name].shared[victim].flatten()[None] for name in places}
-        shared = {name: g if places[name] is None else g[:, places[name]] for name, g in shared.items()}
-        return Products(self._gram(public, public), self._gram(public, own), self._products(public, shared)[0], self._squared(own),
-                        self._products(own, shared)[0],
-                        total([g.double().square().sum() / self._bases[name] for name, g in shared.items()]))
+        return score
 
-    def _places(self, seen: _Seen, victim: int) -> Tensor | None:
-        if seen.mask is None:
-            return None
-        kept = seen.mask[victim].flatten().nonzero().flatten()
-        if len(kept) <= _MOST_ENTRIES:
-            return kept
-        generator = torch.Generator("cpu").manual_seed(0)
-        chosen = torch.randperm(len(kept), generator=generator, device="cpu")[:_MOST_ENTRIES]
-        return kept[upload(chosen, kept.device)]
+    def _shared(self, name: str, victims: slice, places: Tensor | None) -> Tensor:
+        g = self._seen[name].shared[victims]
+        g = g if name not in self._middle else g - self._middle[name].view(g.shape[1:])
+        return g if places is None else g.flatten(1).index_select(1, places)
 
-    def _others(self, victim: int) -> Tensor:
-        """How many of the other images behind a gradient are of each group of public images. The class of the target is that of its
-        candidates, where these have one."""
-        labels, groups = self._observation.labels, len(self._groups.sizes)
-        if labels is None or groups == 1:
-            return self._groups.sizes.new_full((1,), self._observation.batch_size - 1)
-        targets = self._candidates.labels[self._candidates.pools[victim]]
-        counts = torch.bincount(as_classes(labels)[victim], minlength=groups).double()
-        shares = torch.bincount(targets, minlength=len(counts)).double() / len(targets)
-        return (counts - shares[: len(counts)])[:groups].clamp_min(0)
+    def _group(self, labels: Tensor) -> Tensor:
+        return labels if self._by_class else torch.zeros_like(labels)
+
+    def _counts(self, victims: slice) -> Tensor:
+        """How many images of each group are behind a gradient, [V, groups]."""
+        if not self._by_class:
+            count = len(self._candidates.pools[victims])
+            return torch.full((count, 1), self._observation.batch_size, dtype=torch.float64, device=self._groups.device)
+        assert self._observation.labels is not None
+        return F.one_hot(as_classes(self._observation.labels[victims]), int(self._groups.max()) + 1).sum(1).double()
 
     def _rows(self, images: Tensor, labels: Tensor, sampled: bool = False) -> dict[str, Rows]:
         """The gradients that enter the mean over images; of a model that samples, under codes that are ``sampled``, or under the
@@ -164,12 +157,15 @@ class _Batches:
         factor = self._clip.factor(reduce(torch.add, (of.squared().double() for of in rows.values())))
         return {name: of.scaled(factor.to(of.tensors[0].dtype)) for name, of in rows.items()}
 
+    def _less_middle(self, rows: Mapping[str, Rows]) -> dict[str, Rows]:
+        return {name: FormedRows(of.values - self._middle[name]) if isinstance(of, FormedRows) and name in self._middle else of
+                for name, of in rows.items()}
+
     def _base(self, name: str) -> float:
         """The variance of each entry of a parameter that is not that of the span of public gradients."""
-        rows, batch = self._public[name], self._observation.batch_size
-        everything = Groups(torch.zeros_like(self._groups.of))
-        spread = everything.centred_gram(rows.gram(rows)).diagonal().mean() / self._observation.shared[name][0].numel()
-        return max(self._seen[name].variance + _RIDGE * float(spread) * (batch - 1) / batch**2, torch.finfo(torch.float32).tiny)
+        gram, batch = self._public[name].gram(self._public[name]), self._observation.batch_size
+        spread = float(gram.diagonal().mean() - gram.mean()) / self._observation.shared[name][0].numel()
+        return max(self._seen[name].variance + _RIDGE * spread * (batch - 1) / batch**2, torch.finfo(torch.float32).tiny)
 
     def _gram(self, a: Mapping[str, Rows], b: Mapping[str, Rows]) -> Tensor:
         return total([a[name].gram(b[name]) / base for name, base in self._bases.items()])
@@ -177,17 +173,27 @@ class _Batches:
     def _products(self, rows: Mapping[str, Rows], shared: Mapping[str, Tensor]) -> Tensor:
         return total([rows[name].products(shared[name]).double() / base for name, base in self._bases.items()])
 
-    def _squared(self, rows: Mapping[str, Rows]) -> Tensor:
-        return total([rows[name].squared().double() / base for name, base in self._bases.items()])
 
-
-def _groups(public: Tensor, labels: Tensor | None) -> Groups:
-    """Public images by their classes; one group where labels are not known, or where there are too few images of some class."""
-    if labels is None:
-        return Groups(torch.zeros_like(public))
-    present = as_classes(labels).flatten()
+def _enough(public: Tensor, *classes: Tensor) -> bool:
+    """Whether there are public images of all classes, of one of them two."""
+    present = torch.cat([labels.flatten() for labels in classes])
     sizes = torch.bincount(public, minlength=int(present.max()) + 1)
-    return Groups(public if bool((sizes[present] > 1).all()) else torch.zeros_like(public))
+    return bool((sizes[present] > 0).all()) and bool((sizes > 1).any())
+
+
+def _at(rows: Rows, places: Tensor | None) -> Rows:
+    return rows if places is None else FormedRows(rows.entries(places))
+
+
+def _places(seen: _Seen, victim: int) -> Tensor | None:
+    """The entries of a parameter that are compared of a victim; None for all."""
+    if seen.mask is None:
+        return None
+    kept = seen.mask[victim].flatten().nonzero().flatten()
+    if len(kept) <= _MOST_ENTRIES:
+        return kept
+    generator = torch.Generator("cpu").manual_seed(0)
+    return kept[upload(torch.randperm(len(kept), generator=generator, device="cpu")[:_MOST_ENTRIES], kept.device)]
 
 
 def _seen(shared: Tensor, form: Form) -> _Seen:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attacks.base import Observation, Progress
 from attacks.engine.per_image import PerImage
 from attacks.identification.candidates import Candidates
-from attacks.identification.likelihood import Likelihood
+from attacks.identification.likelihood import ImageLikelihood
 from attacks.identification.pools import of_victims, scored
 from attacks.reading.layers import codes, entered, features, layers_that_see_the_image, replay_obstacle
 from defenses.release import Clipped, Scaled
@@ -52,7 +52,7 @@ def by_features(observation: Observation, candidates: Candidates, tell: Progress
 def by_replayed_codes(observation: Observation, candidates: Candidates, tell: Progress) -> Tensor:
     """The likelihood of candidates' gradients before the sampling, under the codes that were read with noise, [N, M]."""
     layers = layers_that_see_the_image(observation)
-    compute, compare, sampled = PerImage(observation, layers), Likelihood(observation, layers), codes(observation)
+    compute, compare, sampled = PerImage(observation, layers), ImageLikelihood(observation, layers), codes(observation)
     found = []
     for victim, pool in enumerate(candidates.pools):
         one = replace(candidates, pools=pool[None])

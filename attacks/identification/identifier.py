@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,12 +16,12 @@ from attacks.engine.rows import Rows
 from attacks.identification.batches import among_others
 from attacks.identification.candidates import Candidates
 from attacks.identification.features import by_features, by_replayed_codes, exact_features
-from attacks.identification.likelihood import Likelihood
+from attacks.identification.likelihood import ImageLikelihood
 from attacks.identification.pools import of_victims, scored
 from attacks.identification.simulation import by_simulation
 from attacks.objective.comparison import root, total
 from attacks.reading.layers import replay_obstacle
-from defenses.release import Noise
+from defenses.release import Clipped, Noise, Scaled
 from defenses.stochastic import stochastic_layers
 from defenses.support.seeds import derive
 
@@ -36,7 +37,8 @@ class Method(NamedTuple):
 class Identifier:
     """Scores of candidate images for each victim of an observation: which of them was it?
 
-    A blind attacker goes by the cosine of gradients. An informed one goes by the releases of the defense, and by them alone:
+    A blind attacker takes the gradient for clean, and goes by the cosine where it is of one image. An informed one goes by the
+    releases of the defense, and by them alone:
 
     - ``exact``, ``likelihood``: of one image, without and with noise (:mod:`attacks.identification.likelihood`);
     - ``features``: where a layer samples, by what entered it, where that can be read; ``replayed``: where it is read with noise, by
@@ -44,23 +46,23 @@ class Identifier:
     - ``whitened``: of more images, with the others as noise (:mod:`attacks.identification.whitening`);
     - ``simulated``: where nothing is disclosed, or codes cannot be read (:mod:`attacks.identification.simulation`).
 
-    Rounds add up.
+    Rounds are averaged where nothing is lost by it, under Gaussian noise; else their scores add up.
     """
 
     def method(self, observation: Observation) -> Method:
         """How the candidates of an observation are compared."""
-        if observation.defense is None:
-            return Method("cosine", False)
         if all(release.form is None for release in observation.releases().values()):
             return Method("simulated", False)
         if observation.batch_size > 1:
             return Method("whitened", False)
+        if observation.defense is None:
+            return Method("cosine", False)
         if stochastic_layers(observation.module):
             if replay_obstacle(observation) is not None:
                 return Method("simulated", False)
             return Method("features" if exact_features(observation) else "replayed", False)
         noisy = any(isinstance(stage, Noise) for release in observation.releases().values() for stage in release.stages)
-        return Method("likelihood" if noisy else "exact", Likelihood(observation).exact and not _drops(observation.module))
+        return Method("likelihood" if noisy else "exact", ImageLikelihood(observation).exact and not _drops(observation.module))
 
     def scores(self, observation: Observation, candidates: Candidates, *, seed: int, progress: Progress | None = None) -> Tensor:
         """How unlikely each candidate is to be among the images behind a victim's gradient.
@@ -78,11 +80,11 @@ class Identifier:
             ValueError: the candidates are not those of the observation, or public images are missing.
         """
         candidates.check(observation)
-        totals, rounds = [], max(1, len(observation.rounds))
-        for number, seen in enumerate(observation.by_round()):
+        totals, seen_apart = [], _apart(observation)
+        for number, seen in enumerate(seen_apart):
             def tell(done: int, of: int, before: int = number) -> None:
                 if progress is not None:
-                    progress(before * of + done, rounds * of)
+                    progress(before * of + done, len(seen_apart) * of)
 
             totals.append(self._scores(seen, candidates, derive(seed, "identification", number), tell))
         return total(totals)
@@ -98,12 +100,29 @@ class Identifier:
         if method == "simulated":
             return by_simulation(observation, candidates, seed, tell)
         compute = PerImage(observation)
-        compare, noise = (_Cosine(observation), _noise(observation, seed)) if method == "cosine" else (Likelihood(observation), [])
+        compare = _Cosine(observation) if method == "cosine" else ImageLikelihood(observation)
+        noise = _noise(observation, seed)
 
         def score(images: Tensor, labels: Tensor, victims: Tensor) -> Tensor:
             return compare(compute(images, labels, [draw.expand(len(images), -1) for draw in noise]), victims)
 
         return scored(candidates, score, compute.bytes_per_image, tell)
+
+
+def _apart(observation: Observation) -> list[Observation]:
+    """The observations whose scores add up."""
+    if len(observation.rounds) < 2:
+        return [observation]
+    same = all(one.module is observation.rounds[0].module for one in observation.rounds)
+    # Asked of single rounds: what a mean of Laplacian noise is said to be is Gaussian.
+    stages = [stage for release in observation.releases().values() for stage in release.stages]
+    averages = all(stage.distribution == "gaussian" if isinstance(stage, Noise) else isinstance(stage, (Clipped, Scaled))
+                   for stage in stages)
+    sampled = observation.defense is not None and observation.batch_size == 1 and stochastic_layers(observation.module)
+    if same and averages and not sampled:
+        return [observation.averaged()]
+    # The other images of a batch are the same in all rounds, so that these do not tell apart what they add.
+    return list(observation.by_round()) if observation.batch_size == 1 else [replace(observation, rounds=observation.rounds[:1])]
 
 
 class _Cosine:

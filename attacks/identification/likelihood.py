@@ -30,10 +30,10 @@ class Compared:
         through: the stages that a candidate's gradient goes through before it is compared.
         noise: that follows; None without.
         observed: the shared gradients [N, *shape], or what they were before the last known scaling.
-        squared: [N], squared norms of what was observed, at the entries that are looked at.
         weights: [N], of the squared distance: 1 / (2 variance).
-        kept: where entries were hidden without noise, the stage that says which were kept.
-        hidden: [N], how many of those that are looked at were hidden.
+        energies: [N], |G|^2 of what is observed.
+        kept: [N, *shape], where entries were hidden without noise, which were not; None where none were.
+        hidden: [N], the energy that can be hidden at most where the others are.
         bounds: [N, E] of what the noise was added to, where not all of it is known, or it is not Gaussian; without noise, of the
             entries. None where the distance tells all.
         places: [E], of the entries that are looked at; None for all.
@@ -42,15 +42,15 @@ class Compared:
     through: tuple[Stage, ...]
     noise: Noise | None
     observed: Tensor
-    squared: Tensor
     weights: Tensor
-    kept: Kept | None = None
+    energies: Tensor
+    kept: Tensor | None = None
     hidden: Tensor | None = None
     bounds: Bounds | None = None
     places: Tensor | None = None
 
 
-class Likelihood:
+class ImageLikelihood:
     """Compares candidates' gradients with the observed ones of one image each.
 
     Under Gaussian noise that is -log p up to a constant: the squared distance in units of twice the variance. What is not noisy is
@@ -70,8 +70,7 @@ class Likelihood:
         self._releases = {name: release for name, release in observation.releases().items()
                           if layers is None or name.rpartition(".")[0] in layers}
         self._known = {name: form for name, release in self._releases.items() if (form := release.form) is not None}
-        self._compared = {name: _how(observation.shared[name], form, observation.once(name, "squared norms", squared_norms))
-                          for name, form in self._known.items()}
+        self._compared = {name: _how(observation.shared[name], form) for name, form in self._known.items()}
         clips = {stage for how in self._compared.values() for stage in how.through if isinstance(stage, Clipped)}
         #: The norm is over all parameters, and before it nothing but scaling: a candidate's gradient can be clipped as it was.
         self._clip = next(iter(clips), None)
@@ -98,17 +97,16 @@ class Likelihood:
             if how.bounds is not None:
                 beside = beside + _outside(own[name].entries(None), how, victims)
                 continue
-            given, weight = _at(of_victims(how.observed, victims), how.places), of_victims(how.weights, victims)[:, None]
+            given, weight = of_victims(how.observed, victims), of_victims(how.weights, victims)[:, None]
             energy = own[name].squared().double().expand(len(victims), count)
             if how.kept is not None:
-                assert how.kept.mask is not None
-                mask = _at(of_victims(how.kept.mask, victims), how.places)
-                kept = own[name].masked_squared(mask)
-                beside = beside + weight * _beyond(energy - kept, how, victims)
-                energy = kept.double()
+                assert how.hidden is not None
+                kept = own[name].masked_squared(of_victims(how.kept, victims)).double()
+                beside = beside + weight * (energy - kept - of_victims(how.hidden, victims)[:, None]).clamp_min(0)
+                energy = kept
             product = product + weight * own[name].products(given).double()
             squared = squared + weight * energy
-            observed = observed + weight * of_victims(how.squared, victims)[:, None]
+            observed = observed + weight * of_victims(how.energies, victims)[:, None]
         if self._free_scale:
             return observed - product.clamp_min(0).square() / squared.clamp_min(torch.finfo(squared.dtype).tiny) + beside
         return (squared - 2 * product + observed) + beside
@@ -146,12 +144,7 @@ def _of_one_kind(release: Release) -> bool:
     return len(noises) < 2 or all(noise.distribution == "gaussian" for noise in noises)
 
 
-def squared_norms(gradients: Tensor) -> Tensor:
-    """Squared norms [N] of gradients [N, ...] in float64, one after another: in it large ones would take twice their memory."""
-    return torch.stack([gradient.double().square().sum() for gradient in gradients])
-
-
-def _how(shared: Tensor, form: Form, squared: Tensor) -> Compared:
+def _how(shared: Tensor, form: Form) -> Compared:
     through, last, factor = list(form.before), list(form.after), 1.0
     kept: Kept | None = None
     if form.noise is None:
@@ -170,7 +163,7 @@ def _how(shared: Tensor, form: Form, squared: Tensor) -> Compared:
                 break
     elif all(isinstance(stage, Scaled) for stage in last):
         factor, last = math.prod(stage.factor for stage in last if isinstance(stage, Scaled)), []
-    observed, squared = (shared, squared) if factor == 1 else (shared / factor, squared / factor**2)
+    observed = shared if factor == 1 else shared / factor
     elementwise = bool(last) or (form.noise is not None and form.noise.distribution != "gaussian")
     formed = elementwise or any(not isinstance(stage, (Scaled, Clipped)) for stage in through)
     size = shared[0].numel()
@@ -178,22 +171,23 @@ def _how(shared: Tensor, form: Form, squared: Tensor) -> Compared:
     if places is not None:  # of which as large a share is kept
         through = [replace(stage, count=round(stage.count * len(places) / size)) if isinstance(stage, Kept) else stage
                    for stage in through]
-    if form.noise is not None:
-        weights = shared.new_full((len(shared),), 0.5 / form.noise.variance, dtype=torch.float64)
-    else:
-        # Where nothing was shared, a candidate that would have shared something is out.
-        weights = 0.5 / (_ROUNDING**2 * squared / size).clamp_min(torch.finfo(torch.float32).tiny)
     bounds = None
     if elementwise:
         found = Release(tuple(last)).bounds(observed)
         bounds = Bounds(*(_at(end.flatten(1), places) for end in found))
-    if places is not None:
-        squared = squared_norms(_at(observed, places))
-    hidden = None
-    if kept is not None:
-        assert kept.mask is not None
-        hidden = torch.stack([mask.numel() - mask.count_nonzero() for mask in _at(kept.mask, places)])
-    return Compared(tuple(through), form.noise, observed, squared, weights, kept, hidden, bounds, places)
+    observed = _at(observed, places)
+    energies = torch.stack([own.double().square().sum() for own in observed])
+    if form.noise is not None:
+        weights = torch.full_like(energies, 0.5 / form.noise.variance)
+    else:
+        # Where nothing was shared, a candidate that would have shared something is out.
+        weights = 0.5 / (_ROUNDING**2 * energies / observed[0].numel()).clamp_min(torch.finfo(torch.float32).tiny)
+    mask = hidden = None
+    if kept is not None and kept.mask is not None:
+        mask = _at(kept.mask, places)
+        counts = torch.stack([own.numel() - own.count_nonzero() for own in mask])
+        hidden = torch.full_like(energies, math.inf) if kept.threshold is None else counts * kept.threshold.double().square()
+    return Compared(tuple(through), form.noise, observed, weights, energies, mask, hidden, bounds, places)
 
 
 def _outside(own: Tensor, how: Compared, victims: Tensor) -> Tensor:
@@ -209,15 +203,6 @@ def _outside(own: Tensor, how: Compared, victims: Tensor) -> Tensor:
             violated = (own < bounds.low - allowed) | (own > bounds.high + allowed)
             found.append(violated.sum(1) / (2 * _ROUNDING**2))
     return torch.stack(found)
-
-
-def _beyond(energy: Tensor, how: Compared, victims: Tensor) -> Tensor:
-    """The energy [V, K] of candidates at hidden entries beyond what can be hidden there."""
-    assert how.kept is not None and how.hidden is not None
-    if how.kept.threshold is None:
-        return torch.zeros_like(energy)
-    most = of_victims(how.hidden, victims) * of_victims(how.kept.threshold, victims).double().square()
-    return (energy - most[:, None]).clamp_min(0)
 
 
 def _at(values: Tensor, places: Tensor | None) -> Tensor:

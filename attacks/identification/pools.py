@@ -30,11 +30,17 @@ def scored(candidates: Candidates, score: Callable[[Tensor, Tensor, Tensor], Ten
     used[pools.flatten()] = True
     places = used.nonzero().flatten()
     scores = torch.empty((len(pools), len(candidates.images)), dtype=torch.float64, device=device)
+    # Where a pool is of one class, no candidates of another are looked at beside its own.
+    labels = candidates.labels[pools]
+    one_class = bool((labels == labels[:, :1]).all())
     done = 0
 
     def attempt(width: int) -> bool:
         nonlocal done
         some = places[done : done + width]
+        if one_class:
+            others = (candidates.labels[some] != candidates.labels[some[0]]).nonzero().flatten()
+            some = some[: int(others[0])] if len(others) else some
         inside = torch.zeros_like(used)
         inside[some] = True
         victims = inside[pools].any(1).nonzero().flatten()

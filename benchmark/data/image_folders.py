@@ -7,7 +7,7 @@ import json
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -119,13 +119,7 @@ def _decode(path: Path, names: list[str], load: Callable[[str], bytes], image_si
 
 def _entries(path: Path, names: list[str]) -> list[tuple[str, str, str]]:
     """(split or "", class, name) of every image, sorted by name."""
-    extensions = Image.registered_extensions()
-    images = []
-    for name in names:
-        parts = PurePosixPath(name).parts
-        hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-        if not hidden and PurePosixPath(name).suffix.lower() in extensions:
-            images.append((parts, name))
+    images = image_files(names)
     if not images:
         raise InputError(f"dataset {path} holds no images; expected CLASS/IMAGE or train/CLASS/IMAGE and test/CLASS/IMAGE")
     # A single folder around everything is packaging, unless it is itself the only class.
@@ -146,18 +140,21 @@ def _entries(path: Path, names: list[str]) -> list[tuple[str, str, str]]:
     return [(split, parts[1], name) for split, parts, name in chosen]
 
 
+def image_files(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
+    """(parts of the path, name) of those of some files that are images and not hidden."""
+    extensions = Image.registered_extensions()
+    images = []
+    for name in names:
+        parts = PurePosixPath(name).parts
+        hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
+        if not hidden and PurePosixPath(name).suffix.lower() in extensions:
+            images.append((parts, name))
+    return images
+
+
 def _stack(path: Path, files: list[tuple[str, bytes]], image_size: int | None) -> np.ndarray:
     """[N, H, W, C] of all files."""
-    decoded = []
-    for name, content in files:
-        try:
-            with _no_bombs(), Image.open(io.BytesIO(content)) as image:
-                if image.mode[0] in "IF":
-                    raise ValueError("more than 8 bits per channel; convert it to 8 bits")
-                grey = image.mode in ("1", "L", "LA")
-                decoded.append(np.asarray(_resize(image.convert("L" if grey else "RGB"), image_size)))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise InputError(f"dataset {path} has an image that cannot be decoded, {name!r}: {error}") from error
+    decoded = [decode_image(f"dataset {path}", name, content, image_size) for name, content in files]
     if any(array.ndim == 3 for array in decoded):
         decoded = [array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2) for array in decoded]
     else:
@@ -168,6 +165,28 @@ def _stack(path: Path, files: list[tuple[str, bytes]], image_size: int | None) -
             raise InputError(f"dataset {path} has images of different sizes: {files[0][0]!r} is {first[1]}x{first[0]}, {name!r} is "
                              f"{array.shape[1]}x{array.shape[0]}; give an image size to resize them all")
     return np.stack(decoded)
+
+
+def decode_image(where: str, name: str, content: bytes, image_size: int | None = None) -> np.ndarray:
+    """[H, W] of a grey image, [H, W, 3] of any other.
+
+    Args:
+        where: what the file is part of, for the error.
+        name: of the file, likewise.
+        content: of the file, in any format that Pillow knows.
+        image_size: see :func:`read`.
+
+    Raises:
+        InputError: it is no image, has more than 8 bits per channel, or more pixels than any photograph.
+    """
+    try:
+        with _no_bombs(), Image.open(io.BytesIO(content)) as image:
+            if image.mode[0] in "IF":
+                raise ValueError("more than 8 bits per channel; convert it to 8 bits")
+            grey = image.mode in ("1", "L", "LA")
+            return np.asarray(_resize(image.convert("L" if grey else "RGB"), image_size))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{where} has an image that cannot be decoded, {name!r}: {error}") from error
 
 
 @contextmanager

@@ -242,7 +242,11 @@ def test_the_release_covers_every_parameter_and_holds(specification, batch_size)
 def clean_gradient(private, x, y, *, seed):
     """What ``shared_gradient`` would be if the defense left gradients alone."""
     torch.manual_seed(seed)
-    step = Step(private.module, Batch(x, y), len(x), torch.Generator().manual_seed(seed), copy.deepcopy(private.state), 0, private._losses)
+
+    def losses(batch):
+        return defenses.client_loss(private.in_force, private.module, *batch)
+
+    step = Step(private.module, Batch(x, y), len(x), torch.Generator().manual_seed(seed), copy.deepcopy(private.state), 0, losses)
     batch_of = private.in_force.transform_batch(step.batch, step)
     return step.gradient(batch_of)
 

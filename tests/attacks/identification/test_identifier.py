@@ -59,7 +59,7 @@ def test_scores_are_finite_and_nothing_is_changed(defense, batch_size, model):
             assert not found.requires_grad
             assert told[-1][0] == told[-1][1] and [done for done, _ in told] == sorted(done for done, _ in told)
             name, exact = Identifier().method(observation)
-            assert name in METHODS and (name == "cosine") is (observation.defense is None)
+            assert name in METHODS and (name == "cosine") is (observation.defense is None and batch_size == 1)
             assert not exact or (observation.defense is not None and batch_size == 1)
             assert all(torch.equal(t, before[name]) for name, t in module.state_dict().items())
             assert all(torch.equal(g, shared[name]) for name, g in observation.shared.items())
@@ -84,17 +84,15 @@ def test_the_order_of_candidates_and_victims_and_other_victims_change_nothing(de
             close(scores(observation.select(order), replace(candidates, pools=candidates.pools[order])), expected[order])
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("defense", DEFENSES)
-def test_rounds_add_up(defense, batch_size):
-    """Each with its own noise and module. A blind attacker adds cosines."""
-    case = case_of(defense, batch_size=batch_size, rounds=2)
-    other = {name: value + 0.01 for name, value in case.observation.module.state_dict().items()}
+def test_rounds_of_another_state_of_the_model_add_up(defense):
+    """Each with its own noise and module, whether its noise is Gaussian or not. A blind attacker adds cosines."""
+    case = case_of(defense, rounds=2)
     module = copy.deepcopy(case.observation.module)
-    module.load_state_dict(other)
+    module.load_state_dict({name: value + 0.01 for name, value in module.state_dict().items()})
     rounds = (case.observation.rounds[0], replace(case.observation.rounds[1], module=module, number=4))
     for observation in known(replace(case, observation=replace(case.observation, rounds=rounds))):
-        single = [list(replace(observation, rounds=rounds).by_round())[number] for number in (0, 1)]
+        single = list(observation.by_round())
         assert single[1].module is module and single[1].rounds[0].number == 4
         # What is simulated, or sampled, is drawn anew in each round.
         name = Identifier().method(observation).name
@@ -102,6 +100,27 @@ def test_rounds_add_up(defense, batch_size):
             assert scores(observation, case.candidates).isfinite().all()
             continue
         close(scores(observation, case.candidates), sum(scores(one, case.candidates) for one in single))
+
+
+@pytest.mark.parametrize("defense", ["noise(std=0.1)", "noise(std=0.1, distribution='laplacian')", "dp-sgd(noise_multiplier=0.3)",
+                                     "noise(std=0.1)+pruning(p=0.5)", "pruning(p=0.5)+noise(std=0.1)", "precode+noise(std=0.1)", "none"])
+def test_nothing_is_lost_where_rounds_are_averaged(defense):
+    """Under Gaussian noise: up to a constant, the scores are the sums over rounds, as they are under other noise."""
+    case = case_of(defense, rounds=3, dtype=torch.float64)
+    found = scores(case.observation, case.candidates)
+    expected = sum(scores(one, case.candidates) for one in case.observation.by_round())
+    if defense == "none":  # whose rounds are all alike, and whose scores are in units of rounding
+        expected = expected / 3
+    torch.testing.assert_close(found - found[:, :1], expected - expected[:, :1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("defense", ["noise(std=0.1)", "dp-sgd(noise_multiplier=0.3)", "pruning(p=0.5)", "noise(std=0.1, distribution='laplacian')"])
+def test_rounds_of_several_images_are_averaged_or_the_first_is_taken(defense):
+    """Their other images are the same in all rounds, so that likelihoods do not add up."""
+    case = case_of(defense, batch_size=3, rounds=3)
+    observation = case.observation
+    expected = observation.averaged() if defense.startswith(("noise(std=0.1)", "dp-sgd")) else replace(observation, rounds=observation.rounds[:1])
+    close(scores(observation, case.candidates), scores(expected, case.candidates))
 
 
 @pytest.mark.parametrize("defense", ["noise(std=1.0)", "dp-sgd(noise_multiplier=0.3)"])
@@ -128,7 +147,7 @@ def test_where_randomness_is_small_the_truth_is_found(defense, batch_size, model
 
 
 def test_the_cosine_by_hand():
-    case = case_of("noise", "mlp", batch_size=3, dtype=torch.float64)
+    case = case_of("noise", "mlp", dtype=torch.float64)
     found = scores(case.observation.blind(), case.candidates)
     for victim, pool in enumerate(case.candidates.pools):
         shared = torch.cat([g[victim].flatten() for g in case.observation.shared.values()])

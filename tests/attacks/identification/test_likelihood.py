@@ -19,7 +19,7 @@ import defenses
 from attacks.engine.rows import FormedRows
 from attacks.identification import Identifier, likelihood
 from attacks.identification.identifier import Method
-from attacks.identification.likelihood import Likelihood
+from attacks.identification.likelihood import ImageLikelihood
 from defenses import Batch, Composition, Defense, Release, Step, Unknown
 
 NOISE, LAPLACIAN = (defenses.NoisyGradients(std=0.05, distribution=distribution) for distribution in defenses.release.DISTRIBUTIONS)
@@ -222,7 +222,7 @@ def test_of_large_parameters_without_products_some_entries_are_compared(members,
     monkeypatch.setattr(likelihood, "MOST_ENTRIES", 400)
     case = case_of(chain(*(replace(m, std=1e-3) if isinstance(m, defenses.NoisyGradients) else m for m in members)), "mlp",
                    dtype=torch.float64)
-    compare = Likelihood(case.observation)
+    compare = ImageLikelihood(case.observation)
     assert {name: None if how.places is None else len(how.places.unique()) for name, how in compare._compared.items()} == {
         "1.weight": 400, "1.bias": None, "3.weight": None, "3.bias": None}
     assert not compare.exact and not Identifier().method(case.observation).exact
@@ -234,7 +234,7 @@ def test_the_score_of_some_entries_is_that_of_the_law_over_these(monkeypatch):
     whole = case_of(LAPLACIAN, "mlp", victims=2, size=4, dtype=torch.float64)
     monkeypatch.setattr(likelihood, "MOST_ENTRIES", 400)
     found = Identifier().scores(whole.observation, whole.candidates, seed=0)
-    places = Likelihood(whole.observation)._compared["1.weight"].places
+    places = ImageLikelihood(whole.observation)._compared["1.weight"].places
     law, expected = scipy.stats.laplace(scale=LAPLACIAN.std / math.sqrt(2)), torch.zeros_like(found)
     for victim, pool in enumerate(whole.candidates.pools):
         for column, candidate in enumerate(pool):
@@ -249,7 +249,7 @@ def test_energy_in_hidden_entries_counts_over_the_entries_that_are_looked_at(mon
     """What can be hidden in those is less than what can be in all."""
     monkeypatch.setattr(likelihood, "MOST_ENTRIES", 400)
     case = case_of(Composition((Rounding(width=1e-6), PRUNING)), "mlp", victims=2, dtype=torch.float64)
-    compare = Likelihood(case.observation)
+    compare = ImageLikelihood(case.observation)
     how = compare._compared["1.weight"]
     name, victim, candidate = "1.weight", 0, case.candidates.pools[0, (case.true[0] + 1) % 6]
     own = gradient_of(case.observation, case.candidates.images[candidate], case.candidates.labels[candidate])
@@ -261,7 +261,7 @@ def test_energy_in_hidden_entries_counts_over_the_entries_that_are_looked_at(mon
     least = least[least != 0].abs().min()
     beyond = (g[~kept].square().sum() - (~kept).sum() * least**2).clamp_min(0)
     assert beyond > 0
-    expected = ((g - shared)[kept].square().sum() + beyond) / (2e-6 * case.observation.shared[name][victim].square().mean())
+    expected = ((g - shared)[kept].square().sum() + beyond) / (2e-6 * shared.square().mean())
     at_rest = 0.5e6 * sum(g.numel() for other, g in own.items() if other != name)  # where the candidate has nothing
     # The candidate is rounded before it is compared.
     assert found.item() - at_rest == pytest.approx(expected.item(), rel=1e-3)
@@ -286,7 +286,7 @@ class Otherwise(Clipping):
 def test_a_clip_that_cannot_be_made_after_leaves_the_scale_free(last):
     """Then the scale that fits best is taken, which is no likelihood."""
     case = case_of(Otherwise(norm=0.01, last=last), dtype=torch.float64)
-    assert not Likelihood(case.observation).exact
+    assert not ImageLikelihood(case.observation).exact
     found = Identifier().scores(case.observation, case.candidates, seed=0)
     assert not case.ranks(found).any() and found.gather(1, case.true[:, None]).abs().max() < 1e-3
     shared = {name: g * torch.tensor([0.5, 2.0, 3.0]).view(-1, *[1] * (g.dim() - 1)) for name, g in case.observation.shared.items()}
@@ -306,13 +306,13 @@ def test_so_does_one_that_all_parameters_have(stages):
             return dict.fromkeys(shared, Release(stages(tuple(shared))))
 
     case = case_of("none", dtype=torch.float64)
-    compare = Likelihood(replace(case.observation, defense=Said()))
+    compare = ImageLikelihood(replace(case.observation, defense=Said()))
     assert not compare.exact and compare._free_scale
 
 
 def test_a_candidate_against_the_direction_is_as_unlikely_as_one_across_it():
     case = case_of(Composition((defenses.PRECODE(bottleneck_size=4), DP_SGD)), dtype=torch.float64)
-    compare = Likelihood(case.observation, ["0"])
+    compare = ImageLikelihood(case.observation, ["0"])
     assert set(compare.names) == {"0.weight", "0.bias"} and not compare.exact
     along = {name: FormedRows(case.observation.shared[name][:1].flatten(1)) for name in compare.names}
     against = {name: rows.scaled(-1.0) for name, rows in along.items()}
@@ -336,7 +336,7 @@ def test_parameters_of_which_nothing_is_known_are_left_out():
     assert Identifier().method(case.observation) == Method("exact", False)
     assert not case.ranks(Identifier().scores(case.observation, case.candidates, seed=0)).any()
     with pytest.raises(ValueError, match="nothing is known of the gradient of any parameter"):
-        Likelihood(case_of("decoy").observation)
+        ImageLikelihood(case_of("decoy").observation)
 
 
 def test_where_nothing_was_shared_a_candidate_that_would_have_shared_something_is_out():

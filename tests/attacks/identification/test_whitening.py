@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from torch.distributions import MultivariateNormal
 
-from attacks.identification.whitening import Groups, Products, misfits
+from attacks.identification.whitening import Public
 
 
 class Dense:
-    """Gradients of L public images of some groups and of M candidates, and a shared one of B images; the noise has a variance of
-    each entry."""
+    """Gradients of L public images of some groups, of candidates of these groups, and shared ones of two victims of B images each; the
+    noise has a variance of each entry."""
 
     def __init__(self, entries: int, labels: list[int], batch: int, seed: int, candidates: int = 5) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -24,39 +22,39 @@ class Dense:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
         self.batch, self.labels = batch, torch.tensor(labels)
-        self.public, self.candidates, self.shared = random(len(labels), entries) + 1, random(candidates, entries), random(entries)
+        self.public, self.candidates, self.shared = random(len(labels), entries) + 1, random(candidates, entries), random(2, entries)
         self.noise = 0.1 + torch.rand(entries, generator=generator, dtype=torch.float64)
-        self.groups = Groups(self.labels)
-        self.others = torch.multinomial((self.groups.sizes > 1).double(), batch - 1, True, generator=generator).bincount(
-            minlength=len(self.groups.sizes)).double()
+        present = self.labels[torch.randint(len(labels), (2, batch), generator=generator)]
+        self.of_candidates = self.labels[torch.randint(len(labels), (candidates,), generator=generator)]
+        self.counts = torch.nn.functional.one_hot(present, max(labels) + 1).sum(1).double()
+
+    def prepared(self) -> tuple[Public, torch.Tensor, torch.Tensor, torch.Tensor]:
+        public, candidates, shared = (values / self.noise.sqrt() for values in (self.public, self.candidates, self.shared))
+        prepared = Public(public @ public.T, self.labels, self.batch)
+        whitened = prepared.candidates(public @ candidates.T, candidates.square().sum(1), self.of_candidates)
+        return prepared, whitened, public @ shared.T, shared @ candidates.T
+
+    def found(self, scale: float = 1.0) -> torch.Tensor:
+        prepared, whitened, shared, crossed = self.prepared()
+        return prepared.misfits(whitened, scale * shared, scale * crossed, self.counts)
 
     @property
-    def products(self) -> Products:
-        public, candidates, shared = (values / self.noise.sqrt() for values in (self.public, self.candidates, self.shared[None]))
-        return Products(public @ public.T, public @ candidates.T, (public @ shared.T)[:, 0], candidates.square().sum(1),
-                        (candidates @ shared.T)[:, 0], shared.square().sum())
-
-    def found(self, **options) -> torch.Tensor:
-        products = self.products
-        return misfits(products, self.groups.centred_gram(products.public), self.groups, self.others, self.batch,
-                       **{"free_scale": False, **options})
+    def means(self) -> torch.Tensor:
+        """Of each group, zero where it is empty."""
+        of = [self.public[self.labels == label] for label in range(self.counts.shape[1])]
+        return torch.stack([values.mean(0) if len(values) else torch.zeros_like(self.noise) for values in of])
 
     @property
-    def law(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean and covariance of what the others and the noise add to c / B."""
-        mean, covariance = torch.zeros_like(self.shared), self.noise.diag()
-        for label in range(len(self.groups.sizes)):
-            of = self.public[self.labels == label]
-            if self.others[label] and len(of):
-                mean = mean + self.others[label] * of.mean(0) / self.batch
-            if self.others[label] and len(of) > 1:
-                covariance = covariance + self.others[label] * torch.cov(of.T).view(len(mean), -1) / self.batch**2
-        return mean, covariance
+    def within(self) -> torch.Tensor:
+        """The covariance within groups."""
+        centred = self.public - self.means[self.labels]
+        return centred.T @ centred / max(1, len(centred) - len(self.labels.unique()))
 
-    def expected(self, scale: float = 1.0) -> torch.Tensor:
-        mean, covariance = self.law
-        return torch.tensor([-stats.multivariate_normal.logpdf(scale * self.shared, (mean + c / self.batch), covariance)
-                             for c in self.candidates], dtype=torch.float64)
+    def law(self) -> MultivariateNormal:
+        """Of two victims and all candidates, [N, K]."""
+        mean = self.counts @ self.means / self.batch
+        own = (self.candidates - self.means[self.of_candidates]) / self.batch
+        return MultivariateNormal(mean[:, None] + own, (self.batch - 1) / self.batch**2 * self.within + self.noise.diag())
 
 
 LABELS = st.lists(st.integers(0, 3), min_size=2, max_size=14).filter(lambda labels: any(labels.count(label) > 1 for label in labels))
@@ -64,57 +62,42 @@ CASES = st.builds(Dense, st.integers(1, 8), LABELS | st.integers(2, 12).map(lamb
 
 
 def differences(scores: torch.Tensor) -> torch.Tensor:
-    return scores - scores[:1]
+    return scores - scores[:, :1]
+
+
+@given(case=CASES, scale=st.sampled_from([1.0, 0.1, 3.0]))
+def test_misfits_are_minus_log_likelihoods(case, scale):
+    """Up to a constant of each victim; of what was shared times a number as well."""
+    expected = -case.law().log_prob(scale * case.shared[:, None])
+    torch.testing.assert_close(differences(case.found(scale)), differences(expected), rtol=1e-8, atol=1e-8)
 
 
 @given(case=CASES)
-def test_misfits_are_minus_log_likelihoods(case):
-    torch.testing.assert_close(differences(case.found()), differences(case.expected()), rtol=1e-8, atol=1e-8)
+def test_the_square_that_is_expected(case):
+    """Of the mean over images of the classes of the batch, in units of the noise, without the noise itself."""
+    prepared = case.prepared()[0]
+    mean, units = case.counts @ case.means / case.batch, case.noise
+    expected = (mean.square() / units).sum(1) + (case.within.diagonal() / units).sum() / case.batch
+    torch.testing.assert_close(prepared.expected_square(case.counts), expected)
 
 
-@given(case=CASES)
-def test_all_of_the_exponent_is_there(case):
-    """Up to a constant that is the same whatever was shared: it is half the squared Mahalanobis distance."""
-    mean, covariance = case.law
-    left = case.shared - mean - case.candidates / case.batch
-    torch.testing.assert_close(case.found(), 0.5 * (left * torch.linalg.solve(covariance, left.T).T).sum(1), rtol=1e-7, atol=1e-8)
-
-
-@given(case=CASES)
-def test_an_unknown_scale_is_that_of_the_expected_length(case):
-    """In units of the noise, without that of the noise itself; the scale of what was shared does not matter then."""
-    mean, covariance = case.law
-    units = case.noise
-    spread = ((covariance.diagonal() - units) / units).sum()
-    expected = ((mean + case.candidates / case.batch).square() / units).sum(1).mean() + spread
-    scale = (expected / (case.shared.square() / units).sum()).sqrt().item()
-    torch.testing.assert_close(differences(case.found(free_scale=True)), differences(case.expected(scale)), rtol=1e-7, atol=1e-7)
-    before = case.found(free_scale=True)
-    case.shared = 17 * case.shared
-    torch.testing.assert_close(case.found(free_scale=True), before)
-
-
-def test_groups():
-    groups = Groups(torch.tensor([2, 0, 2, 0, 2]))
-    assert groups.sizes.tolist() == [2, 0, 3]
-    values = torch.tensor([1.0, 2.0, 4.0, 6.0, 7.0], dtype=torch.float64)
-    torch.testing.assert_close(groups.centred(values), torch.tensor([-3.0, -2.0, 0.0, 2.0, 3.0], dtype=torch.float64))
-    rows = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(groups.centred_gram(rows @ rows.T), groups.centred(rows) @ groups.centred(rows).T)
-
-
-def test_a_group_of_one_image_has_no_spread_and_one_of_none_no_mean():
+def test_a_group_of_one_image_has_no_spread_and_an_empty_one_no_mean():
     case = Dense(4, [0, 0, 1, 3, 3, 3], 5, 0)
-    case.others = torch.tensor([2.0, 1.0, 1.0, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(differences(case.found()), differences(case.expected()))
+    case.of_candidates, case.counts = torch.tensor([0, 1, 2, 3, 1]), torch.tensor([[2.0, 1, 1, 1], [0, 0, 5, 0]]).double()
+    torch.testing.assert_close(differences(case.found()), differences(-case.law().log_prob(case.shared[:, None])))
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_fractions_of_others_and_other_units(scale):
-    """A class of which the candidates have a share; gradients of any size."""
+def test_images_that_are_all_alike_have_no_spread():
+    case = Dense(3, [0, 0, 1, 1], 3, 0)
+    case.public = case.means[case.labels]
+    torch.testing.assert_close(differences(case.found()), differences(-case.law().log_prob(case.shared[:, None])))
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_other_units(scale):
+    """Gradients of any size."""
     case = Dense(5, [0] * 5 + [1] * 6, 4, 1)
-    case.others = torch.tensor([0.75, 2.25], dtype=torch.float64)
-    case.public, case.candidates, case.shared, case.noise = (scale**power * v for power, v in (
-        (1, case.public), (1, case.candidates), (1, case.shared), (2, case.noise)))
-    torch.testing.assert_close(differences(case.found()), differences(case.expected()), rtol=1e-7, atol=1e-7)
-    assert math.isfinite(case.found().sum())
+    before = case.found()
+    case.public, case.candidates, case.shared = (scale * values for values in (case.public, case.candidates, case.shared))
+    case.noise = scale**2 * case.noise
+    torch.testing.assert_close(case.found(), before)
