@@ -76,8 +76,8 @@ class _Batches:
         self._by_class = observation.labels is not None and _enough(labels, as_classes(observation.labels), candidates.labels)
         self._groups = self._group(labels)
         public = self._rows(candidates.public_images[:count], labels, sampled=True)
-        # What all gradients have in common is taken off, so that products in float32 tell apart what is left. Where the scale of what
-        # was shared is not known, it cannot be.
+        # What all gradients have in common is taken off, so that products in float32 tell apart what is left. Where the scale
+        # of what was shared is not known, it cannot be.
         self._middle = {name: rows.values.mean(0) for name, rows in public.items()
                         if isinstance(rows, FormedRows) and not self._free_scale}
         self._public = self._less_middle(public)
