@@ -267,6 +267,31 @@ def test_energy_in_hidden_entries_counts_over_the_entries_that_are_looked_at(mon
     assert found.item() - at_rest == pytest.approx(expected.item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("hidden", [True, False])
+def test_where_it_is_not_said_how_much_was_hidden_hidden_entries_do_not_count(hidden):
+    @dataclass(frozen=True)
+    class Said(Defense):
+        name: ClassVar[str] = "said"
+
+        def release(self, shared, facts):
+            return {name: Release((defenses.Kept(1, self.mask(g)),)) for name, g in shared.items()}
+
+        def mask(self, g):
+            return torch.arange(g[0].numel()).view(g[0].shape).remainder(3).gt(0 if hidden else -1).expand_as(g)
+
+    case = case_of("none", dtype=torch.float64)
+    shared = {name: g * Said().mask(g) for name, g in case.observation.shared.items()}
+    found = Identifier().scores(replace(case.observation, defense=Said(), shared=shared, kept={}, rounds=()), case.candidates, seed=0)
+    expected = torch.zeros_like(found)
+    for victim, pool in enumerate(case.candidates.pools):
+        for column, candidate in enumerate(pool):
+            own = gradient_of(case.observation, case.candidates.images[candidate], case.candidates.labels[candidate])
+            for name, g in shared.items():
+                distance = (own[name] - g[victim])[Said().mask(g)[victim]].square().sum()
+                expected[victim, column] += distance / (2e-6 * g[victim].square().mean())
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-3)
+
+
 @dataclass(frozen=True)
 class Otherwise(Clipping):
     """Clips as it says, and tells of the last parameter something else."""
