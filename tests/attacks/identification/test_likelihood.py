@@ -317,7 +317,7 @@ def test_a_candidate_against_the_direction_is_as_unlikely_as_one_across_it():
     along = {name: FormedRows(case.observation.shared[name][:1].flatten(1)) for name in compare._compared}
     against = {name: rows.scaled(-1.0) for name, rows in along.items()}
     best, worst = (compare(rows, torch.tensor([0])).item() for rows in (along, against))
-    energy = sum(case.observation.shared[name][0].square().sum() for name in compare.names) / (2 * 0.06**2)
+    energy = sum(case.observation.shared[name][0].square().sum() for name in compare._compared) / (2 * 0.06**2)
     assert best == pytest.approx(0, abs=1e-6) and worst == pytest.approx(energy.item())
 
 
