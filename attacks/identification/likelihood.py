@@ -82,11 +82,6 @@ class ImageLikelihood:
         if not self._known:
             raise ValueError("nothing is known of the gradient of any parameter")
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The parameters that are compared."""
-        return tuple(self._known)
-
     def __call__(self, rows: Mapping[str, Rows], victims: Tensor) -> Tensor:
         """Scores [V, K] of K candidates' gradients for victims, by their places [V]: lower is likelier."""
         own = self._passed({name: rows[name] for name in self._compared})

@@ -338,11 +338,11 @@ def test_so_does_one_that_all_parameters_have(stages):
 def test_a_candidate_against_the_direction_is_as_unlikely_as_one_across_it():
     case = case_of(Composition((defenses.PRECODE(bottleneck_size=4), DP_SGD)), dtype=torch.float64)
     compare = ImageLikelihood(case.observation, ["0"])
-    assert set(compare.names) == {"0.weight", "0.bias"} and not compare.exact
-    along = {name: FormedRows(case.observation.shared[name][:1].flatten(1)) for name in compare.names}
+    assert set(compare._compared) == {"0.weight", "0.bias"} and not compare.exact
+    along = {name: FormedRows(case.observation.shared[name][:1].flatten(1)) for name in compare._compared}
     against = {name: rows.scaled(-1.0) for name, rows in along.items()}
     best, worst = (compare(rows, torch.tensor([0])).item() for rows in (along, against))
-    energy = sum(case.observation.shared[name][0].square().sum() for name in compare.names) / (2 * 0.06**2)
+    energy = sum(case.observation.shared[name][0].square().sum() for name in compare._compared) / (2 * 0.06**2)
     assert best == pytest.approx(0, abs=1e-6) and worst == pytest.approx(energy.item())
 
 
