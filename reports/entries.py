@@ -51,7 +51,8 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class TopOne:
-    """The share of victims whose image is named rightly among so many candidates, with a bootstrap interval over victims."""
+    """The share of victims whose image is named rightly among so many candidates, with a bootstrap interval over victims; Wilson's,
+    where each is a hit or a miss."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -177,13 +178,16 @@ class Entry:
     @property
     def identified(self) -> IdentificationResult | None:
         """By an attacker who knows the defense, at the checkpoint of the highest top-1 among all candidates; of equal ones that
-        which tells more bits."""
-        return _most_identified(self.identifications, "informed")
+        which tells more bits. Where it does not have the exact likelihood, it may do as well what a blind one does."""
+        exact = {result.checkpoint_epoch for result in self.identifications if result.knowledge != "blind" and result.exact}
+        informed = {result.checkpoint_epoch for result in self.identifications if result.knowledge != "blind"}
+        return max((result for result in self.identifications if result.knowledge != "blind"
+                    or result.checkpoint_epoch in informed - exact), key=_identification, default=None)
 
     @property
     def identified_blindly(self) -> IdentificationResult | None:
         """As above, by one who knows nothing of the defense."""
-        return _most_identified(self.identifications, "blind")
+        return max((result for result in self.identifications if result.knowledge != "informed"), key=_identification, default=None)
 
     @property
     def label_share(self) -> Estimate | None:
@@ -257,9 +261,8 @@ def _highest(results: list[AttackResult]) -> AttackResult | None:
     return max(measured, key=lambda result: (result.asr.mean, result.ssim.mean), default=None)  # type: ignore[union-attr]
 
 
-def _most_identified(results: list[IdentificationResult], knowledge: str) -> IdentificationResult | None:
-    return max((result for result in results if result.knowledge in (knowledge, "both")),
-               key=lambda result: (result.at_all.mean, result.bits), default=None)
+def _identification(result: IdentificationResult) -> tuple[float, float]:
+    return result.at_all.mean, result.bits
 
 
 def ranked(entries: list[Entry]) -> list[Entry]:

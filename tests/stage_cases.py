@@ -1,4 +1,4 @@
-"""A defense for each deterministic stage of a release, of which compositions are made."""
+"""Defenses for the stages of a release, and compositions of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from defenses import Clipped, Defense, Intervals, Release, Scaled, Sign
+import defenses
+from defenses import Clipped, Composition, Defense, Intervals, Release, Scaled, Sign
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,31 @@ class Clipping(Defense):
 
     def release(self, shared, facts):
         return dict.fromkeys(shared, Release((Clipped(self.norm, tuple(shared)),)))
+
+
+@dataclass(frozen=True)
+class Stochastic(Rounding):
+    """Rounding up or down at random, so that a candidate cannot be passed through it."""
+
+    name: ClassVar[str] = "stochastic"
+
+    width: float = 0.02
+
+    def transform_gradients(self, gradients, step):
+        return {name: torch.floor(g / self.width + torch.empty_like(g).uniform_(generator=step.generator)) * self.width
+                for name, g in gradients.items()}
+
+    def release(self, shared, facts):
+        return dict.fromkeys(shared, Release((Intervals(self.width, self.width),)))
+
+
+NOISE, LAPLACIAN = (defenses.NoisyGradients(std=0.05, distribution=distribution) for distribution in defenses.release.DISTRIBUTIONS)
+PRUNING, CLIPPING, ROUNDING, SIGNS, SCALING = defenses.GradientPruning(p=0.7), Clipping(norm=0.3), Rounding(width=0.02), Signs(), Scaling(-2.0)
+
+
+def chain(*members: Defense) -> Defense:
+    return members[0] if len(members) == 1 else Composition(members)
+
+
+def ids(members) -> str:
+    return "+".join(member.label for member in members)

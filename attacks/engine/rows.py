@@ -134,6 +134,11 @@ class OuterRows(Rows):
         return OuterRows(self.a, self.delta * (factor[:, None, None] if isinstance(factor, Tensor) else factor))
 
 
+def squared_norms(gradients: Tensor) -> Tensor:
+    """Squared norms [N] of gradients [N, ...] in float64, one after another: in it large ones would take twice their memory."""
+    return torch.stack([gradient.double().square().sum() for gradient in gradients])
+
+
 def joined(blocks: Sequence[Rows]) -> Rows:
     """The rows of several blocks, all of one form, one after another."""
     return type(blocks[0])(*(torch.cat(parts) for parts in zip(*(block.tensors for block in blocks), strict=True)))

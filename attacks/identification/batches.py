@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from attacks.base import Observation, Progress
 from attacks.engine import memory
 from attacks.engine.per_image import PerImage
-from attacks.engine.rows import FormedRows, Rows, joined
+from attacks.engine.rows import FormedRows, Rows, joined, squared_norms
 from attacks.identification.candidates import Candidates
+from attacks.identification.features import fresh_noise
 from attacks.identification.pools import at_once
 from attacks.identification.whitening import Public
 from attacks.objective.comparison import total
@@ -26,13 +27,13 @@ from defenses.support.seeds import derive
 from defenses.support.upload import upload
 
 #: Of the mean variance of a parameter's entries, what is added to each: public images do not span all directions. From 1e-1 to 1e-5
-#: it changes nothing (LeNet, CIFAR-10, 1,500 public images, B = 8 and 64, untrained and trained).
+#: it changes who is first for at most one victim of 60 (LeNet, CIFAR-10, 1,500 public images, B = 8 and 64, untrained and trained).
 _RIDGE = 1e-2
 #: Of a parameter of which entries were hidden, so many of those that were kept are compared, chosen at random.
 _MOST_ENTRIES = 4096
 
 
-def among_others(observation: Observation, candidates: Candidates, tell: Progress) -> Tensor:
+def among_others(observation: Observation, candidates: Candidates, seed: int, tell: Progress) -> Tensor:
     """Minus the logarithm of the likelihood of each candidate, [N, M], up to a constant.
 
     The gradient of each image is clipped where that of each was. Where entries were hidden those that were kept are compared; where
@@ -43,7 +44,7 @@ def among_others(observation: Observation, candidates: Candidates, tell: Progres
     """
     if candidates.public_images is None or len(candidates.public_images) < 2:
         raise ValueError("the candidates of a gradient of more than one image need public images, which tell of the others")
-    return _Batches(observation, candidates).scores(tell)
+    return _Batches(observation, candidates, seed).scores(tell)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class _Seen:
 
 class _Batches:
 
-    def __init__(self, observation: Observation, candidates: Candidates) -> None:
+    def __init__(self, observation: Observation, candidates: Candidates, seed: int) -> None:
         assert candidates.public_images is not None and candidates.public_labels is not None
         self._observation, self._candidates = observation, candidates
         forms = {name: form for name, release in observation.releases().items() if (form := release.form) is not None}
@@ -69,6 +70,8 @@ class _Batches:
                            and set(clip.names) == set(forms)), None)
         self._free_scale = (bool(clips) and self._clip is None) or not all(seen.scaled for seen in self._seen.values())
         self._compute = PerImage(observation)
+        # Who does not know that a layer samples has what it samples.
+        self._fresh = fresh_noise(observation, seed) if observation.defense is None else []
         bytes_each = self._compute.bytes_per_image()
         self._at_once = at_once(bytes_each, observation.device)
         count = max(2, memory.budget(observation.device) // max(1, bytes_each))
@@ -112,8 +115,7 @@ class _Batches:
         public = Public(self._gram(own, own), self._groups, self._observation.batch_size)
         with_public, scale = self._products(own, shared), counts.new_ones(len(counts), 1)
         if self._free_scale:  # so that |G|^2 is what is expected
-            norms = {name: torch.stack([one.double().square().sum() for one in g]) for name, g in shared.items()}
-            squared = total([norms[name] / base for name, base in self._bases.items()])
+            squared = total([squared_norms(shared[name]) / base for name, base in self._bases.items()])
             scale = (public.expected_square(counts) / squared.clamp_min(torch.finfo(squared.dtype).tiny)).sqrt()[:, None]
             with_public = scale * with_public
 
@@ -143,13 +145,14 @@ class _Batches:
 
     def _rows(self, images: Tensor, labels: Tensor, sampled: bool = False) -> dict[str, Rows]:
         """The gradients that enter the mean over images; of a model that samples, under codes that are ``sampled``, or under the
-        means of the codes."""
+        means of the codes, of which a blind attacker does not know."""
         layers = list(stochastic_layers(self._observation.module).values()) if sampled else []
         generators = [torch.Generator("cpu").manual_seed(derive("public", i)) for i in range(len(layers))]
         blocks = []
         for some, of in zip(images.split(self._at_once), labels.split(self._at_once), strict=True):
             noise = [upload(torch.randn((len(some), layer.size), generator=generator, device="cpu"), some.device).to(some.dtype)
                      for layer, generator in zip(layers, generators, strict=True)]
+            noise = noise or [draw.expand(len(some), -1) for draw in self._fresh]
             blocks.append(self._compute(some, of, noise or None))
         rows = {name: joined([block[name] for block in blocks]) for name in self._seen}
         if self._clip is None:

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from attacks.base import Observation, Progress
 from attacks.engine.per_image import PerImage
 from attacks.identification.candidates import Candidates
-from attacks.identification.likelihood import ImageLikelihood
+from attacks.identification.likelihood import ROUNDING, ImageLikelihood
 from attacks.identification.pools import of_victims, scored
 from attacks.reading.layers import codes, entered, features, layers_that_see_the_image, replay_obstacle
 from defenses.release import Clipped, Scaled
-
-#: What rounding changes of features that are read from a gradient, relative to them.
-_ROUNDING = 1e-3
+from defenses.stochastic import stochastic_layers
+from defenses.support.seeds import derive
 
 
 def exact_features(observation: Observation) -> dict[str, Tensor]:
@@ -43,7 +42,7 @@ def by_features(observation: Observation, candidates: Candidates, tell: Progress
     def score(images: Tensor, labels: Tensor, victims: Tensor) -> Tensor:
         own = entered(observation, layer, images)[name].flatten(1).double()
         given = of_victims(read, victims)
-        scale = (_ROUNDING**2 * given.square().mean(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
+        scale = (ROUNDING**2 * given.square().mean(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
         return torch.cdist(given, own, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * scale)
 
     return scored(candidates, score, PerImage(observation).bytes_per_image, tell)
@@ -65,6 +64,15 @@ def by_replayed_codes(observation: Observation, candidates: Candidates, tell: Pr
         found.append(scored(one, score, compute.bytes_per_image, lambda done, of: None))
         tell(victim + 1, len(candidates.pools))
     return torch.cat(found)
+
+
+def fresh_noise(observation: Observation, seed: int) -> list[Tensor]:
+    """What the stochastic layers sample for an attacker who does not know of them, [1, size] each: the same for all candidates, so
+    that it does not decide between them."""
+    layers = stochastic_layers(observation.module).values()
+    generators = (torch.Generator("cpu").manual_seed(derive(seed, "layer", i)) for i in range(len(layers)))
+    return [torch.randn((1, layer.size), generator=generator, device="cpu").to(observation.mean)
+            for layer, generator in zip(layers, generators, strict=True)]
 
 
 def _modules(observation: Observation, names: Iterable[str]) -> dict[str, nn.Module]:

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from attacks.base import Observation, Progress
 from attacks.engine.per_image import PerImage
-from attacks.engine.rows import Rows
+from attacks.engine.rows import Rows, squared_norms
 from attacks.identification.batches import among_others
 from attacks.identification.candidates import Candidates
-from attacks.identification.features import by_features, by_replayed_codes, exact_features
+from attacks.identification.features import by_features, by_replayed_codes, exact_features, fresh_noise
 from attacks.identification.likelihood import ImageLikelihood
 from attacks.identification.pools import of_victims, scored
 from attacks.identification.simulation import by_simulation
@@ -51,18 +50,23 @@ class Identifier:
 
     def method(self, observation: Observation) -> Method:
         """How the candidates of an observation are compared."""
+        name = self._name(observation)
+        exact = name in ("exact", "likelihood") and ImageLikelihood(observation).exact and not _drops(observation.module)
+        return Method(name, exact)
+
+    def _name(self, observation: Observation) -> str:
         if all(release.form is None for release in observation.releases().values()):
-            return Method("simulated", False)
+            return "simulated"
         if observation.batch_size > 1:
-            return Method("whitened", False)
+            return "whitened"
         if observation.defense is None:
-            return Method("cosine", False)
+            return "cosine"
         if stochastic_layers(observation.module):
             if replay_obstacle(observation) is not None:
-                return Method("simulated", False)
-            return Method("features" if exact_features(observation) else "replayed", False)
+                return "simulated"
+            return "features" if exact_features(observation) else "replayed"
         noisy = any(isinstance(stage, Noise) for release in observation.releases().values() for stage in release.stages)
-        return Method("likelihood" if noisy else "exact", ImageLikelihood(observation).exact and not _drops(observation.module))
+        return "likelihood" if noisy else "exact"
 
     def scores(self, observation: Observation, candidates: Candidates, *, seed: int, progress: Progress | None = None) -> Tensor:
         """How unlikely each candidate is to be among the images behind a victim's gradient.
@@ -90,9 +94,9 @@ class Identifier:
         return total(totals)
 
     def _scores(self, observation: Observation, candidates: Candidates, seed: int, tell: Progress) -> Tensor:
-        method = self.method(observation).name
+        method = self._name(observation)
         if method == "whitened":
-            return among_others(observation, candidates, tell)
+            return among_others(observation, candidates, seed, tell)
         if method == "replayed":
             return by_replayed_codes(observation, candidates, tell)
         if method == "features":
@@ -101,7 +105,7 @@ class Identifier:
             return by_simulation(observation, candidates, seed, tell)
         compute = PerImage(observation)
         compare = _Cosine(observation) if method == "cosine" else ImageLikelihood(observation)
-        noise = _noise(observation, seed)
+        noise = fresh_noise(observation, seed)
 
         def score(images: Tensor, labels: Tensor, victims: Tensor) -> Tensor:
             return compare(compute(images, labels, [draw.expand(len(images), -1) for draw in noise]), victims)
@@ -130,22 +134,15 @@ class _Cosine:
 
     def __init__(self, observation: Observation) -> None:
         self._observed = observation.shared
+        self._length = root(total([squared_norms(g) for g in observation.shared.values()]))
 
     def __call__(self, rows: Mapping[str, Rows], victims: Tensor) -> Tensor:
         given = {name: of_victims(g, victims) for name, g in self._observed.items()}
         product = total([rows[name].products(g).double() for name, g in given.items()])
-        return -product / root(total([of.squared().double() for of in rows.values()]))
+        own = root(total([of.squared().double() for of in rows.values()]))
+        return -product / (of_victims(self._length, victims)[:, None] * own)
 
 
 def _drops(module: nn.Module) -> bool:
     """Whether a client that trains leaves out activations at random, which nobody else knows."""
     return any(isinstance(layer, _DropoutNd) and layer.p > 0 for layer in module.modules())
-
-
-def _noise(observation: Observation, seed: int) -> list[Tensor]:
-    """What the stochastic layers sample for an attacker who does not know of them, [1, size] each: the same for all candidates, so
-    that it does not decide between them."""
-    layers = stochastic_layers(observation.module).values()
-    generators = (torch.Generator("cpu").manual_seed(derive(seed, "layer", i)) for i in range(len(layers)))
-    return [torch.randn((1, layer.size), generator=generator, device="cpu").to(observation.mean)
-            for layer, generator in zip(layers, generators, strict=True)]

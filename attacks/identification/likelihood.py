@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.engine.rows import FormedRows, Rows
+from attacks.engine.rows import FormedRows, Rows, squared_norms
 from attacks.identification.pools import of_victims
 from defenses.release import Bounds, Clipped, Form, Intervals, Kept, Noise, Release, Scaled, Stage, log_density
 from defenses.support.upload import upload
 
 #: What rounding changes of a gradient, relative to it: without noise, a candidate is compared under noise of this size.
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
 #: Entries of a parameter that are compared where there is no product for it; of larger ones so many, chosen at random, are.
 MOST_ENTRIES = 2**16
 
@@ -171,12 +171,12 @@ def _how(shared: Tensor, form: Form) -> Compared:
         found = Release(tuple(last)).bounds(observed)
         bounds = Bounds(*(_at(end.flatten(1), places) for end in found))
     observed = _at(observed, places)
-    energies = torch.stack([own.double().square().sum() for own in observed])
+    energies = squared_norms(observed)
     if form.noise is not None:
         weights = torch.full_like(energies, 0.5 / form.noise.variance)
     else:
         # Where nothing was shared, a candidate that would have shared something is out.
-        weights = 0.5 / (_ROUNDING**2 * energies / observed[0].numel()).clamp_min(torch.finfo(torch.float32).tiny)
+        weights = 0.5 / (ROUNDING**2 * energies / observed[0].numel()).clamp_min(torch.finfo(torch.float32).tiny)
     mask = hidden = None
     if kept is not None and kept.mask is not None:
         mask = _at(kept.mask, places)
@@ -194,9 +194,9 @@ def _outside(own: Tensor, how: Compared, victims: Tensor) -> Tensor:
         if how.noise is not None:
             found.append(-log_density(how.noise, own, bounds).double().sum(1))
         else:
-            allowed = _ROUNDING * own.square().mean(1, keepdim=True).sqrt()
+            allowed = ROUNDING * own.square().mean(1, keepdim=True).sqrt()
             violated = (own < bounds.low - allowed) | (own > bounds.high + allowed)
-            found.append(violated.sum(1) / (2 * _ROUNDING**2))
+            found.append(violated.sum(1) / (2 * ROUNDING**2))
     return torch.stack(found)
 
 

@@ -11,21 +11,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attacks.base import Observation, Progress
 from attacks.identification.candidates import Candidates
+from attacks.identification.likelihood import ROUNDING
 from attacks.identification.pools import of_victims, scored
 from defenses.private import simulated_gradient
 from defenses.support.seeds import derive
 
 #: Draws of the client's randomness for each candidate.
 DRAWS = 4
-#: Of the mean square of what is shared, the variance that is taken for nothing but rounding.
-_ROUNDING = 1e-6
 
 
 def by_simulation(observation: Observation, candidates: Candidates, seed: int, tell: Progress) -> Tensor:
     """Minus the logarithm of the likelihood, [N, M], under a Gaussian with the mean of what a client shares of the candidate and
     with its variance, one for all entries of a parameter.
 
-    It is weak where the randomness is large, since a mean over few draws carries much of it.
+    Candidates are given the same draws, so that noise that is merely added is the same for all, and costs no more than a variance
+    larger by a quarter: of 24 victims among 40 (LeNet, CIFAR-10) noise of 0.01 that is not disclosed leaves 1.00, of 0.03 0.46,
+    where the likelihood has 1.00 and 0.50. It is weak where what is random depends on the candidate.
     """
     module = _at_the_client(observation.module)
     observed = {name: g.flatten(1).double() for name, g in observation.shared.items()}
@@ -35,7 +36,7 @@ def by_simulation(observation: Observation, candidates: Candidates, seed: int, t
         found = torch.zeros((), dtype=torch.float64, device=images.device)
         for name, g in observed.items():
             given = of_victims(g, victims)
-            least = _ROUNDING * given.square().mean(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+            least = ROUNDING**2 * given.square().mean(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
             means = torch.stack([own[name].mean(0) for own in drawn])
             variances = (1 + 1 / DRAWS) * torch.stack([own[name].var(0).mean() for own in drawn]) + least
             distances = torch.cdist(given, means, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from attacks import Observation, Progress
 from attacks.identification import Candidates, Identifier, Method
-from attacks.objective.comparison import root, total
 from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
 from benchmark.captured.candidate_images import NamedImages
 from benchmark.captured.limits import require_fits
@@ -74,8 +73,6 @@ def identify(observation: Observation, images: NamedImages, public: NamedImages 
         seen = observation.select(places)
         candidates, under = _candidates(seen, images, classes, public if with_public else None)
         scores = identifier.scores(seen, candidates, seed=seed, progress=tell)
-        if method.name == "cosine":
-            scores = scores / _norms(seen)[:, None]
         scores, best = scores.unflatten(1, (-1, len(images))).min(1)
         for place, own, chosen in zip(places, scores.nan_to_num(nan=torch.inf, posinf=torch.inf), best, strict=True):
             of_victim = None if labels is None else labels[place].tolist()
@@ -125,11 +122,6 @@ def _candidates(observation: Observation, images: NamedImages, classes: tuple[in
             raise InputError("fewer than two public images are not among the candidates")
         extra = others.normalised(observation), upload(torch.from_numpy(others.labels), device)
     return Candidates(images.normalised(observation).repeat(times, 1, 1, 1), under.flatten(), places, *extra), under
-
-
-def _norms(observation: Observation) -> Tensor:
-    """[N], of the gradients that the cosine is taken of: the means over rounds."""
-    return root(total([g.flatten(1).double().square().sum(1) for g in observation.averaged().shared.values()]))
 
 
 def _ranking(images: NamedImages, classes: Tensor, scores: Tensor, labels: list[int] | None, *, cosine: bool) -> Ranking:

@@ -21,6 +21,7 @@ from reports.latex import latex
 from reports.leaderboard import build, identification_table
 from reports.markdown import markdown
 from reports.site import write_leaderboard, write_report
+from reports.statistics import Estimate
 from reports.submission import check, merge, submit
 
 
@@ -135,6 +136,15 @@ def test_the_checkpoint_of_the_highest_rate_counts(run):
     later = replace(entry.identified, checkpoint_epoch=7, bits=entry.identified.bits + 0.1)
     assert replace(entry, identifications=[later, *entry.identifications]).identified == later
     assert replace(entry, identifications=[*entry.identifications, later]).identified == later
+
+
+def test_without_the_likelihood_who_knows_the_defense_may_do_as_well_what_a_blind_attacker_does(run):
+    entry = next(entry for entry in board_of(run).entries if entry.defense == "noise")
+    simulated = replace(entry.identified, method="simulated", exact=False)
+    blind = replace(simulated, knowledge="blind", method="cosine", top1=[*simulated.top1[:-1], replace(simulated.top1[-1], rate=Estimate(0.9, 0.8, 1.0))])
+    assert replace(entry, identifications=[blind, simulated]).identified == blind
+    assert replace(entry, identifications=[blind, replace(simulated, exact=True)]).identified == replace(simulated, exact=True)
+    assert replace(entry, identifications=[blind]).identified is None
 
 
 def test_ranks_go_by_reconstruction(run):

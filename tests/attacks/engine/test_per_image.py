@@ -12,6 +12,7 @@ from attack_cases import observation_of, observation_through
 from conftest import MODELS
 from hypothesis import given
 from hypothesis import strategies as st
+from layer_cases import Residual
 from torch import nn
 from torch.nn import functional as F
 
@@ -129,19 +130,6 @@ class Signs(nn.Module):
 @pytest.mark.parametrize("padding", [None, 0])
 def test_embeddings(padding):
     check(through(Signs(padding), (1, 2, 2)))
-
-
-class Residual(nn.Module):
-    """Adds in place, as torchvision's residual networks do."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.last = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1), nn.Linear(8, 3)
-
-    def forward(self, x):
-        out = self.a(x)
-        out += torch.tanh(self.b(x))
-        return self.last(torch.tanh_(out).flatten(1))
 
 
 class Idle(nn.Module):

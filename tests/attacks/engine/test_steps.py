@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 from attack_cases import observation_through
-from layer_cases import check
+from layer_cases import Residual, check
 from torch import nn
 
 from attacks.engine import matcher as matching
@@ -31,19 +31,6 @@ def tied() -> nn.Module:
     module = nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Linear(8, 3))
     module[3].weight = module[1].weight
     return module
-
-
-class Residual(nn.Module):
-    """Adds in place, as torchvision's residual networks do."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.last = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1), nn.Linear(8, 3)
-
-    def forward(self, x):
-        out = self.a(x)
-        out += torch.tanh(self.b(x))
-        return self.last(torch.tanh_(out).flatten(1))
 
 
 def test_outputs_that_are_written_into():

@@ -17,6 +17,7 @@ from attacks import Observation
 from attacks.engine import memory
 from attacks.engine.per_image import PerImage
 from attacks.identification import Candidates, Identifier, batches
+from attacks.identification.features import fresh_noise
 from attacks.identification.identifier import Method
 from benchmark import models
 from benchmark.data import datasets
@@ -28,7 +29,7 @@ NOISE, PRUNING, DP_SGD = defenses.NoisyGradients(std=0.03), defenses.GradientPru
 
 
 def expected(case: Case, *, variance: float = 0.0, factor: float = 1.0, clip: float = float("inf"), hidden: bool = False,
-             of_classes: bool = True) -> torch.Tensor:
+             of_classes: bool = True, fresh: bool = False) -> torch.Tensor:
     """Minus the log-likelihoods [N, M] with explicit gradients and covariances.
 
     Args:
@@ -38,6 +39,7 @@ def expected(case: Case, *, variance: float = 0.0, factor: float = 1.0, clip: fl
         clip: the norm to which that of each image was.
         hidden: whether entries that are zero were hidden.
         of_classes: whether the public images are grouped by their classes.
+        fresh: whether candidates have codes that are sampled, the same noise for all; else the means of their codes.
     """
     observation, candidates = case.observation, case.candidates
     layers = list(stochastic_layers(observation.module).values())
@@ -54,7 +56,8 @@ def expected(case: Case, *, variance: float = 0.0, factor: float = 1.0, clip: fl
         return [torch.stack(of) for of in zip(*found, strict=True)]  # [images, n] of each parameter
 
     public = gradients(candidates.public_images, candidates.public_labels, draws)
-    own = gradients(candidates.images, candidates.labels, [torch.zeros(len(candidates.images), layer.size) for layer in layers])
+    noise = fresh_noise(observation, derive(0, "identification", 0)) if fresh else [torch.zeros(1, layer.size) for layer in layers]
+    own = gradients(candidates.images, candidates.labels, [draw.expand(len(candidates.images), -1) for draw in noise])
     size = observation.batch_size
     ridges = [1e-2 * of.var(0, correction=0).mean() * (size - 1) / size**2 for of in public]
     base = torch.cat([(variance + ridge).expand(of.shape[1]) for ridge, of in zip(ridges, public, strict=True)])
@@ -102,6 +105,12 @@ def test_scores_are_those_of_the_law_by_hand(name, labels_known):
     """Whose candidates, and public images, are clipped one by one where those of the client were."""
     defense, arguments = CHAINS[name]
     check(case_of(defense, victims=2, size=4, batch_size=3, labels_known=labels_known, dtype=torch.float64), **arguments)
+
+
+def test_a_blind_attacker_has_codes_that_the_model_samples():
+    """It does not know which layers sample, so that it cannot ask for the mean of a code."""
+    case = case_of(CHAINS["precode"][0], victims=2, size=4, batch_size=3, dtype=torch.float64)
+    check(replace(case, observation=case.observation.blind()), fresh=True)
 
 
 def test_large_layers_that_are_not_formed():
