@@ -148,7 +148,7 @@ def simulated_gradient(defense: Defense, module: nn.Module, x: Tensor, y: Tensor
 
 
 def client_step(defense: Defense, module: nn.Module, batch: Batch, batch_size: float, generator: torch.Generator, state: State,
-                 round_: int) -> tuple[Gradients, Tensor]:
+                round_: int) -> tuple[Gradients, Tensor]:
     """The client step that trains and that leaks: the shared gradient, and the mean loss before the defense changes it."""
     def losses(batch: Batch, replaced: nn.Module | None = None) -> Tensor:
         return client_loss(defense, module if replaced is None else replaced, *batch)
