@@ -3,9 +3,10 @@ run folders and leaderboards are read by the same definitions."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from itertools import product
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 #: Nothing but the named fields, and no number for a text.
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -16,6 +17,20 @@ StepSize = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Checkpoints = Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Field(strict=False)]
 Labels = Literal["known", "inferred"]
 Knowledge = Annotated[tuple[Literal["blind", "informed"], ...], Field(min_length=1, strict=False)]
+Optimizer = Literal["adam", "sgd"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+#: How many images are behind an observed gradient: as many as behind those of the defense's training, one, or a number of them.
+AS_TRAINED, SINGLE = "as-trained", "single"
+
+
+def _mode(value: Any) -> Any:
+    """Numbers as texts, and 1 as what it is called."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return SINGLE if text == "1" else text
+
+
+Mode = Annotated[str, BeforeValidator(_mode), Field(pattern=rf"^({AS_TRAINED}|{SINGLE}|[1-9][0-9]{{0,5}})$")]
 
 
 class CellSpec(BaseModel):
@@ -33,6 +48,43 @@ class CellSpec(BaseModel):
         return f"{self.dataset} / {self.model} / {self.defense} / seed {self.seed}"
 
 
+class TrialSpec(BaseModel):
+    """One trial of a grid: how a defense is trained to find out whether it learns better so."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    dataset: str
+    model: str
+    defense: str
+    optimizer: Optimizer
+    learning_rate: StepSize
+    batch_size: PositiveInt
+
+    @property
+    def name(self) -> str:
+        return (f"{self.dataset} / {self.model} / {self.defense} / trial of {self.optimizer}, step size {self.learning_rate:g}, "
+                f"batch size {self.batch_size}")
+
+
+class AttackSpec(BaseModel):
+    """An attack of a grid, on gradients of so many images."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    attack: str
+    observed: Mode
+
+
+class FamilySpec(BaseModel):
+    """Defenses of a grid that differ in one parameter alone, or a single one (``parameter`` None)."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    name: str
+    parameter: str | None
+    defenses: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+
+
 class Strict(BaseModel):
     """A part of a grid or document."""
 
@@ -40,31 +92,60 @@ class Strict(BaseModel):
 
 
 class Training(Strict):
-    """How the models are trained (Adam). ``precision`` is that of the clients' step, in training and where it is observed."""
+    """How the models are trained: by Adam, or SGD with a momentum of 0.9. ``precision`` is that of the clients' step, in training and
+    where it is observed. With a :class:`Tuning` the optimizer, the step size and the batch size are chosen for each defense."""
 
     epochs: Count
-    batch_size: PositiveInt
+    optimizer: Optimizer
     learning_rate: StepSize
-    precision: Literal["float32", "bfloat16"] = "float32"
+    batch_size: PositiveInt
+    precision: Literal["float32", "bfloat16"]
+
+
+class Tuning(Strict):
+    """What is tried for every defense, each combination once: on the training images but a share for ``validation``, for ``epochs``
+    (None: as many as are trained)."""
+
+    step_sizes: Annotated[tuple[StepSize, ...], Field(min_length=1, strict=False)]
+    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]
+    optimizers: Annotated[tuple[Optimizer, ...], Field(min_length=1, strict=False)]
+    validation: Share
+    epochs: PositiveInt | None
+
+    @field_validator("step_sizes", "batch_sizes", "optimizers")
+    @classmethod
+    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(values))
+
+    def combinations(self) -> list[tuple[Optimizer, float, int]]:
+        """Optimizer, step size and batch size of each trial."""
+        return list(product(self.optimizers, self.step_sizes, self.batch_sizes))
 
 
 class Evaluation(Strict):
     """Which gradients are observed and attacked.
 
     ``checkpoints`` are numbers of epochs trained before the observation (0: untrained, -1: the last epoch); ``victims`` the
-    number of observed gradients, each of ``batch_size`` training images; ``labels`` whether the attacker is given them; ``rounds``
+    number of observed gradients, and ``observed`` of how many training images each is (a :data:`Mode`); where it is of several, so many
+    gradients are attacked that ``images`` are behind them; ``labels`` whether the attacker is given them; ``rounds``
     how often each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the
     defense: ``blind`` ones nothing, ``informed`` ones what it discloses; ``candidates`` among how many images each victim's own is
-    looked for (0: identification is not measured, as in runs of earlier versions, which do not name it).
+    looked for (0: identification is not measured).
     """
 
     checkpoints: Checkpoints
     victims: PositiveInt
-    batch_size: PositiveInt
+    observed: Annotated[tuple[Mode, ...], Field(min_length=1, strict=False)]
+    images: PositiveInt
     labels: Labels
     rounds: PositiveInt
     knowledge: Knowledge
-    candidates: Count = 0
+    candidates: Count
+
+    @field_validator("observed")
+    @classmethod
+    def _each_once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(values))
 
     @field_validator("candidates")
     @classmethod
@@ -77,3 +158,11 @@ class Evaluation(Strict):
     @classmethod
     def _in_order(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(values)))  # blind comes first
+
+    def images_of(self, mode: str, trained: int) -> int:
+        """How many images are behind each gradient of a mode, where the training has batches of ``trained`` images."""
+        return trained if mode == AS_TRAINED else 1 if mode == SINGLE else int(mode)
+
+    def attacked(self, batch_size: int) -> int:
+        """How many of the observed gradients, of so many images each, are attacked."""
+        return self.victims if batch_size == 1 else max(1, min(self.victims, self.images // batch_size))

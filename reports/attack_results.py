@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from benchmark.store.results import SUCCESS_SSIM, Cell
+from benchmark.store.results import Cell
+from benchmark.store.tables import SUCCESS_SSIM
 from reports.entries import ORACLE_BOUND, WORST_CASE, AttackResult
 from reports.statistics import Estimate, bootstrap_means, share
 from reports.text import attacker

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from benchmark.store.results import SUCCESS_SSIM
+from benchmark.store.tables import SUCCESS_SSIM
 from reports import text
 from reports.entries import AttackResult, Board, Entry, IdentificationResult
 from reports.statistics import Estimate

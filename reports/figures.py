@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import FormatStrFormatter
 from scipy.special import ndtr, ndtri
 
-from benchmark.store.results import SUCCESS_SSIM
+from benchmark.store.tables import SUCCESS_SSIM
 from reports.drawing import MOST_NAMES, Palette, figure, legend, plain, save, style
 from reports.entries import WORST_CASE, Board
 from reports.leaderboard import Section

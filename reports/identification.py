@@ -18,7 +18,7 @@ def identification_results(rows: pd.DataFrame | None, delta: float | None) -> li
     """The results of a defense, by checkpoint and what the attacker knew.
 
     Args:
-        rows: of :data:`benchmark.store.results.IDENTIFICATIONS`, of one data set, model and defense; None where there are none.
+        rows: of :data:`benchmark.store.tables.IDENTIFICATIONS`, of one data set, model and defense; None where there are none.
         delta: that of the entry's privacy budget, None without one.
     """
     if rows is None:

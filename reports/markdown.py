@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmark.store.results import SUCCESS_SSIM
+from benchmark.store.tables import SUCCESS_SSIM
 from reports import text
 from reports.columns import attack_table, board_columns, identification_table, overview
 from reports.entries import Board

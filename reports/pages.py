@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from benchmark.store.results import SUCCESS_SSIM
+from benchmark.store.tables import SUCCESS_SSIM
 from reports import figures, table_library, text
 from reports.columns import Column, Value, attack_table, board_columns, entry_columns, identification_table, overview
 from reports.documents import Leaderboard

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
-from benchmark.store.results import SUCCESS_SSIM
+from benchmark.store.tables import SUCCESS_SSIM
 from reports.drawing import Palette, plain, save, style
 from reports.gallery import Pictures
 from reports.leaderboard import Section

@@ -1,6 +1,6 @@
 """The worst case: of each victim the likeliest of all reconstructions that were made of it, whichever attack made it.
 
-It is a query over the rows of :data:`benchmark.store.results.RECONSTRUCTIONS`, so that it covers what was run, also what is added
+It is a query over the rows of :data:`benchmark.store.tables.RECONSTRUCTIONS`, so that it covers what was run, also what is added
 later. The choice goes by the scores alone, which an attacker has; only the oracle bound looks at the originals.
 """
 
@@ -20,7 +20,7 @@ def with_worst_cases(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of all attacks, and behind them those that the worst cases and the oracle bound choose.
 
     Args:
-        rows: with the columns of :data:`benchmark.store.results.RECONSTRUCTIONS`, of one data set and model.
+        rows: with the columns of :data:`benchmark.store.tables.RECONSTRUCTIONS`, of one data set and model.
 
     Returns:
         The same columns, and ``kind`` (``attack``, ``worst case`` or ``oracle bound``), ``of_attack`` and ``of_knowledge``: whose

@@ -134,7 +134,7 @@ class Rebuilt:
     """What an attack, run blind and informed, rebuilt.
 
     Attributes:
-        rows: one per original image and knowledge, with the columns of ``results.RECONSTRUCTIONS`` from ``attack`` on.
+        rows: one per original image and knowledge, with the columns of ``tables.RECONSTRUCTIONS`` from ``attack`` on.
         images: by knowledge the reconstructions [N, B, C, H, W] in the order of the originals they are assigned to, in [0, 1].
         obstacles: by knowledge why the attack does not apply.
     """

@@ -25,7 +25,7 @@ _MISTAKE = 1e-3
 
 @dataclass(frozen=True)
 class Ranked:
-    """A row per victim and knowledge, with the columns of ``results.IDENTIFICATIONS`` from ``knowledge`` on, or why not."""
+    """A row per victim and knowledge, with the columns of ``tables.IDENTIFICATIONS`` from ``knowledge`` on, or why not."""
 
     rows: list[dict[str, Any]]
     obstacle: str = ""

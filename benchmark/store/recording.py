@@ -15,20 +15,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.store.results import (
-    IDENTIFICATIONS,
-    RECONSTRUCTIONS,
+    CELLS_FOLDER,
     TRAINED,
-    TRAINING,
+    TRIALS_FOLDER,
     attack_folder,
     cell_folder,
     checkpoint_path,
     identification_folder,
+    trial_folder,
 )
+from benchmark.store.tables import IDENTIFICATIONS, RECONSTRUCTIONS, TRAINING, TRIALS
+
+
+def write_trial(run: Path, key: str, *, info: dict[str, Any], trial: list[dict[str, Any]]) -> None:
+    """Write what a trial came to."""
+    with _draft(run / TRIALS_FOLDER, key) as draft:
+        write_table(draft / "trial.parquet", trial, TRIALS)
+        (draft / "part.json").write_text(json.dumps(info, indent=1))
+        draft.replace(trial_folder(run, key))
 
 
 def write_trained(run: Path, key: str, *, info: dict[str, Any], training: list[dict[str, Any]], weights: dict[int, bytes]) -> None:
     """Write the training of a cell: what its ``part.json`` says, the rows of its table, and the weights by epoch as safetensors."""
-    with _draft(run, key) as draft:
+    with _draft_of_cell(run, key) as draft:
         (draft / TRAINED).mkdir()
         write_table(draft / TRAINED / "training.parquet", training, TRAINING)
         for epoch, content in weights.items():
@@ -40,7 +49,7 @@ def write_trained(run: Path, key: str, *, info: dict[str, Any], training: list[d
 def write_attacked(run: Path, key: str, attack: str, *, info: dict[str, Any], reconstructions: list[dict[str, Any]],
                    images: dict[str, np.ndarray]) -> None:
     """Write what an attack, by its key, rebuilt in a cell."""
-    with _draft(run, key) as draft:
+    with _draft_of_cell(run, key) as draft:
         write_table(draft / "reconstructions.parquet", reconstructions, RECONSTRUCTIONS)
         np.savez_compressed(draft / "images.npz", **images)  # type: ignore[arg-type]
         (draft / "part.json").write_text(json.dumps(info, indent=1))
@@ -50,34 +59,43 @@ def write_attacked(run: Path, key: str, attack: str, *, info: dict[str, Any], re
 def write_identified(run: Path, key: str, identification: str, *, info: dict[str, Any], identifications: list[dict[str, Any]]
                      ) -> None:
     """Write the identification, by its key, in a cell."""
-    with _draft(run, key) as draft:
+    with _draft_of_cell(run, key) as draft:
         write_table(draft / "identifications.parquet", identifications, IDENTIFICATIONS)
         (draft / "part.json").write_text(json.dumps(info, indent=1))
         draft.replace(cell_folder(run, key) / identification_folder(identification))
 
 
+def copy_trial(source: Path, key: str, run: Path) -> None:
+    """Take a trial from the folder of another run."""
+    with _draft(run / TRIALS_FOLDER, key) as draft:
+        shutil.copytree(trial_folder(source, key), draft, dirs_exist_ok=True)
+        draft.replace(trial_folder(run, key))
+
+
 def copy_trained(source: Path, key: str, run: Path) -> None:
     """Take the training of a cell from the folder of another run."""
-    with _draft(run, key) as draft:
+    with _draft_of_cell(run, key) as draft:
         shutil.copytree(cell_folder(source, key) / TRAINED, draft / TRAINED)
         (draft / TRAINED).replace(cell_folder(run, key) / TRAINED)
 
 
-def set_aside(run: Path, key: str, part: str) -> Path:
-    """Move a damaged part of a cell out of the way, so that it is measured again; nothing is deleted."""
-    place = run / "damaged" / f"{key}-{part}"
+def set_aside(run: Path, folder: Path, part: str) -> Path:
+    """Move a damaged part of a cell, or a trial, whose folder this is, out of the way, so that it is measured again; nothing is
+    deleted."""
+    name = f"{folder.name}-{part}".rstrip("-")
+    place = run / "damaged" / name
     number = 1
     while place.exists():
         number += 1
-        place = run / "damaged" / f"{key}-{part}-{number}"
+        place = run / "damaged" / f"{name}-{number}"
     place.parent.mkdir(exist_ok=True)
-    (cell_folder(run, key) / part).replace(place)
+    (folder / part).replace(place)
     return place
 
 
 def drafts(run: Path) -> list[Path]:
     """What a run that was killed while it wrote has left."""
-    return [*run.glob(".run.json.*"), *(run / "cells").glob(".*")]
+    return [*run.glob(".run.json.*"), *(run / TRIALS_FOLDER).glob(".*"), *(run / CELLS_FOLDER).glob(".*")]
 
 
 def remove_drafts(run: Path) -> None:
@@ -119,13 +137,20 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _draft(run: Path, key: str) -> Iterator[Path]:
+def _draft_of_cell(run: Path, key: str) -> Iterator[Path]:
     """An empty folder beside the cell's, which is made too; gone in the end."""
-    draft = run / "cells" / f".{key}.{os.getpid()}"
+    with _draft(run / CELLS_FOLDER, key) as draft:
+        cell_folder(run, key).mkdir(exist_ok=True)
+        yield draft
+
+
+@contextmanager
+def _draft(folder: Path, key: str) -> Iterator[Path]:
+    """An empty folder within another one; gone in the end."""
+    draft = folder / f".{key}.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        cell_folder(run, key).mkdir(exist_ok=True)
         yield draft
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from benchmark.errors import InputError, first_error
-from benchmark.specification import CellSpec, Count
+from benchmark.specification import AttackSpec, CellSpec, Count, FamilySpec, Mode, TrialSpec
 
 REPAIR = "the command of the run sets it aside and measures it again"
 
@@ -36,9 +36,11 @@ class Manifest(Part):
     grid: dict[str, Any]
     determinants: dict[str, Any]
     provenance: dict[str, Any]
+    families: list[FamilySpec]
+    trials: dict[_Key, TrialSpec]
     cells: dict[_Key, CellSpec]
-    attacks: dict[_Key, str]
-    identification: _Key | None = None  # absent in runs of earlier versions
+    attacks: dict[_Key, AttackSpec]
+    identifications: dict[_Key, Mode]
     undefended: str | None  # the grid's defense that is the plain client, where it has one
 
 
@@ -59,24 +61,32 @@ class TrainedPart(CellSpec):
     seconds: float
 
 
+class TrialPart(TrialSpec):
+    """``part.json`` of a trial."""
+
+    seconds: float
+
+
 class AttackedPart(Part):
     """``part.json`` of an attack on a cell."""
 
     attack: str
+    observed: Mode
     inapplicable: list[_AttackObstacle]
     seconds: float
 
 
 class IdentifiedPart(Part):
-    """``part.json`` of the identification in a cell."""
+    """``part.json`` of an identification in a cell."""
 
+    observed: Mode
     candidates: Count
     inapplicable: list[_Obstacle]
     seconds: float
 
 
-class Failure(CellSpec):
-    """The record of a cell that failed."""
+class Failure(Part):
+    """The record of a trial or cell that failed."""
 
     error: str
 
