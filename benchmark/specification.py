@@ -92,8 +92,8 @@ class Strict(BaseModel):
 
 
 class Training(Strict):
-    """How the models are trained: by Adam, or SGD with a momentum of 0.9. ``precision`` is that of the clients' step, in training and
-    where it is observed. With a :class:`Tuning` the optimizer, the step size and the batch size are chosen for each defense."""
+    """How the models are trained: by Adam, or SGD with a momentum of 0.9. ``precision`` is that of the clients' step, in training
+    and where it is observed. With a :class:`Tuning` optimizer, step size and batch size are chosen for each defense."""
 
     epochs: Count
     optimizer: Optimizer
@@ -126,11 +126,11 @@ class Evaluation(Strict):
     """Which gradients are observed and attacked.
 
     ``checkpoints`` are numbers of epochs trained before the observation (0: untrained, -1: the last epoch); ``victims`` the
-    number of observed gradients, and ``observed`` of how many training images each is (a :data:`Mode`); where it is of several, so many
-    gradients are attacked that ``images`` are behind them; ``labels`` whether the attacker is given them; ``rounds``
-    how often each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the
-    defense: ``blind`` ones nothing, ``informed`` ones what it discloses; ``candidates`` among how many images each victim's own is
-    looked for (0: identification is not measured).
+    number of observed gradients, and ``observed`` of how many training images each is (a :data:`Mode`); where it is of several, so
+    many gradients are attacked that ``images`` are behind them; ``labels`` whether the attacker is given them; ``rounds`` how often
+    each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the defense:
+    ``blind`` ones nothing, ``informed`` ones what it discloses; ``candidates`` among how many images each victim's own is looked
+    for (0: identification is not measured).
     """
 
     checkpoints: Checkpoints

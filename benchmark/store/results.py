@@ -2,12 +2,12 @@
 
 A run folder holds
 
-- ``run.json``: the grid, its families of defenses, its trials, cells, attacks and identifications by their keys, which of the defenses
-  is the plain client, what else determines the results, and where and how they were made;
+- ``run.json``: the grid, its families of defenses, its trials, cells, attacks and identifications by their keys, which of the
+  defenses is the plain client, what else determines the results, and where and how they were made;
 - ``trials/KEY/``: what was tried to tune a defense, put there in one step: ``part.json`` and ``trial.parquet``;
 - ``cells/KEY/``: the parts of each cell (dataset, model, defense, seed), put there in one atomic step each: ``trained/`` with
-  ``part.json``, ``training.parquet`` and ``checkpoint-EPOCH.safetensors``, for each attack on gradients of so many
-  images ``attack-KEY/`` with ``part.json``, ``reconstructions.parquet`` and ``images.npz``, and likewise ``identification-KEY/`` with
+  ``part.json``, ``training.parquet`` and ``checkpoint-EPOCH.safetensors``, for each attack on gradients of so many images
+  ``attack-KEY/`` with ``part.json``, ``reconstructions.parquet`` and ``images.npz``, and likewise ``identification-KEY/`` with
   ``part.json`` and ``identifications.parquet`` (written by :mod:`benchmark.store.recording`);
 - ``failures/KEY.json``: the error of a trial or cell that failed.
 
@@ -90,8 +90,9 @@ class Cell:
                 *(self.folder / name / "identifications.parquet" for name in self.identified)]
 
     def images(self, observed: str) -> dict[str, np.ndarray]:
-        """uint8 images [victims, B, C, H, W] of a mode: ``original``, and per checkpoint, attack and what it knew :func:`images_key`;
-        reconstructions are in the order of their originals. They are those of the first victims, where there are many."""
+        """uint8 images [victims, B, C, H, W] of a mode: ``original``, and per checkpoint, attack and what it knew
+        :func:`images_key`; reconstructions are in the order of their originals. They are those of the first victims, where there
+        are many."""
         found: dict[str, np.ndarray] = {}
         for name, info in self.attacks.items():
             if info["observed"] == observed:
@@ -112,8 +113,8 @@ class MeasuredCell(Cell):
 
 @dataclass(frozen=True)
 class Run:
-    """A run as read from disk: its finished cells, the table of its finished trials, and by the keys of trials and cells that failed
-    what is recorded of it."""
+    """A run as read from disk: its finished cells, the table of its finished trials, and by the keys of trials and cells that
+    failed what is recorded of it."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -173,7 +174,8 @@ def find_cell(run: Path, key: str, attacks: Iterable[str], identifications: Iter
     if not (folder / TRAINED).is_dir():
         return None, missing
     trained = read_part(folder / TRAINED, TrainedPart)
-    return Cell(folder, trained, *({name: found[name] for name in names if name in found} for names in (attacked, identified))), missing
+    parts = ({name: found[name] for name in names if name in found} for names in (attacked, identified))
+    return Cell(folder, trained, *parts), missing
 
 
 def find_trial(run: Path, key: str) -> dict[str, Any] | None:
@@ -223,8 +225,8 @@ def read_manifest(run: Path) -> dict[str, Any]:
     path = run / "run.json"
     manifest = read_json(path, f"{run} is not a run folder: it has no run.json")
     if (found := manifest.get("format")) != FORMAT:
-        replaced = (": an earlier version made it, which trained all defenses alike; run the grid again (leakboard run), its models "
-                    "have to be trained again too" if found in range(1, FORMAT) else "")
+        replaced = (": an earlier version made it, which trained all defenses alike; run the grid again (leakboard run), its "
+                    "models have to be trained again too" if found in range(1, FORMAT) else "")
         raise InputError(f"{path} has format {found!r}, expected {FORMAT}{replaced}")
     check(Manifest, manifest, path)
     return manifest

@@ -42,6 +42,6 @@ def tried(table: pa.Table) -> list[Tried]:
 
 
 def best(trials: Iterable[Tried]) -> Tried | None:
-    """The one that is taken: of the highest validation accuracy among those that did not diverge, of equal ones the first; None where
-    all diverged."""
+    """The one that is taken: of the highest validation accuracy among those that did not diverge, of equal ones the first; None
+    where all diverged."""
     return max((one for one in trials if not one.diverged), key=lambda one: one.validation_accuracy, default=None)
