@@ -82,14 +82,13 @@ class Grid(Strict):
     @field_validator("defenses")
     @classmethod
     def _defenses(cls, specifications: tuple[str, ...]) -> tuple[str, ...]:
-        for specification in specifications:
-            defenses.family(specification)
-        return tuple(dict.fromkeys(" ".join(s.split()) for s in specifications))
+        families = {" ".join(s.split()): defenses.family(s) for s in specifications}
+        return tuple(dict.fromkeys(family.name if family.parameter is None else s for s, family in families.items()))
 
     @field_validator("tuning", mode="before")
     @classmethod
     def _off(cls, value: Any) -> Any:
-        return None if value in ("off", "none", False) else value
+        return None if value in ("off", "none", False) else {} if value in ("on", True) else value
 
     @field_validator("evaluation", mode="before")
     @classmethod
@@ -145,15 +144,23 @@ class Grid(Strict):
 
     @property
     def families(self) -> tuple[FamilySpec, ...]:
-        """The defenses, by what they differ in."""
-        found = map(defenses.family, self.defenses)
-        return tuple({family.name: FamilySpec(name=family.name, parameter=family.parameter,
-                                              defenses=tuple(member.label for member in family.members)) for family in found}.values())
+        """The defenses, by what they differ in; one that is also a strength of a family is no family of its own."""
+        found: dict[str, tuple[str | None, list[str]]] = {}
+        for family in map(defenses.family, self.defenses):
+            found.setdefault(family.name, (family.parameter, []))[1].extend(member.label for member in family.members)
+        swept = {label for parameter, labels in found.values() if parameter is not None for label in labels}
+        return tuple(FamilySpec(name=name, parameter=parameter, defenses=tuple(dict.fromkeys(labels)))
+                     for name, (parameter, labels) in found.items() if parameter is not None or labels[0] not in swept)
 
     @property
     def points(self) -> tuple[str, ...]:
         """The specification of each defense at each strength, once."""
         return tuple(dict.fromkeys(label for family in self.families for label in family.defenses))
+
+    @property
+    def trial_epochs(self) -> int:
+        """For how long trainings are tried."""
+        return self.training.epochs if self.tuning is None or self.tuning.epochs is None else self.tuning.epochs
 
     def checkpoints(self) -> tuple[int, ...]:
         """The epochs at which gradients are observed, in order."""

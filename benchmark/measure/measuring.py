@@ -128,7 +128,7 @@ class _Observing:
         self._victims = choose_victims(dataset, work.evaluation, self._batch_size, work.spec.seed)
         self._chunks = Chunks(private.module, work.evaluation, checkpoints=len(work.checkpoints))
         note(self._chunks.note)
-        self._kept: dict[tuple[int, int], Observation] = {}
+        self._kept: dict[tuple[int, int, int], Observation] = {}
 
     def identify(self, key: str) -> Identified:
         """Rank the candidates of all victims at every checkpoint."""
@@ -209,17 +209,20 @@ class _Observing:
 
     def _observed(self, epoch: int, first: int, count: int) -> Observation:
         """The gradients of ``count`` victims from the ``first`` on."""
-        kept = self._kept.get((epoch, first))
-        if kept is not None and len(kept) >= count:
-            return kept if len(kept) == count else kept.select(range(count))
+        place = epoch, first, count
+        more = next((kept for (*of, many), kept in self._kept.items() if of == [epoch, first] and many >= count), None)
+        if more is not None:
+            if len(more) > count:  # kept too, with what attacks compute of it once
+                more = self._kept[place] = more.select(range(count))
+            return more
         if not self._chunks.keep:
             self._kept.clear()
         work, device = self._work, self._dataset.train.labels.device
         self._private.load_state_dict({name: upload(t, device) for name, t in load_weights(self._weights[epoch]).items()})
         seed = derive(_forward_seed(work.spec), "observe", epoch, self._batch_size)
-        self._kept[epoch, first] = observe(self._private, self._victims.select(first, count), self._dataset, work.evaluation, seed,
-                                           precision=work.training.precision, in_memory=self._chunks.rounds_in_memory)
-        return self._kept[epoch, first]
+        self._kept[place] = observe(self._private, self._victims.select(first, count), self._dataset, work.evaluation, seed,
+                                    precision=work.training.precision, in_memory=self._chunks.rounds_in_memory)
+        return self._kept[place]
 
 
 class _Share:

@@ -16,6 +16,7 @@ from benchmark.measure.victims import Victims, public_images
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
 
+
 @dataclass(frozen=True)
 class Pools:
     """The pools of all N victims of a cell, whose numbers are their rows, as indices of training images.

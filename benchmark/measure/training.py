@@ -36,9 +36,9 @@ class Epoch:
     """The state after an epoch; epoch 0 is the untrained model.
 
     ``train_loss`` is the mean over the batches (None for epoch 0), ``test_accuracy`` a share in [0, 1], ``epsilon`` what was
-    spent so far and ``delta`` where it holds (None without a guarantee), ``seconds`` the time of training without the test. Of the
-    first epoch, and None in others: ``step_memory``, the most bytes that tensors held in one of the first steps, and ``sent_bytes``,
-    those of the gradient that the last of these shared (:func:`benchmark.measure.sent_bytes.sent_bytes`).
+    spent so far and ``delta`` where it holds (None without a guarantee), ``seconds`` the time of training without the test. Of
+    the first epoch, and None in others: ``step_memory``, the most bytes that tensors held in one of the first steps, and
+    ``sent_bytes``, those of the gradient that the last of these shared (:func:`benchmark.measure.sent_bytes.sent_bytes`).
     """
 
     epoch: int

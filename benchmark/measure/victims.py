@@ -21,8 +21,8 @@ _PUBLIC = 2000
 
 @dataclass(frozen=True)
 class Victims:
-    """What the clients keep to themselves: the images of a split with ``indices`` [N, B]; ``numbers`` names the N victims. The first
-    of a victim's images is its target, the others are its companions."""
+    """What the clients keep to themselves: the images of a split with ``indices`` [N, B]; ``numbers`` names the N victims. The
+    first of a victim's images is its target, the others are its companions."""
 
     split: LabelledImages
     indices: np.ndarray
@@ -84,7 +84,8 @@ def choose_victims(dataset: Dataset, evaluation: Evaluation, batch_size: int, se
     if batch_size > 1:
         private = np.flatnonzero(~np.isin(split.alike, split.alike[public_images(dataset, targets, seed)]))
         if len(private) < batch_size:
-            raise ValueError(f"gradients of {batch_size} images need as many training images beside the public ones, got {len(private)}")
+            raise ValueError(f"gradients of {batch_size} images need as many training images beside the public ones, "
+                             f"got {len(private)}")
         companions = []
         for number, target in enumerate(targets):
             order = private[_order(len(private), seed, dataset.name, "companions", number)]

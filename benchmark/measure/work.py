@@ -132,6 +132,8 @@ class Identified:
     identifications: list[dict[str, Any]]
 
 
+#: What can be asked for.
+Todo = Work | TrialWork
 #: What is done: a trial, or a part of a cell.
 Part = Tried | Trained | Attacked | Identified
 #: What is told while a cell is measured.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmark.specification import Training, TrialSpec
+from benchmark.specification import TrialSpec
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,6 @@ class Tried:
     def diverged(self) -> bool:
         """Whether the loss of the last epoch is no number any more."""
         return not math.isfinite(self.train_loss)
-
-    def applied_to(self, training: Training) -> Training:
-        """A training by the optimizer, step size and batch size of this trial."""
-        return training.model_copy(update=self.spec.model_dump(include={"optimizer", "learning_rate", "batch_size"}))
-
 
 def tried(table: pa.Table) -> list[Tried]:
     """The trials of a table of :data:`benchmark.store.tables.TRIALS`, in its order."""
