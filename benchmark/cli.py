@@ -244,7 +244,7 @@ def _chosen(options: dict[str, Any]) -> tuple[Any, Path, list[Any]]:
     named = {"datasets": "dataset", "models": "model", "defenses": "defense", "attacks": "attack", "seeds": "seed"}
     _override(content, {**{key: options[option] for key, option in named.items()}, "image_size": options["image_size"]})
     _override_section(content, "training", {"epochs": options["epochs"]})
-    if options["tuning"] is not None and (options["tuning"] is False or content.get("tuning") in (None, False, "off", "none")):
+    if options["tuning"] is False or (options["tuning"] and configuration.tuning_meant(content.get("tuning")) is None):
         content["tuning"] = options["tuning"]
     _override_section(content, "evaluation", {
         "checkpoints": options["checkpoint"],
@@ -277,7 +277,8 @@ def _say(text: str) -> None:
 def execute(arguments: list[str]) -> int:
     """Run the command and return its exit code; bad input is one line on standard error and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="leakboard: %(message)s", force=True)
-    logging.getLogger("fontTools").setLevel(logging.WARNING)
+    for library in ("fontTools", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         code = app(args=arguments, prog_name="leakboard", standalone_mode=False)
         return code if isinstance(code, int) else OK

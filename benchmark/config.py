@@ -74,6 +74,12 @@ class Evaluation(specification.Evaluation):
     candidates: Count = 1000
 
 
+def tuning_meant(value: Any) -> Any:
+    """None where a grid's ``tuning`` says that there is none, in whatever word; its defaults where it says no more than on."""
+    word = value.casefold() if isinstance(value, str) else value
+    return None if word in ("off", "no", "none", False) else {} if word in ("on", "yes", True) else value
+
+
 class Grid(Strict):
     """Every combination of dataset, model, defense and seed is a cell."""
 
@@ -97,7 +103,7 @@ class Grid(Strict):
     @field_validator("tuning", mode="before")
     @classmethod
     def _off(cls, value: Any) -> Any:
-        return None if value in ("off", "none", False) else {} if value in ("on", True) else value
+        return tuning_meant(value)
 
     @field_validator("evaluation", mode="before")
     @classmethod

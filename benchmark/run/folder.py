@@ -44,8 +44,9 @@ def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str,
     there, now = existing["determinants"], wanted["determinants"]
     if isinstance(there.get("plugins"), dict):
         now = {**now, "plugins": {name: now["plugins"].get(name) for name in there["plugins"]}}
-    # Data sets are compared by name and fingerprint: where they lie may change.
-    before, after = ({**of["grid"], "datasets": list(of["determinants"].get("fingerprints") or ())} for of in (existing, wanted))
+    # Data sets are compared by name and fingerprint, since where they lie may change, and defenses by what they are, however written.
+    before, after = ({**of["grid"], "datasets": list(of["determinants"].get("fingerprints") or ()),
+                      "defenses": {family["name"]: family["defenses"] for family in of["families"]}} for of in (existing, wanted))
     for what, name, was, given in (("the attack", "attack", before.get("attacks"), after["attacks"]),
                                    ("evaluation.observed", "observed", *(_evaluation(of, "observed") for of in (before, after)))):
         gone = [value for value in was if value not in given] if isinstance(was, list) else []

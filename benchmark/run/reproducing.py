@@ -157,7 +157,7 @@ def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Seq
 
     def work(key: str) -> Work:
         grid, spec = sample.grid, sample.cells[key]
-        training = grid.training if grid.tuning is None else tuning.chosen(sample.run, sample.trials, spec, grid.training)
+        training = tuning.training_for(sample.run, sample.trials, spec, grid)
         return Work(spec, training, grid.evaluation, grid.checkpoints(), None, sample.attacks, sample.identifications)
 
     executor.run(list(sample.cells), work, sample.datasets, sample.device, plugins, tell)

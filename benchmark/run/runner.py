@@ -180,7 +180,7 @@ def _work(plan: Plan, key: str) -> Work:
     points = grid.checkpoints()
     cell, missing = _found(plan, key)
     weights = None if cell is None else {epoch: read_checkpoint(results.checkpoint_path(cell.folder, epoch)) for epoch in points}
-    training = grid.training if grid.tuning is None else tuning.chosen(plan.out, plan.trials, spec, grid.training)
+    training = tuning.training_for(plan.out, plan.trials, spec, grid, cell)
     return Work(spec, training, grid.evaluation, points, weights,
                 {attack: of for attack, of in plan.attacks.items() if attack in missing},
                 {identification: mode for identification, mode in plan.identifications.items() if identification in missing})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmark.config import Training
+from benchmark.config import Grid, Training
 from benchmark.errors import InputError
 from benchmark.specification import CellSpec, TrialSpec
 from benchmark.store import results
@@ -20,6 +20,26 @@ class NotTuned(InputError):
 def training_of(spec: TrialSpec, training: Training) -> Training:
     """The training of a grid by the optimizer, step size and batch size of a trial."""
     return training.model_copy(update=spec.model_dump(include={"optimizer", "learning_rate", "batch_size"}))
+
+
+def training_for(run: Path, trials: Mapping[str, TrialSpec], spec: CellSpec, grid: Grid, cell: results.Cell | None = None
+                 ) -> Training:
+    """How a cell is to be trained, or how it was, where it is there: gradients as trained are those of that training, even if
+    trials that were tried again came to something else, as they may with another number of threads.
+
+    Args:
+        run: the folder of the run.
+        trials: those of the grid, by their keys.
+        spec: the cell.
+        grid: of the run.
+        cell: as it stands on disk.
+
+    Raises:
+        NotTuned: see :func:`chosen`.
+    """
+    if cell is not None:
+        return grid.training.model_copy(update=results.trained_by(cell))
+    return grid.training if grid.tuning is None else chosen(run, trials, spec, grid.training)
 
 
 def chosen(run: Path, trials: Mapping[str, TrialSpec], cell: CellSpec, training: Training) -> Training:

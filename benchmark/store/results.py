@@ -285,6 +285,16 @@ def with_tables(cell: Cell, spec: CellSpec) -> MeasuredCell:
     return MeasuredCell(**vars(cell), **{kind: pa.concat_tables(of_kind) for kind, of_kind in tables.items()})
 
 
+def trained_by(cell: Cell) -> dict[str, Any]:
+    """By which ``optimizer``, ``learning_rate`` and ``batch_size`` a cell was trained.
+
+    Raises:
+        InputError: its table is damaged.
+    """
+    table = _training(cell.folder / TRAINED / "training.parquet")
+    return {name: table[name][0].as_py() for name in ("optimizer", "learning_rate", "batch_size")}
+
+
 def joined(cells: Iterable[MeasuredCell]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The trainings, the reconstructions and the identifications of some cells, each as one table."""
     cells = list(cells)
@@ -309,8 +319,8 @@ def _require_modes(cell: Cell, manifest: dict[str, Any]) -> None:
     modes |= {identification_folder(key): mode for key, mode in manifest["identifications"].items()}
     for name, info in (cell.attacks | cell.identified).items():
         if info["observed"] != modes[name]:
-            raise InputError(f"{cell.folder / name / 'part.json'}: observed is {info['observed']!r}, expected {modes[name]!r}; remove "
-                             "the folder and give the command of the run again")
+            raise InputError(f"{cell.folder / name / 'part.json'}: observed is {info['observed']!r}, expected {modes[name]!r}; "
+                             "remove the folder and give the command of the run again")
 
 
 def _obstacles(parts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

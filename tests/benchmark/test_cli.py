@@ -65,6 +65,14 @@ def test_grid_from_a_file(shapes, tmp_path, capsys):
     (["run", "--epochs", "-1"], "training.epochs"),
     (["run", "--candidates", "-1"], "evaluation.candidates"),
     (["plan", "--candidates", "1"], "evaluation.candidates: must be 0 (not measured) or at least 2, got 1"),
+    (["run", "--defense", "noise(std=[])"], "defense 'noise(std=[])': the list of std is empty"),
+    (["run", "--defense", "noise(std=[0.1])+pruning(p=[0.9])"], "has 2 lists, of std and p; a family is swept over one parameter"),
+    (["run", "--attack", "dlg(iterations=[1, 2])"], "iterations takes one value here, got [1, 2]; only the defenses of a grid take lists"),
+    (["run", "--model", "lenet(activation=[tanh])"], "activation takes one value here, got ['tanh']"),
+    (["run", "--dataset", "mnist5k(x=[1])"], "x takes one value here, got [1]"),
+    (["run", "--observed", "0"], "evaluation.observed.0"),
+    (["plan", "--observed", "all"], "evaluation.observed.0"),
+    (["run", "--observed", "4000"], "gradients of 4000 images cannot be observed (evaluation.observed)"),
     (["run", "--plugin", "absent.py"], "cannot read the plugin absent.py"),
     (["run", "--image-size", "32"], "an image size is for folders and zip files"),
     (["run", "--nonsense"], "--nonsense"),
@@ -80,6 +88,25 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
     (line,) = captured.err.splitlines()
     assert line.startswith("leakboard: error: ") and message in line
     assert captured.out == "" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("defenses:\n- noise(std=[])", "the list of std is empty"),
+    ("attacks:\n- dlg(iterations=[1])", "iterations takes one value here"),
+    ("tuning: {step_sizes: []}", "tuning.step_sizes"),
+    ("tuning: on\ntraining: {learning_rate: 1e-2}", "training.learning_rate cannot be given where trainings are tuned, got 0.01"),
+    ("tuning: {epochs: 11}", "tuning.epochs must be at most training.epochs = 10, got 11"),
+    ("evaluation: {batch_size: 8}", "batch_size of earlier versions is now observed: [8], or as-trained"),
+    ("tuning: {batch_sizes: [64, 4000]}", "gradients of 4000 images cannot be observed (evaluation.observed)"),
+])
+def test_a_grid_that_cannot_be_is_one_line_and_exit_code_2(text, message, capsys, tmp_path, monkeypatch, without_data_root):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid.yaml").write_text(text)
+    assert execute(["run", "grid.yaml", "--device", "cpu"]) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("leakboard: error: ") and message in line and captured.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.yaml"]
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()")

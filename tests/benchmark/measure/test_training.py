@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -85,6 +86,29 @@ def test_learning_rate_is_that_of_the_grid(shapes, learning_rate):
     before = private.module[5].weight.detach().clone()
     list(train(private, dataset, 1, 0))
     assert (private.module[5].weight - before).abs().max().item() == pytest.approx(learning_rate, rel=1e-2)
+
+
+def test_sgd_is_that_of_a_loop_by_hand(shapes):
+    """With a momentum of 0.9, in the order of the loader, whose last batch of each epoch is smaller."""
+    dataset = datasets.load(datasets.find(str(shapes)), CPU)
+    private = make_private(defenses.create("none"), dataset, "lenet", Training(epochs=3, optimizer="sgd", learning_rate=0.05, batch_size=12), 0)
+    module, order = copy.deepcopy(private.module), torch.Generator()
+    order.set_state(private.data_loader.generator.get_state())
+    velocity, losses = [torch.zeros_like(p) for p in module.parameters()], []
+    for _ in range(3):
+        of_epoch = []
+        for indices in torch.randperm(32, generator=order).split(12):
+            x, y = dataset.train.batch(indices)
+            loss = F.cross_entropy(module(x), y)
+            of_epoch.append(loss.item())
+            with torch.no_grad():
+                for p, v, g in zip(module.parameters(), velocity, torch.autograd.grad(loss, list(module.parameters())), strict=True):
+                    v.mul_(0.9).add_(g)
+                    p.sub_(0.05 * v)
+        losses.append(sum(of_epoch) / 3)
+    assert [epoch.train_loss for epoch in train(private, dataset, 3, 0)][1:] == pytest.approx(losses, rel=1e-4)
+    for p, expected in zip(private.module.parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_privacy_budget_is_planned_for_the_epochs_of_the_grid(shapes):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from data_cases import dataset_of
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from data_cases import dataset_of
 
 from benchmark.config import Evaluation
 from benchmark.measure.victims import choose_victims, most_public, public_images

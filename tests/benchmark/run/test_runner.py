@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file as load_checkpoint
 import defenses
 from benchmark.errors import InputError
 from benchmark.executors import serial
+from benchmark.measure import measuring
 from benchmark.run import runner
 from benchmark.store import recording, results
 from benchmark.store.tables import TRAINING
@@ -45,12 +47,19 @@ def test_tables_images_and_checkpoints(shapes, tmp_path):
     assert len(rebuilt) == 4 * 2 * 3 * 2
     assert rebuilt[["ssim", "mse", "psnr", "cost", "score", "blind_score", "seconds"]].notna().all(axis=None)
     assert set(training["defense"]) == {"none", "noise(std=0.1)"}
+    assert set(training["test_images"]) == {8} and set(training["chance"]) == {0.5}
+    assert {tuple(row) for row in training[["optimizer", "learning_rate", "batch_size"]].itertuples(index=False)} == {("adam", 1e-3, 8)}
+    assert (training["sent_bytes"].isna() == (training["epoch"] != 1)).all() and (training["step_memory"].isna() == (training["epoch"] != 1)).all()
+    assert set(rebuilt["observed"]) == {"2"} and set(rebuilt["batch_size"]) == {2}
     assert json.loads(training["defense_params"].iloc[-1]) == {"std": 0.1, "distribution": "gaussian"}
     cell = read.cells[0]
     images = cell.images("2")
     assert {key: image.shape for key, image in images.items()} == dict.fromkeys(
         ["original", "epoch 0 both inverting-gradients(iterations=3)", "epoch 2 both inverting-gradients(iterations=3)"], (3, 2, 3, 8, 8))
     weights = [load_checkpoint(results.checkpoint_path(cell.folder, epoch)) for epoch in (0, 2)]
+    entries = sum(weight.numel() for name, weight in weights[0].items() if name.endswith(("weight", "bias")))
+    sent = training[training["epoch"] == 1].groupby("defense")["sent_bytes"].agg(set)
+    assert sent["noise(std=0.1)"] == {4 * entries} and max(sent["none"]) < 4 * entries  # units that are off have no gradient
     assert weights[0].keys() == weights[1].keys() and not torch.equal(weights[0]["1.weight"], weights[1]["1.weight"])
 
 
@@ -160,6 +169,16 @@ def test_the_version_of_the_portfolio_and_the_plain_client_are_recorded(shapes, 
     assert results.read_manifest(tmp_path / "other")["undefended"] is None
 
 
+def test_a_run_goes_on_however_its_defenses_are_written(shapes, tmp_path):
+    small = {"seeds": [0], "attacks": [], "evaluation": {"victims": 1}}
+    run(grid_of(shapes, defenses=["none", "noise(std=[0.01, 0.1])"], **small), tmp_path / "run")
+    again = grid_of(shapes, defenses=["none", "noise( std=[1e-2,.1] )", "noise(std=0.1)"], **small)
+    assert run(again, tmp_path / "run") == runner.Outcome(kept=3, finished=0, failed=0)
+    for other in (["none", "noise(std=[0.01])"], ["none", "noise(std=0.01)", "noise(std=0.1)"]):
+        with pytest.raises(InputError, match="made by another grid: grid defenses was"):
+            runner.prepare(grid_of(shapes, defenses=other, **small), tmp_path / "run", CPU)
+
+
 def test_folder_of_another_grid_or_of_something_else_is_refused(shapes, tmp_path):
     run(grid_of(shapes, seeds=[0]), tmp_path / "run")
     before = sorted(p.name for p in (tmp_path / "run" / "cells").iterdir())
@@ -254,3 +273,68 @@ def test_a_folder_named_in_two_ways_gives_the_same_results_and_twice_in_a_grid_i
         runner.identify(grid_of(shapes, **{**small, "datasets": [str(shapes), "./shapes"]}), CPU)
     with pytest.raises(InputError, match=r"grid datasets was \['shapes'\] there and is \['mnist5k'\] now"):
         runner.prepare(grid_of(shapes, **{**small, "datasets": ["mnist5k"]}), tmp_path / "run", CPU)
+
+
+def test_chance_is_the_share_of_the_most_frequent_class_among_the_test_images(shapes, tmp_path):
+    shutil.copytree(shapes, tmp_path / "shapes")
+    for image in sorted((tmp_path / "shapes" / "blue").iterdir())[5:]:
+        image.unlink()
+    run(grid_of(tmp_path / "shapes", defenses=["none"], seeds=[0], attacks=[], evaluation={"victims": 1}), tmp_path / "run")
+    training = comparable(tmp_path / "run")[0]
+    assert set(training["test_images"]) == {1 + 4} and set(training["chance"]) == {0.8}
+
+
+def test_so_many_gradients_are_attacked_that_few_images_are_behind_them_and_few_of_these_are_stored(shapes, tmp_path, monkeypatch):
+    """All of single images; of others at least one. All victims are identified."""
+    monkeypatch.setattr(measuring, "_STORED", 6)
+    evaluation = {"checkpoints": [0], "victims": 6, "images": 8, "observed": [2, "single", 16], "candidates": 4}
+    run(grid_of(shapes, defenses=["none"], seeds=[0], attacks=["inverting-gradients(iterations=1)"], evaluation=evaluation), tmp_path / "run")
+    (cell,) = results.read_run(tmp_path / "run").cells
+    _, rebuilt, identified = comparable(tmp_path / "run")
+    counts = {mode: (set(rows["victim"]), set(rows["batch_size"]), len(rows)) for mode, rows in rebuilt.groupby("observed")}
+    assert counts == {"2": ({0, 1, 2, 3}, {2}, 8), "single": ({0, 1, 2, 3, 4, 5}, {1}, 6), "16": ({0}, {16}, 16)}
+    assert identified.groupby("observed").size().to_dict() == {"2": 6, "single": 6, "16": 6}
+    stored = {mode: {image.shape[:2] for image in cell.images(mode).values()} for mode in ("2", "single", "16")}
+    assert stored == {"2": {(3, 2)}, "single": {(6, 1)}, "16": {(1, 16)}}
+    # The target of a gradient is the same whatever its batch.
+    targets = [cell.images(mode)["original"][0, 0] for mode in ("2", "single", "16")]
+    assert all(np.array_equal(target, targets[0]) for target in targets)
+
+
+def test_modes_can_be_added_to_a_run_and_not_taken_away(shapes, tmp_path, monkeypatch):
+    def grid(*observed):
+        return grid_of(shapes, seeds=[0], evaluation={"checkpoints": [0, -1], "victims": 2, "observed": observed, "candidates": 4})
+
+    run(grid("single"), tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "train", lambda *arguments, **others: pytest.fail("trained again"))
+        asked, observe = [], measuring.observe
+        patch.setattr(measuring, "observe", lambda private, victims, *arguments, **others: (
+            asked.append(victims.batch_size), observe(private, victims, *arguments, **others))[1])
+        assert run(grid("as-trained", "single"), tmp_path / "run") == runner.Outcome(kept=0, finished=2, failed=0)
+    assert set(asked) == {8} and all(path.stat().st_mtime_ns == time for path, time in before.items())
+    run(grid("single", "as-trained"), tmp_path / "whole")
+    for first, second in zip(comparable(tmp_path / "run"), comparable(tmp_path / "whole"), strict=True):
+        columns = [name for name in ("defense", "observed", "epoch", "checkpoint_epoch", "victim", "image") if name in first]
+        pd.testing.assert_frame_equal(*(table.sort_values(columns).reset_index(drop=True) for table in (first, second)))
+    kept = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(InputError, match=r"it has evaluation.observed single, which this one lacks; it can be added to a run, not taken away: "
+                                         r"name it too \(--observed\)"):
+        runner.prepare(grid("as-trained"), tmp_path / "run", CPU)
+    assert (tmp_path / "run" / "run.json").read_bytes() == kept
+    assert results.read_manifest(tmp_path / "run")["grid"]["evaluation"]["observed"] == ["as-trained", "single"]
+
+
+@pytest.mark.parametrize(("observed", "batch_size", "fits"), [([18], 8, True), ([19], 8, False), (["as-trained"], 18, True), (["as-trained"], 32, False)])
+def test_gradients_that_are_larger_than_the_data_allow_are_refused(shapes, tmp_path, observed, batch_size, fits):
+    """Of 32 images 4 are targets and 14 of the others public."""
+    grid = grid_of(shapes, defenses=["none"], seeds=[0], attacks=["inverting-gradients(iterations=1)"], training={"epochs": 0, "batch_size": batch_size},
+                   evaluation={"victims": 4, "images": 1, "observed": observed})
+    if fits:
+        assert run(grid, tmp_path / "run").finished == 1
+        return
+    message = f"dataset shapes has 32 training images, of which 14 are public: gradients of {max(19, batch_size)} images cannot be observed"
+    with pytest.raises(InputError, match=message):
+        runner.prepare(grid, tmp_path / "run", CPU)
+    assert not (tmp_path / "run").exists()

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -155,6 +154,16 @@ def test_gradients_as_trained_are_of_the_batch_that_was_chosen(shapes, finished)
     assert rebuilt.groupby(["defense", "seed", "observed", "victim"]).size().to_dict() == {
         (defense, seed, observed, victim): size for defense, trained in (("none", 4), ("noise(std=0.1)", 8)) for seed in (0, 1)
         for observed, size in (("as-trained", trained), ("single", 1), ("3", 3)) for victim in (0, 1)}
+
+
+def test_gradients_as_trained_stay_those_of_the_training_whatever_trials_come_to_later(shapes, finished, monkeypatch):
+    before = comparable(finished)[0].groupby("defense")["batch_size"].first().to_dict()
+    rewrite(finished, {defense: {(step, batch): (0, 0, 0.5 if batch == trained else 0.9) for step in (1e-3, 1e-2) for batch in (4, 8)}
+                       for defense, trained in before.items()})
+    no_training(monkeypatch)
+    assert run(tuned_grid_of(shapes, evaluation={"checkpoints": [-1], "victims": 2, "observed": ["single", "as-trained"]}), finished).finished == 4
+    rebuilt = comparable(finished)[1]
+    assert rebuilt[rebuilt["observed"] == "as-trained"].groupby("defense")["batch_size"].first().to_dict() == before
 
 
 class Secret:
