@@ -44,7 +44,7 @@ def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str,
     there, now = existing["determinants"], wanted["determinants"]
     if isinstance(there.get("plugins"), dict):
         now = {**now, "plugins": {name: now["plugins"].get(name) for name in there["plugins"]}}
-    # Data sets are compared by name and fingerprint, since where they lie may change, and defenses by what they are, however written.
+    # Data sets are compared by name and fingerprint, since where they lie may change, and defenses by what they are.
     before, after = ({**of["grid"], "datasets": list(of["determinants"].get("fingerprints") or ()),
                       "defenses": {family["name"]: family["defenses"] for family in of["families"]}} for of in (existing, wanted))
     for what, name, was, given in (("the attack", "attack", before.get("attacks"), after["attacks"]),

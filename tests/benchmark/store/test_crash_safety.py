@@ -11,7 +11,7 @@ import textwrap
 
 import pandas as pd
 import pytest
-from run_cases import CPU, Silent, comparable, grid_of, run, stop_by_ctrl_c
+from run_cases import CPU, Silent, comparable, grid_of, run, stop_by_ctrl_c, trials
 
 from benchmark.errors import InputError
 from benchmark.measure import interrupts
@@ -19,23 +19,27 @@ from benchmark.run import runner
 from benchmark.store import recording, run_lock
 
 
-def test_twenty_kills_at_random_moments(shapes, tmp_path):
+@pytest.mark.parametrize("grid", [
+    """grid_of(shapes, seeds=list(range(8)), attacks=["inverting-gradients(iterations=20)"],
+               evaluation={"checkpoints": [0, -1], "victims": 3, "observed": [2], "candidates": 5})""",
+    """tuned_grid_of(shapes, seeds=[0], defenses=["none", "noise(std=[0.001, 0.01, 0.1])"],
+                     tuning={"step_sizes": [1e-4, 1e-3, 3e-3, 1e-2], "batch_sizes": [2, 4, 8]})"""], ids=["cells", "trials"])
+def test_twenty_kills_at_random_moments(shapes, tmp_path, grid):
     """Each attempt is a process of its own that is killed (SIGKILL) after a random time; the last one may finish."""
     script = textwrap.dedent(f"""
         import os, random, signal, sys, time
         import torch
-        from run_cases import CPU, Silent, grid_of
+        from run_cases import CPU, Silent, grid_of, tuned_grid_of
         from benchmark.run import runner
         torch.set_num_threads(1)
+        shapes = {str(shapes)!r}
         moments = random.Random(0)
         kills = 0
 
         def start(name):
             child = os.fork()
             if child == 0:
-                grid = grid_of({str(shapes)!r}, seeds=list(range(8)), attacks=["inverting-gradients(iterations=20)"],
-                               evaluation={{"checkpoints": [0, -1], "victims": 3, "observed": [2], "candidates": 5}})
-                runner.run(runner.prepare(grid, __import__("pathlib").Path({str(tmp_path)!r}) / name, CPU), Silent())
+                runner.run(runner.prepare(eval({grid!r}), __import__("pathlib").Path({str(tmp_path)!r}) / name, CPU), Silent())
                 os._exit(0)
             return child
 
@@ -55,7 +59,8 @@ def test_twenty_kills_at_random_moments(shapes, tmp_path):
     assert finished.returncode == 0, finished.stderr
     for first, second in zip(comparable(tmp_path / "run"), comparable(tmp_path / "whole"), strict=True):
         pd.testing.assert_frame_equal(first, second)
-    assert not list((tmp_path / "run" / "cells").glob(".*")) and not (tmp_path / "run" / "damaged").exists()
+    pd.testing.assert_frame_equal(trials(tmp_path / "run"), trials(tmp_path / "whole"))
+    assert not list((tmp_path / "run").glob("*/.*")) and not (tmp_path / "run" / "damaged").exists()
 
 
 @pytest.mark.parametrize("left", [[".lock"], [".lock", ".run.json.12"], [".run.json.7"], ["run.json"]])
