@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from benchmark.config import make_grid, recorded
+from benchmark.config import make_grid
 from benchmark.run import runner
 from benchmark.store import results
 
@@ -42,11 +42,13 @@ class Silent:
 
 
 def grid_of(shapes, **changes):
+    """Two defenses and two seeds, whose gradients are of two images. An evaluation that does not say otherwise is of single images,
+    and without identification."""
     content = {
         "datasets": [str(shapes)], "models": ["lenet"], "defenses": ["none", "noise(std=0.1)"], "seeds": [0, 1],
         "attacks": ["inverting-gradients(iterations=3)"], "training": {"epochs": 2, "batch_size": 8},
-        "evaluation": {"checkpoints": [0, -1], "victims": 3, "batch_size": 2}, **changes}
-    return make_grid(recorded(content), "test")  # without identification unless candidates are named
+        "evaluation": {"checkpoints": [0, -1], "victims": 3, "observed": [2]}, **changes}
+    return make_grid({**content, "evaluation": {"observed": ["single"], "candidates": 0, **content["evaluation"]}}, "test")
 
 
 def run(grid, out, display=None, executor=None, **arguments):

@@ -120,7 +120,7 @@ def test_a_training_the_identification_and_each_attack_are_tasks_of_their_own(sh
     monkeypatch.setattr(ray_executor._Tasks, "__init__", noted)
     labels = ["inverting-gradients(iterations=3)", "dlg(iterations=2)", "idlg(iterations=2)"]
     grid = grid_of(shapes, defenses=["none"], seeds=[0], attacks=labels,
-                   evaluation={"checkpoints": [0, -1], "victims": 3, "batch_size": 2, "candidates": 5})
+                   evaluation={"checkpoints": [0, -1], "victims": 3, "observed": [2], "candidates": 5})
     display = Silent()
     assert run_by_ray(grid, tmp_path / "ray", cluster.address, display).finished == 1
     assert given[:2] == [(True, [], False), (False, [], True)]

@@ -17,7 +17,7 @@ from benchmark.run import planning, reproducing, runner
 from benchmark.store import results
 from reports.submission import record
 
-EVALUATION = {"checkpoints": [0, -1], "victims": 3, "batch_size": 1}
+EVALUATION = {"checkpoints": [0, -1], "victims": 3, "observed": [1]}
 CHOSEN = {"defenses": ["none", "pruning(p=0.5)"], "seeds": [0], "attacks": ["inverting-gradients(iterations=3)"]}
 
 
@@ -165,7 +165,7 @@ def test_a_cell_that_is_stopped_between_its_parts_goes_on_from_there(shapes, mad
 
 def test_where_it_does_not_apply_the_cell_is_finished_and_says_why(shapes, tmp_path):
     display = Silent()
-    grid = grid_with(shapes, 5, evaluation={**EVALUATION, "victims": 16, "batch_size": 2, "candidates": 5})
+    grid = grid_with(shapes, 5, evaluation={**EVALUATION, "victims": 16, "observed": [2], "candidates": 5})
     assert run(grid, tmp_path / "run", display) == runner.Outcome(kept=0, finished=2, failed=0)
     read = results.read_run(tmp_path / "run")
     assert len(results.joined(read.cells)[2]) == 0

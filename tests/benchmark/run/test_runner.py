@@ -119,7 +119,7 @@ def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(shapes, tmp_pat
 
 def test_an_attack_that_does_not_apply_is_noted_not_scored(shapes, tmp_path):
     grid = grid_of(shapes, defenses=["none", "noise"], seeds=[0], attacks=["likelihood(iterations=2)"],
-                   evaluation={"victims": 2, "batch_size": 2, "labels": "inferred", "checkpoints": [0]})
+                   evaluation={"victims": 2, "observed": [2], "labels": "inferred", "checkpoints": [0]})
     run(grid, tmp_path / "run")
     read = results.read_run(tmp_path / "run")
     rebuilt = results.joined(read.cells)[1]
@@ -236,7 +236,7 @@ def test_each_checkpoint_is_attacked_in_its_own_state(shapes, tmp_path):
 
 def test_no_image_is_a_victim_twice(shapes, tmp_path):
     """All 32 training images are victims, in pairs."""
-    grid = grid_of(shapes, models=["lenet"], defenses=["none"], seeds=[0], evaluation={"victims": 16, "batch_size": 2},
+    grid = grid_of(shapes, models=["lenet"], defenses=["none"], seeds=[0], evaluation={"victims": 16, "observed": [2]},
                    attacks=["inverting-gradients(iterations=1)"])
     run(grid, tmp_path / "run")
     originals = results.read_run(tmp_path / "run").cells[0].images()["original"]

@@ -24,7 +24,7 @@ from reports.submission import record
 def finished(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "run"
     run(grid_of(shapes, seeds=[0], attacks=["inverting-gradients(iterations=1)", "likelihood(iterations=1)"],
-                evaluation={"checkpoints": [0], "victims": 3, "batch_size": 2, "candidates": 5}), folder)
+                evaluation={"checkpoints": [0], "victims": 3, "observed": [2], "candidates": 5}), folder)
     return folder
 
 
