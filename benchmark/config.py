@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 import attacks
 import defenses
@@ -52,12 +52,21 @@ class Tuning(specification.Tuning):
     epochs: PositiveInt | None = None
 
 
+def _mode(value: Any) -> Any:
+    """A number of images as the text that it is elsewhere, and 1 as what it is called."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return SINGLE if text == "1" else text
+
+
+_GivenMode = Annotated[Mode, BeforeValidator(_mode)]
+
+
 class Evaluation(specification.Evaluation):
     """Which gradients are observed and attacked, by default."""
 
     checkpoints: Checkpoints = (0,)
     victims: PositiveInt = 16
-    observed: Annotated[tuple[Mode, ...], Field(min_length=1, strict=False)] = (AS_TRAINED, SINGLE)
+    observed: Annotated[tuple[_GivenMode, ...], Field(min_length=1, strict=False)] = (AS_TRAINED, SINGLE)
     images: PositiveInt = 1024
     labels: Labels = "known"
     rounds: PositiveInt = 1

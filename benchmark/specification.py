@@ -6,7 +6,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 #: Nothing but the named fields, and no number for a text.
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -23,14 +23,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 #: How many images are behind an observed gradient: as many as behind those of the defense's training, one, or a number of them.
 AS_TRAINED, SINGLE = "as-trained", "single"
 
-
-def _mode(value: Any) -> Any:
-    """Numbers as texts, and 1 as what it is called."""
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    return SINGLE if text == "1" else text
-
-
-Mode = Annotated[str, BeforeValidator(_mode), Field(pattern=rf"^({AS_TRAINED}|{SINGLE}|[1-9][0-9]{{0,5}})$")]
+Mode = Annotated[str, Field(pattern=rf"^({AS_TRAINED}|{SINGLE}|[1-9][0-9]{{0,5}})$")]
 
 
 class CellSpec(BaseModel):

@@ -243,6 +243,7 @@ def read_run(run: Path) -> Run:
     for key, spec in manifest["cells"].items():
         cell, missing = find_cell(run, key, manifest["attacks"], manifest["identifications"])
         if cell is not None and not missing:
+            _require_modes(cell, manifest)
             cells.append(with_tables(cell, CellSpec.model_validate(spec)))
     for key, spec in manifest["trials"].items():
         if find_trial(run, key) is not None:
@@ -274,11 +275,14 @@ def with_tables(cell: Cell, spec: CellSpec) -> MeasuredCell:
     """
     read = {"training": (TRAINING, _training), "reconstructions": (RECONSTRUCTIONS, _reconstructions),
             "identifications": (IDENTIFICATIONS, _identifications)}
-    tables = {kind: pa.concat_tables([schema.empty_table(), *(take(path) for path in cell.tables() if path.stem == kind)])
-              for kind, (schema, take) in read.items()}
-    for table in tables.values():
-        _require_rows_of(spec, table, cell.folder)
-    return MeasuredCell(**vars(cell), **tables)
+    parts = cell.attacks | cell.identified
+    tables = {kind: [schema.empty_table()] for kind, (schema, _) in read.items()}
+    for path in cell.tables():
+        table = read[path.stem][1](path)
+        part = parts.get(path.parent.name)
+        _require_rows_of([*spec, *([] if part is None else [("observed", part["observed"])])], table, cell.folder)
+        tables[path.stem].append(table)
+    return MeasuredCell(**vars(cell), **{kind: pa.concat_tables(of_kind) for kind, of_kind in tables.items()})
 
 
 def joined(cells: Iterable[MeasuredCell]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -293,11 +297,20 @@ def joined(cells: Iterable[MeasuredCell]) -> tuple[pd.DataFrame, pd.DataFrame, p
             one(IDENTIFICATIONS, [cell.identifications for cell in cells]))
 
 
-def _require_rows_of(spec: CellSpec | TrialSpec, table: pa.Table, folder: Path) -> None:
+def _require_rows_of(spec: Iterable[tuple[str, Any]], table: pa.Table, folder: Path) -> None:
     for column, expected in spec:
         for other in set(table[column].unique().to_pylist()) - {expected}:
             raise InputError(f"{folder}: a table has rows of {column} {other!r}, expected {expected!r}; remove the folder and give "
                              "the command of the run again")
+
+
+def _require_modes(cell: Cell, manifest: dict[str, Any]) -> None:
+    modes = {attack_folder(key): spec["observed"] for key, spec in manifest["attacks"].items()}
+    modes |= {identification_folder(key): mode for key, mode in manifest["identifications"].items()}
+    for name, info in (cell.attacks | cell.identified).items():
+        if info["observed"] != modes[name]:
+            raise InputError(f"{cell.folder / name / 'part.json'}: observed is {info['observed']!r}, expected {modes[name]!r}; remove "
+                             "the folder and give the command of the run again")
 
 
 def _obstacles(parts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

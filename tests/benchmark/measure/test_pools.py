@@ -7,24 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from data_cases import dataset_of
 from hypothesis import given, reject
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from benchmark.config import Evaluation
-from benchmark.data.datasets import Dataset
-from benchmark.data.loaders import LabelledImages
 from benchmark.measure.pools import draw_pools
 from benchmark.measure.victims import choose_victims
-
-
-def dataset_of(count: int, classes: int = 2, values: int = 256, seed: int = 0) -> Dataset:
-    """Images of 2x2 pixels with few values, of which many are alike, also in different classes."""
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(values, (count, 2, 2, 1), generator=generator).to(torch.uint8)
-    labels = torch.randint(classes, (count,), generator=generator)
-    images = LabelledImages(pixels, labels, torch.zeros(1), torch.ones(1))
-    return Dataset("made", tuple("abcdef"[:classes]), images, images, "0" * 64)
 
 
 def drawn(dataset, seed=0, batch_size=1, **evaluation):

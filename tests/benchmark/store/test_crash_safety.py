@@ -64,13 +64,14 @@ def test_a_run_that_was_killed_while_it_claimed_its_folder_goes_on(shapes, tmp_p
     grid, out = grid_of(shapes, seeds=[0]), tmp_path / "run"
     runner.prepare(grid, out, CPU).lock.release()
     (out / "cells").rmdir()
+    (out / "trials").rmdir()
     content = (out / "run.json").read_text()
     for path in out.iterdir():
         path.unlink()
     for name in left:
         (out / name).write_text(content if name == "run.json" else content[:100])
     assert run(grid, out) == runner.Outcome(kept=0, finished=2, failed=0)
-    assert {path.name for path in out.iterdir()} == {".lock", "run.json", "cells"}
+    assert {path.name for path in out.iterdir()} == {".lock", "run.json", "trials", "cells"}
     (out / "run.json").unlink()
     with pytest.raises(InputError, match="exists and is not a run of leakboard"):
         runner.prepare(grid, out, CPU)
