@@ -15,7 +15,8 @@ from scipy.special import ndtr, ndtri
 
 from benchmark.store.tables import SUCCESS_SSIM
 from reports.drawing import MOST_NAMES, Palette, figure, legend, plain, save, style
-from reports.entries import WORST_CASE, Board
+from reports.boards import Board
+from reports.entries import WORST_CASE
 from reports.leaderboard import Section
 from reports.text import checkpoint, labelled
 from reports.worst_case import blind, likeliest

@@ -34,7 +34,8 @@ def identification_results(rows: pd.DataFrame | None, delta: float | None, modes
 
 def obstacles(cells: list[Cell]) -> list[Obstacle]:
     """Why images of a defense, whose cells these are, were not identified; each reason once."""
-    found = (Obstacle(each["checkpoint_epoch"], each["observed"], each["knowledge"], each["reason"]) for cell in cells for each in cell.unidentified)
+    found = (Obstacle(each["checkpoint_epoch"], each["observed"], each["knowledge"], each["reason"])
+             for cell in cells for each in cell.unidentified)
     return list(dict.fromkeys(found))
 
 
