@@ -25,7 +25,7 @@ from reports.text import tried_with
 class Measured:
     """What there is of a defense: its rows of :data:`benchmark.store.tables.TRAINING`, of
     :func:`reports.worst_case.with_worst_cases` and of :data:`benchmark.store.tables.IDENTIFICATIONS` (None without any), its cells,
-    what was tried to tune it, and why something is missing."""
+    what was tried to tune it, and why trials and cells are missing."""
 
     training: pd.DataFrame | None
     rebuilt: pd.DataFrame | None

@@ -32,7 +32,7 @@ def write_report(runs: list[Path], out: Path) -> Path:
     """
     read = [read_run(run) for run in runs]
     sections = build(read)
-    document = Leaderboard("leakboard-leaderboard/2", [section.board for section in sections], [record(run) for run in read])
+    document = Leaderboard("leakboard-leaderboard/3", [section.board for section in sections], [record(run) for run in read])
     return _write(document, sections, out)
 
 
