@@ -14,8 +14,8 @@ from matplotlib.ticker import FormatStrFormatter
 from scipy.special import ndtr, ndtri
 
 from benchmark.store.tables import SUCCESS_SSIM
-from reports.drawing import MOST_NAMES, Palette, figure, legend, plain, save, style
 from reports.boards import Board
+from reports.drawing import MOST_NAMES, Palette, figure, legend, plain, save, style
 from reports.entries import WORST_CASE
 from reports.leaderboard import Section
 from reports.text import checkpoint, labelled
