@@ -11,14 +11,11 @@ from report_cases import write_cells, write_run
 from benchmark.errors import InputError
 from benchmark.store import results
 from reports import text
-from reports.boards import Family
-from reports.columns import board_columns, family_columns, overview
-from reports.detail_tables import attack_table, trial_table
+from reports.columns import board_columns, overview
+from reports.detail_tables import attack_table
 from reports.entries import AttackResult
-from reports.flat_tables import family_table, table
-from reports.flat_tables import trial_table as flat_trials
+from reports.flat_tables import table
 from reports.leaderboard import build
-from reports.markdown import markdown
 
 
 @pytest.fixture
