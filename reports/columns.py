@@ -8,7 +8,8 @@ from statistics import mean
 
 from benchmark.store.tables import SUCCESS_SSIM
 from reports import text
-from reports.entries import AttackResult, Board, Entry, IdentificationResult
+from reports.boards import Board
+from reports.entries import AttackResult, Entry, IdentificationResult
 from reports.statistics import Estimate
 
 #: The sizes of pools that a table shows beside the largest; figure and other forms have more.

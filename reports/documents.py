@@ -15,7 +15,9 @@ from benchmark.errors import InputError, first_error, shortened
 from benchmark.specification import STRICT, Count
 from benchmark.store.results import FORMAT
 from reports import ranks
-from reports.entries import Board, Entry, Name, Text, ranked
+from reports.boards import Board
+from reports.entries import Entry, Name, Text
+from reports.families import ranked
 from reports.statistics import Estimate
 
 #: Bytes of the largest document that is read.

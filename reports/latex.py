@@ -6,7 +6,7 @@ import pandas as pd
 
 from reports import text
 from reports.columns import board_columns
-from reports.entries import Board
+from reports.boards import Board
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

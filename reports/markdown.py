@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmark.store.tables import SUCCESS_SSIM
 from reports import text
 from reports.columns import attack_table, board_columns, identification_table, overview
-from reports.entries import Board
+from reports.boards import Board
 
 #: What the numbers mean, and what they do not show.
 _READING = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reports.documents import Leaderboard, schemas, to_json
 from reports.latex import latex
-from reports.leaderboard import identification_table, table
+from reports.flat_tables import identification_table, table
 from reports.markdown import markdown
 
 #: The flat table of numbers; it also marks a folder as a report of ours.

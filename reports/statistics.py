@@ -75,6 +75,11 @@ def bootstrap_means(values: np.ndarray) -> list[Estimate]:
     return [Estimate(float(m), float(a), float(b)) for m, a, b in zip(means, low, high, strict=True)]
 
 
+def bootstrap_limit(values: np.ndarray) -> float:
+    """The one-sided upper 95 % limit of the mean of finite values, by the percentile bootstrap."""
+    return float(np.percentile(_resamples(len(values)) @ values / len(values), 95, method="higher"))
+
+
 @lru_cache(maxsize=3)
 def _resamples(count: int) -> np.ndarray:
     """How often each value is in each resample, [resamples, count]; kept, since a report has thousands of intervals over

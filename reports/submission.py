@@ -15,7 +15,9 @@ from benchmark.errors import InputError
 from benchmark.store.recording import write_atomically
 from benchmark.store.results import Run, read_run
 from reports.documents import EarlierDocument, Leaderboard, RunRecord, Submission, parse, read_document, to_json
-from reports.entries import Board, Entry, Protocol, ranked
+from reports.boards import Board, Protocol
+from reports.entries import Entry
+from reports.families import ranked
 from reports.leaderboard import build
 
 _ENTRY, _RECORD = TypeAdapter(Entry), TypeAdapter(RunRecord)

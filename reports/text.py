@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Collection, Sequence
 
-from reports.entries import AttackResult, Board, Entry, IdentificationResult
+from benchmark.specification import TrialSpec
+from reports.boards import Board
+from reports.entries import AttackResult, Entry, IdentificationResult, Trial
 from reports.statistics import Estimate
 
 ABSENT = "–"
@@ -82,10 +84,14 @@ def ratio(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.2f}×"
 
 
+def tried_with(trial: Trial | TrialSpec) -> str:
+    """By what a model was trained."""
+    return f"{trial.optimizer}, step size {trial.learning_rate:g}, batch size {trial.batch_size}"
+
+
 def protocol(board: Board) -> str:
     """How a board was measured, in a sentence."""
     training, evaluation = board.protocol.training, board.protocol.evaluation
-    images = "image" if evaluation.batch_size == 1 else "images"
     rounds = f", {evaluation.rounds} rounds" if evaluation.rounds > 1 else ""
     size = f", resized to {board.protocol.image_size} pixels" if board.protocol.image_size else ""
     candidates = _candidates(evaluation.candidates, board.candidates)
