@@ -24,21 +24,21 @@ _LONGEST = 48
 MOST_NAMES = 24
 #: What is drawn neither in the colour of a defense nor in grey: seaborn's own choice.
 INK = "#262626"
-_PAPER = "#ffffff"
-_STYLE = {"svg.hashsalt": "leakboard", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
+#: Of what is to be seen after all else.
+GREY = "#6b6b6b"
+PAPER = "#ffffff"
+_STYLE = {"svg.hashsalt": "leakboard", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.35, "axes.spines.top": False,
           "axes.spines.right": False, "font.size": 9.5, "figure.dpi": 72,
           # The first is what widths are computed with, the second as wide.
           "font.sans-serif": ["DejaVu Sans", "Verdana"]}
-#: Of the colours that readers with and without colour blindness tell apart (Okabe and Ito, 2008) those, some of them darker, that
-#: stand out from white and from black paper by at least 3 to 1, and others between them.
-_COLOURS = ("#0b78bd", "#d55e00", "#0a8a64", "#b3589f", "#9a7400", "#6a6fc4", "#c2485b", "#4f8f9f")
+#: Colours after those of Okabe and Ito (2008), which readers with and without colour blindness tell apart, so dark that texts can be
+#: read on white paper, and what each becomes on dark.
+_COLOURS = {"#0068a8": "#5ab4f0", "#b84e00": "#ff9a4d", "#00724f": "#3fc79a", "#a1428b": "#e08fcf", "#806000": "#d9b13a",
+            "#5156b8": "#a2a6f2", "#b03048": "#f08a98", "#3a7482": "#86c5d6"}
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
 _DASHES = ("", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1), (7, 2), (1, 2.5), (7, 1, 1, 1))
-#: In a page that is dark an image is dark too, and where it is printed light; the colours of defenses suit both.
-_DARK = ('<style>@media (prefers-color-scheme: dark) {'
-         f'[style*="fill: {INK}"] {{ fill: #e9e9e9 !important }} [style*="stroke: {INK}"] {{ stroke: #e9e9e9 !important }} '
-         f'[style*="fill: {_PAPER}"] {{ fill: #161616 !important }} [style*="stroke: {_PAPER}"] {{ stroke: #161616 !important }} '
-         "}</style>")
+#: In a page that is dark an image is dark too, and light where it is printed.
+_DARK = {INK: "#e9e9e9", PAPER: "#161616", GREY: "#a6a6a6", "#cccccc": "#6a6a6a", **_COLOURS}
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,21 @@ class Palette:
                 if plain_ones.intersection(members):
                     self.families[name] = Look(INK, "-", "*")
                 else:
-                    self.families[name] = Look(_COLOURS[place % len(_COLOURS)], _line(place),
-                                               _MARKERS[(place + place // len(_MARKERS)) % len(_MARKERS)])
+                    self.families[name] = Look(list(_COLOURS)[place % len(_COLOURS)], _line(place), _marker(place))
                     place += 1
             family = self.families[name]
             for number, defense in enumerate(members):
-                self.defenses.setdefault(defense, Look(family.colour, _line(number), family.marker))
+                marker = family.marker if number < len(_DASHES) else _MARKERS[number // len(_DASHES) % len(_MARKERS)]
+                self.defenses.setdefault(defense, Look(family.colour, _line(number), marker))
 
 
 def _line(number: int) -> Any:
     dashes = _DASHES[number % len(_DASHES)]
     return (0, dashes) if dashes else "-"
+
+
+def _marker(number: int) -> str:
+    return _MARKERS[(number + number // len(_MARKERS)) % len(_MARKERS)]
 
 
 def figure(width: float, height: float, above: float = 0.15) -> Figure:
@@ -139,10 +143,17 @@ def save(drawn: Figure, out: Path, file: str, title: str, description: str) -> D
     before, start, after = buffer.getvalue().partition("<svg ")
     attributes, end, content = after.partition(">")
     told = f'<title id="title">{escape(title)}</title>\n<desc id="description">{escape(description)}</desc>\n'
-    svg = f'{before}{start}role="img" aria-labelledby="title description" {attributes}{end}\n{told}{_DARK}{content}'
+    svg = f'{before}{start}role="img" aria-labelledby="title description" {attributes}{end}\n{told}{_dark(content)}{content}'
     (out / f"{file}.svg").write_text(svg, encoding="utf-8")
     width, height = (round(96 * inches) for inches in drawn.get_size_inches())
     return Drawn(file, width, height, description)
+
+
+def _dark(content: str) -> str:
+    """The style by which colours of a figure change in a dark page."""
+    rules = [f'[style*="{what}: {light}"] {{ {what}: {dark} !important }}'
+             for light, dark in _DARK.items() for what in ("fill", "stroke") if f"{what}: {light}" in content]
+    return f"<style>@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}</style>"
 
 
 def save_data(data: pd.DataFrame, out: Path, file: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,8 @@ def strength(family: Family, entry: Entry) -> str:
     """What tells a member of a family from the others."""
     if family.parameter is None:
         return ""
-    values = list(dict.fromkeys(_found(entry.parameters, family.parameter)))
+    written = re.findall(rf"\b{re.escape(family.parameter)}=([^,()]+)", entry.defense)
+    values = list(dict.fromkeys(written or _found(entry.parameters, family.parameter)))
     if not values:
         return entry.defense
     return ", ".join(f"{value:g}" if isinstance(value, (int, float)) else str(value) for value in values)

@@ -16,13 +16,13 @@ from matplotlib.lines import Line2D
 
 from reports import text
 from reports.boards import Board
-from reports.drawing import INK, MOST_NAMES, Drawn, Look, Palette, plain, save, save_data, style
-from reports.labels import Label, annotate, spread
+from reports.drawing import GREY, INK, MOST_NAMES, PAPER, Drawn, Look, Palette, plain, save, save_data, style
+from reports.labels import Label, Places, spread
 from reports.tradeoff_data import ASR, TOP1, facts, points
 
 #: Shares that are marked; the root of the leakage is drawn, since what counts is decided among the small ones.
-_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1)
-_GREY, _SAFE = "#767676", "#0a8a64"
+_TICKS = (0, 0.01, 0.05, 0.25, 0.5, 1)
+_SAFE = "#0a8a64"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _narrow(board: Board, palette: Palette, data: pd.DataFrame, measures: list[s
     panels = drawn.subplots(len(measures), 1, squeeze=False)[:, 0]
     for number, (axes, measure) in enumerate(zip(panels, measures, strict=True)):
         bottom = height - above - (number + 1) * panel - number * gap
-        axes.set_position((0.62 / width, bottom / height, 1 - 0.72 / width, (panel - 0.05) / height))
+        axes.set_position((0.68 / width, bottom / height, 1 - 0.86 / width, (panel - 0.05) / height))
         _panel(axes, board, palette, data, measure, size=9)
         axes.set_ylabel("test accuracy")
     shown = families if len(families) <= MOST_NAMES else families[: MOST_NAMES - 1]
@@ -102,16 +102,14 @@ def _panel(axes: Axes, board: Board, palette: Palette, data: pd.DataFrame, measu
     safe = rows["safe_up_to"].max()
     low, high = _range(data)
     axes.set_xscale("function", functions=(_root, np.square))
-    axes.set(xlim=(-0.0004, 1.04), ylim=(low, high), xlabel=f"{_named(rows, measure)} (left is better)")
+    axes.set(xlim=(-0.0004, 1.04), ylim=(low, high), 
+             xlabel=_named(rows, measure) + ("" if measure == ASR else ", dotted: chance"))
     axes.set_xticks(_TICKS, [f"{100 * tick:g} %" for tick in _TICKS])
     axes.tick_params(labelsize=size)
     axes.xaxis.label.set_size(size + 0.5)
-    axes.set_title({ASR: "Reconstruction", TOP1: "Identification"}[measure], fontsize=size + 2, fontweight="bold", loc="left")
+    axes.set_title({ASR: "Reconstruction", TOP1: "Identification"}[measure] + " (left is better)", fontsize=size + 2, fontweight="bold", loc="left")
     axes.axvspan(-0.0004, safe, color=_SAFE, alpha=0.13, linewidth=0, zorder=0)
     axes.axvline(safe, color=_SAFE, linewidth=1, zorder=1)
-    axes.text(_root(safe) / 2 / _root(1.04), 0.015, f"safe up to {100 * safe:g} %", transform=axes.transAxes, ha="center", va="bottom",
-              fontsize=size - 1, color=INK)
-    _references(axes, rows, measure, size)
     labels, lines = [], []
     for (family, _), members in rows.groupby(["family", "submission"], sort=False):
         look = palette.families[family]
@@ -121,26 +119,27 @@ def _panel(axes: Axes, board: Board, palette: Palette, data: pd.DataFrame, measu
         axes.vlines(x, members["test_accuracy_low"], members["test_accuracy_high"], color=look.colour, alpha=0.45, linewidth=1.4, zorder=2)
         for filled, of in members.groupby("safe"):
             axes.scatter(of["leakage"], of["test_accuracy"], marker=look.marker, s=130 if look.marker == "*" else 52, zorder=4,
-                         facecolor=look.colour if filled else "#ffffff", edgecolor=look.colour, linewidth=1.6, clip_on=False)
+                         facecolor=look.colour if filled else PAPER, edgecolor=look.colour, linewidth=1.6, clip_on=False)
         lines.append(members[["leakage", "test_accuracy"]].to_numpy())
         labels += [Label(row.leakage, row.test_accuracy, written, look.colour, not pd.isna(row.epsilon))
                    for row in members.itertuples() if (written := _written(row))]
-    annotate(axes, labels, lines, size - 0.5)
+    places = Places(axes, rows[["leakage", "test_accuracy"]].to_numpy(), lines)
+    places.beside([label for label in labels if label.needed], size - 0.5)
+    places.upwards(Label(safe / 4, low, "safe", INK, needed=True), size)
+    _references(axes, places, rows, measure, size - 1)
+    places.beside([label for label in labels if not label.needed], size - 0.5)
 
 
-def _references(axes: Axes, rows: pd.DataFrame, measure: str, size: float) -> None:
+def _references(axes: Axes, places: Places, rows: pd.DataFrame, measure: str, size: float) -> None:
     """The accuracy of the undefended model and of who guesses, and how often who guesses identifies."""
     for name, accuracies in (("undefended", rows[rows["undefended"]]["test_accuracy"]), ("chance", rows["chance_accuracy"].dropna())):
         if len(accuracies):
-            accuracy = accuracies.max()
-            axes.axhline(accuracy, color=_GREY, linewidth=1, linestyle="--" if name == "undefended" else ":", zorder=1)
-            axes.annotate(f"{name} {text.number(accuracy, 3)}", (0.995, accuracy), (0, 3), xycoords=("axes fraction", "data"),
-                          textcoords="offset points", ha="right", va="bottom", fontsize=size - 1, color=_GREY)
+            accuracy, bottom = accuracies.max(), axes.get_ylim()[0]
+            written = f"{name} {text.number(accuracy, 3)}" + (" (below)" if accuracy < bottom else "")
+            axes.axhline(max(accuracy, bottom), color=GREY, linewidth=1, linestyle="--" if name == "undefended" else ":", zorder=1)
+            places.along(Label(1, max(accuracy, bottom), written, GREY, needed=True), size)
     if measure == TOP1:
-        chance = 1 / rows["candidates"].min()
-        axes.axvline(chance, color=_GREY, linewidth=1, linestyle=":", zorder=1)
-        axes.annotate("chance", (chance, 0.985), (2, 0), xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90,
-                      ha="left", va="top", fontsize=size - 1, color=_GREY)
+        axes.axvline(1 / rows["candidates"].min(), color=GREY, linewidth=1, linestyle=":", zorder=1)
 
 
 def _names(axes: Axes, palette: Palette, rows: pd.DataFrame, room: float) -> None:
@@ -150,14 +149,16 @@ def _names(axes: Axes, palette: Palette, rows: pd.DataFrame, room: float) -> Non
     frame = axes.get_window_extent()
     ends = axes.transData.transform(last[["leakage", "test_accuracy"]].to_numpy())
     places = spread(ends[:, 1].tolist(), 15.5, frame.y0 + 6, frame.y1 - 2)
-    for (name, row), (x, y), place in zip(last.iterrows(), ends, places, strict=True):
+    for name, (x, y), place in zip(last.index, ends, places, strict=True):
         look = palette.families[str(name)]
         start = frame.x1 + 16
-        axes.plot(*axes.transAxes.inverted().transform([(x + 5, y), (frame.x1 + 3, y), (start - 4, place), (start, place)]).T,
+        # From further away the line to a name would look like an interval.
+        reach = x + 6 if x > frame.x1 - 60 else frame.x1 + 1
+        axes.plot(*axes.transAxes.inverted().transform([(reach, y), (frame.x1 + 3, y), (start - 4, place), (start, place)]).T,
                   transform=axes.transAxes, color=look.colour, linewidth=0.7, alpha=0.6, clip_on=False, zorder=1)
         at = axes.transAxes.inverted().transform((start + 6, place))
         axes.plot(*at, transform=axes.transAxes, marker=look.marker, color=look.colour, markersize=9 if look.marker == "*" else 6,
-                  markerfacecolor=look.colour if row["safe"] else "#ffffff", clip_on=False)
+                  clip_on=False)
         shown = plain(str(name), int((72 * room - 40) / 5.9))
         axes.text(*axes.transAxes.inverted().transform((start + 14, place)), shown, transform=axes.transAxes, va="center", ha="left",
                   fontsize=9.5, color=INK)
@@ -187,9 +188,14 @@ def _named(rows: pd.DataFrame, measure: str) -> str:
 
 
 def _range(data: pd.DataFrame) -> tuple[float, float]:
-    shown = pd.concat([data[name] for name in ("test_accuracy_low", "test_accuracy_high", "chance_accuracy")]).dropna()
-    margin = max(0.08 * (shown.max() - shown.min()), 0.02)
-    return shown.min() - margin, shown.max() + margin
+    """What accuracies are shown: chance too, where it takes no more than half of the height."""
+    shown = pd.concat([data[name] for name in ("test_accuracy_low", "test_accuracy_high")])
+    low, high = shown.min(), shown.max()
+    chance = data["chance_accuracy"].min()
+    if high - chance <= 2.2 * max(high - low, 0.05):
+        low = min(low, chance)
+    margin = max(0.1 * (high - low), 0.01)
+    return max(low - margin, 0.0) if low > 0 else low - margin, high + 1.3 * margin
 
 
 def _root(shares: np.ndarray) -> np.ndarray:
