@@ -127,16 +127,21 @@ def plain(label: str, longest: int = _LONGEST) -> str:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure that was drawn: its file from the report without ending, its size in pixels, and the text for who cannot see it."""
+    """A figure that was drawn: its file from the report without ending, its size in pixels, the text for who cannot see it, and whether
+    its data is beside it."""
 
     file: str
     width: int
     height: int
     description: str
+    data: bool
 
 
-def save(drawn: Figure, out: Path, file: str, title: str, description: str) -> Drawn:
-    """Write a figure as SVG, whose texts stay texts, with a title and a description for who cannot see it."""
+def save(drawn: Figure, out: Path, file: str, title: str, description: str, data: pd.DataFrame | None = None) -> Drawn:
+    """Write a figure as SVG, whose texts stay texts, with a title and a description for who cannot see it, and the data that it draws
+    beside it as CSV."""
+    if data is not None:
+        data.to_csv(out / f"{file}.csv", index=False)
     buffer = io.StringIO()
     # Dates would make equal reports differ.
     drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -146,7 +151,7 @@ def save(drawn: Figure, out: Path, file: str, title: str, description: str) -> D
     svg = f'{before}{start}role="img" aria-labelledby="title description" {attributes}{end}\n{told}{_dark(content)}{content}'
     (out / f"{file}.svg").write_text(svg, encoding="utf-8")
     width, height = (round(96 * inches) for inches in drawn.get_size_inches())
-    return Drawn(file, width, height, description)
+    return Drawn(file, width, height, description, data is not None)
 
 
 def _dark(content: str) -> str:
@@ -154,8 +159,3 @@ def _dark(content: str) -> str:
     rules = [f'[style*="{what}: {light}"] {{ {what}: {dark} !important }}'
              for light, dark in _DARK.items() for what in ("fill", "stroke") if f"{what}: {light}" in content]
     return f"<style>@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}</style>"
-
-
-def save_data(data: pd.DataFrame, out: Path, file: str) -> None:
-    """Write what a figure draws beside it, as CSV."""
-    data.to_csv(out / f"{file}.csv", index=False)

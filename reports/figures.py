@@ -14,7 +14,7 @@ from scipy.special import ndtr, ndtri
 
 from benchmark.store.tables import SUCCESS_SSIM
 from reports.boards import Board
-from reports.drawing import GREY, MOST_NAMES, Drawn, Palette, figure, legend, plain, save, save_data, style
+from reports.drawing import GREY, MOST_NAMES, Drawn, Palette, figure, legend, plain, save, style
 from reports.entries import WORST_CASE
 from reports.leaderboard import Section
 from reports.text import checkpoint, labelled
@@ -27,7 +27,6 @@ def accuracy_curves(section: Section, palette: Palette, out: Path, file: str) ->
         return None
     data = section.training.groupby(["defense", "epoch"], sort=False)["test_accuracy"].agg(["mean", "min", "max"]).reset_index()
     curves = dict(list(data.groupby("defense")))
-    save_data(data, out, file)
     with style():
         drawn, axes = _figure(section.board)
         for entry in section.board.entries:
@@ -39,7 +38,7 @@ def accuracy_curves(section: Section, palette: Palette, out: Path, file: str) ->
         legend(drawn, axes)
         return save(drawn, out, file, f"{section.board.title}: test accuracy over training",
                     "Test accuracy of each defense over the epochs of training, after the last one: " + _ends(
-                        {name: curve["mean"].iloc[-1] for name, curve in curves.items()}))
+                        {name: curve["mean"].iloc[-1] for name, curve in curves.items()}), data)
 
 
 def asr_against_epoch(board: Board, mode: str, palette: Palette, out: Path, file: str) -> Drawn | None:
@@ -50,7 +49,6 @@ def asr_against_epoch(board: Board, mode: str, palette: Palette, out: Path, file
                           "asr_low": result.asr.low, "asr_high": result.asr.high} for entry, result in results if result.asr is not None])
     if data.empty or data["checkpoint_epoch"].nunique() < 2:
         return None
-    save_data(data, out, file)
     rates = dict(list(data.groupby("defense")))
     with style():
         drawn, axes = _figure(board)
@@ -69,7 +67,7 @@ def asr_against_epoch(board: Board, mode: str, palette: Palette, out: Path, file
         last = data[data["checkpoint_epoch"] == data["checkpoint_epoch"].max()]
         return save(drawn, out, file, f"{board.title}, {mode}: ASR over training",
                     "Worst-case attack success rate of each defense against the epochs of training, at the last checkpoint: "
-                    + _ends(dict(zip(last["defense"], last["asr"], strict=True))))
+                    + _ends(dict(zip(last["defense"], last["asr"], strict=True))), data)
 
 
 def top_one_against_pool(board: Board, mode: str, palette: Palette, out: Path, file: str) -> Drawn | None:
@@ -83,7 +81,6 @@ def top_one_against_pool(board: Board, mode: str, palette: Palette, out: Path, f
         "top1_low": point.rate.mean if point.rate.low is None else point.rate.low,
         "top1_high": point.rate.mean if point.rate.high is None else point.rate.high,
         "bound": None if result.mu is None else ndtr(ndtri(1 / point.size) + result.mu)} for entry, result in found for point in result.top1])
-    save_data(data, out, file)
     largest = max(result.candidates for _, result in found)
     lowest = 0.4 / largest
     rates = dict(list(data.groupby("defense")))
@@ -111,7 +108,7 @@ def top_one_against_pool(board: Board, mode: str, palette: Palette, out: Path, f
         legend(drawn, axes)
         return save(drawn, out, file, f"{board.title}, {mode}: identification by the size of the pool",
                     "Share of victims identified under each defense, against the number of candidates, both on logarithmic axes; among "
-                    "all candidates " + _ends({labelled(entry): result.at_all.mean for entry, result in found}))
+                    "all candidates " + _ends({labelled(entry): result.at_all.mean for entry, result in found}), data)
 
 
 def ssim_distributions(section: Section, mode: str, palette: Palette, out: Path, file: str) -> Drawn | None:
@@ -127,9 +124,9 @@ def ssim_distributions(section: Section, mode: str, palette: Palette, out: Path,
     rows = [block[i : i + columns] for block in blocks for i in range(0, len(block), columns)]
     curves = {place: {defense: at_least(values) for defense, values in panel.groupby("defense", sort=False)["ssim"]}
               for place, panel in panels.items()}
-    save_data(pd.concat([
+    data = pd.concat([
         pd.DataFrame(corners, columns=["ssim", "share"]).assign(checkpoint_epoch=place[0], knowledge=place[1], attack=place[2], defense=defense)
-        for place, of in curves.items() for defense, corners in of.items()]), out, file)
+        for place, of in curves.items() for defense, corners in of.items()])
     measured = {defense for of in curves.values() for defense in of}
     with style():
         drawn = figure(2.2 * columns + 4.0, max(1.75 * len(rows) + 0.6, _height(section.board)), above=0.45)
@@ -152,7 +149,7 @@ def ssim_distributions(section: Section, mode: str, palette: Palette, out: Path,
         drawn.supylabel("share of images with at least this SSIM", fontsize=9)
         return save(drawn, out, file, f"{section.board.title}, {mode}: similarity of reconstructions",
                     "Share of images rebuilt at least as well as an SSIM, a panel per attack, what it knew, and checkpoint, and a curve "
-                    f"per defense; at SSIM {SUCCESS_SSIM} it gives the attack success rate")
+                    f"per defense; at SSIM {SUCCESS_SSIM} it gives the attack success rate", data)
 
 
 def _figure(board: Board) -> tuple[Figure, Axes]:

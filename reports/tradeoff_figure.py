@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from reports import text
 from reports.boards import Board
-from reports.drawing import GREY, INK, MOST_NAMES, PAPER, Drawn, Look, Palette, plain, save, save_data, style
+from reports.drawing import GREY, INK, MOST_NAMES, PAPER, Drawn, Look, Palette, plain, save, style
 from reports.labels import Label, Places, spread
 from reports.tradeoff_data import ASR, TOP1, facts, points
 
@@ -48,13 +48,12 @@ def tradeoff_figure(board: Board, palette: Palette, out: Path, file: str) -> Tra
     data = points(board)
     if data.empty:
         return None
-    save_data(data, out, file)
     measures = [measure for measure in (ASR, TOP1) if (data["measure"] == measure).any()]
     title = f"{board.title}: test accuracy against leakage"
     told = (f"Test accuracy, up, against {' and '.join(_named(data, measure) for measure in measures)}, across; the upper left is best. "
             f"On this board {facts(board)}.")
     with style():
-        return Tradeoff(save(_wide(board, palette, data, measures), out, file, title, told),
+        return Tradeoff(save(_wide(board, palette, data, measures), out, file, title, told, data),
                         save(_narrow(board, palette, data, measures), out, f"{file}-narrow", title, told))
 
 
