@@ -19,8 +19,8 @@ _FIRST = {(WORST_CASE, "informed"): 0, (WORST_CASE, "blind"): 1, (ORACLE_BOUND, 
 
 
 def attack_results(rows: pd.DataFrame | None, cells: list[Cell], modes: Sequence[str]) -> list[AttackResult]:
-    """The results of a defense by how many images are behind a gradient and checkpoint; within these the worst cases, the oracle bound,
-    and all attacks by their names.
+    """The results of a defense by how many images are behind a gradient and checkpoint; within these the worst cases, the oracle
+    bound, and all attacks by their names.
 
     Args:
         rows: its rows of :func:`reports.worst_case.with_worst_cases`, None where there are none.

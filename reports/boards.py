@@ -1,5 +1,5 @@
-"""What a leaderboard consists of: boards of families of defenses, and of their entries. This is also the form of its JSON documents;
-annotations carry what is checked when one is read. How families are ranked is in :mod:`reports.families`."""
+"""What a leaderboard consists of: boards of families of defenses, and of their entries. This is also the form of its JSON
+documents; annotations carry what is checked when one is read. How families are ranked is in :mod:`reports.families`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class Thresholds:
     """What is called safe, and what free.
 
     A strength is safe where the one-sided upper 95 % limits of the worst-case ASR and of top-1 are at most ``asr`` and
-    1/M + ``above_chance`` in pools of M = ``candidates``, or all where there are fewer; fewer than ``victims``, of whom none leaked, are
-    not enough to say so of the ASR. Its privacy is free where it loses at most ``loss`` of the undefended model's test accuracy.
+    1/M + ``above_chance`` in pools of M = ``candidates``, or all where there are fewer; fewer than ``victims``, of whom none
+    leaked, are not enough to say so of the ASR. Its privacy is free where it loses at most ``loss`` of the undefended model's test
+    accuracy.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -43,8 +44,8 @@ def _ours(thresholds: Thresholds) -> Thresholds:
 
 @dataclass(frozen=True)
 class Protocol:
-    """All that makes numbers comparable: the data, the training and its tuning (None: all train alike), the observation, the attacks,
-    the version of their portfolio and of the score by which the worst case chooses, and by what is ranked."""
+    """All that makes numbers comparable: the data, the training and its tuning (None: all train alike), the observation, the
+    attacks, the version of their portfolio and of the score by which the worst case chooses, and by what is ranked."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -63,8 +64,8 @@ class Standing:
     """What a family reaches where gradients of one mode are observed.
 
     ``safe`` is of its safe strengths the defense of the best ``validation`` accuracy (of the best test accuracy, where nothing was
-    tuned; then None), and ``accuracy`` its test accuracy, the family's safe accuracy; None where no strength is safe. ``estimated``: no
-    defense of the board has enough victims, so that the estimates take the place of their limits.
+    tuned; then None), and ``accuracy`` its test accuracy, the family's safe accuracy; None where no strength is safe.
+    ``estimated``: no defense of the board has enough victims, so that the estimates take the place of their limits.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -98,8 +99,8 @@ class FreePrivacy:
 class Family:
     """Defenses that differ in one ``parameter`` alone, in the order in which their strengths were given, or a single one (None).
 
-    ``standings`` has one per observed mode; ``leakage`` is the least of any strength. Strengths at chance, of which ``at_chance`` says
-    that there are no others, count nowhere. ``rank`` is None of a family of which nothing that counts was measured.
+    ``standings`` has one per observed mode; ``leakage`` is the least of any strength. Strengths at chance, of which ``at_chance``
+    says that there are no others, count nowhere. ``rank`` is None of a family of which nothing that counts was measured.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -121,9 +122,9 @@ class Family:
 
 @dataclass(frozen=True)
 class Board:
-    """All defenses of a data set and model that were measured alike: ``families`` best first, and ``entries`` in their order, within a
-    family in that of its strengths. ``undefended`` is the defense that is the plain client, with which the others are compared; None
-    where it was not part of the grid."""
+    """All defenses of a data set and model that were measured alike: ``families`` best first, and ``entries`` in their order,
+    within a family in that of its strengths. ``undefended`` is the defense that is the plain client, with which the others are
+    compared; None where it was not part of the grid."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 

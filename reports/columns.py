@@ -17,8 +17,8 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Column(Generic[Row]):
-    """A column of a table: its title, what it means, whether it is shown at first, its value for a family or entry, and whether it is
-    shown on a narrow screen too."""
+    """A column of a table: its title, what it means, whether it is shown at first, its value for a family or entry, and whether it
+    is shown on a narrow screen too."""
 
     title: str
     meaning: str
@@ -45,13 +45,14 @@ def family_columns(board: Board) -> list[Column[Family]]:
         return next((entry for entry in plain if entry.submission == family.submission), plain[0] if plain else None)
 
     columns: list[Column[Family]] = [
-        Column("rank", "by safe accuracy; families without a safe strength come behind, by free privacy, and then by the least that any "
-               "of their strengths leaks", True, lambda f: number(f.rank, 0), narrow=True),
+        Column("rank", "by safe accuracy; families without a safe strength come behind, by free privacy, and then by the least "
+               "that any of their strengths leaks", True, lambda f: number(f.rank, 0), narrow=True),
         Column("family", "defenses that differ in one parameter alone", True, lambda f: Value(f.name), narrow=True),
         Column(f"safe accuracy, {text.short_mode(first)}",
-               f"test accuracy of the safe strength that has the best {best}, gradients {text.mode(first)}. Safe: with 95 % confidence "
-               f"a worst-case ASR of at most {thresholds.asr:g} and a top-1 of at most {thresholds.above_chance:g} above chance among "
-               f"{thresholds.candidates} candidates, or as many as there are", True, lambda f: _safe(f, first), narrow=True),
+               f"test accuracy of the safe strength that has the best {best}, gradients {text.mode(first)}. Safe: with 95 % "
+               f"confidence a worst-case ASR of at most {thresholds.asr:g} and a top-1 of at most {thresholds.above_chance:g} "
+               f"above chance among {thresholds.candidates} "
+               "candidates, or as many as there are", True, lambda f: _safe(f, first), narrow=True),
         Column("strength", "the safe one that was chosen", True, lambda f: strength(f, first)),
         Column("epsilon", _epsilon(board), any(entry.epsilon is not None for entry in board.entries),
                lambda f: epsilon_value(of_safe(f, first))),
@@ -70,7 +71,8 @@ def family_columns(board: Board) -> list[Column[Family]]:
                "worst-case ASR and top-1; and which strength it is", True,
                lambda f: Value("none", LAST) if f.free is None else Value(text.leaked(f.free), f.free.leakage)),
         Column("least leakage", "of any strength, at whatever accuracy", False, lambda f: number(f.leakage, 2)),
-        Column("validation accuracy", "by which the safe strength was chosen", False, lambda f: number(f.standing(first).validation, 3)),
+        Column("validation accuracy", "by which the safe strength was chosen", False,
+               lambda f: number(f.standing(first).validation, 3)),
         Column("strengths", "how many were measured", False, lambda f: number(len(f.defenses), 0)),
     ]
     if any(family.submission for family in board.families):
@@ -110,8 +112,8 @@ def entry_columns(board: Board) -> list[Column[Entry]]:
 
 
 def overview(boards: list[Board]) -> list[tuple[Family, list[Value]]]:
-    """Of each family one of its kind, and on each board its safe accuracy, or what it leaks; best first, by the mean of its ranks over
-    the boards where it has one."""
+    """Of each family one of its kind, and on each board its safe accuracy, or what it leaks; best first, by the mean of its ranks
+    over the boards where it has one."""
     on_boards = [{(family.name, family.submission): family for family in board.families} for board in boards]
     rows = []
     for key in dict.fromkeys(key for families in on_boards for key in families):
@@ -133,12 +135,13 @@ def _leakage(board: Board, mode: str, *, narrow: bool) -> list[Column[Entry]]:
     who = "who knows nothing of the defense" if board.only_blind else "who knows the defense"
     title = f"{text.compared(board)}, {text.short_mode(mode)}"
     return [
-        Column(f"ASR, {text.short_mode(mode)}", f"attack success rate of an attacker {who}, gradients {text.mode(mode)}: of each victim "
-               "the likeliest of all reconstructions, at the checkpoint where the rate is highest", True,
+        Column(f"ASR, {text.short_mode(mode)}", f"attack success rate of an attacker {who}, gradients {text.mode(mode)}: of each "
+               "victim the likeliest of all reconstructions, at the checkpoint where the rate is highest", True,
                lambda e: asr(e.seen(mode).worst_case, text.not_run(e)), narrow),
-        Column(f"top-1 of {title}", f"share of victims whose image an attacker {who} names rightly among so many candidates, gradients "
-               f"{text.mode(mode)}, with its 95 % interval, at the checkpoint where it is highest; by chance one of them; exact: by the "
-               "likelihood itself, so that no attacker does better against that pool", measured or bool(evaluation.candidates),
+        Column(f"top-1 of {title}", f"share of victims whose image an attacker {who} names rightly among so many candidates, "
+               f"gradients {text.mode(mode)}, with its 95 % interval, at the checkpoint where it is highest; by chance one of "
+               "them; exact: by the likelihood itself, so "
+               "that no attacker does better against that pool", measured or bool(evaluation.candidates),
                lambda e: _compared(board, e.seen(mode)), narrow),
     ]
 
@@ -146,9 +149,10 @@ def _leakage(board: Board, mode: str, *, narrow: bool) -> list[Column[Entry]]:
 def _utility(board: Board) -> list[Column[Entry]]:
     epochs = board.protocol.training.epochs
     return [
-        Column("test accuracy", "after the last epoch; mean over seeds with a 95 % bootstrap interval; at chance: by its interval no "
-               "better than to name the most frequent class, so that it counts nowhere", True, _accuracy, narrow=True),
-        Column("change", "of the test accuracy against the undefended model, by seed", True, lambda e: estimate(e.change, 3, signed=True)),
+        Column("test accuracy", "after the last epoch; mean over seeds with a 95 % bootstrap interval; at chance: by its interval "
+               "no better than to name the most frequent class, so that it counts nowhere", True, _accuracy, narrow=True),
+        Column("change", "of the test accuracy against the undefended model, by seed", True,
+               lambda e: estimate(e.change, 3, signed=True)),
         Column("training", "optimizer, step size and batch size" + (", of those tried the best by validation accuracy"
                if board.protocol.tuning else ""), False, lambda e: Value(text.training(e), e.learning_rate or LAST)),
         Column("validation accuracy", "of the trial that was chosen", False, lambda e: number(e.validation, 3)),
@@ -252,8 +256,8 @@ def _epochs(entry: Entry, epochs: int) -> float:
 
 def _epsilon(board: Board) -> str:
     costs = f" {text.TUNING_COSTS}" if board.protocol.tuning is not None else ""
-    return ("privacy budget that the whole training spent, at the stated delta; smaller protects more. It is amplified by sampling and "
-            f"bounds no identification, where the victim is known to take part.{costs}")
+    return ("privacy budget that the whole training spent, at the stated delta; smaller protects more. It is amplified by sampling "
+            f"and bounds no identification, where the victim is known to take part.{costs}")
 
 
 def _point(board: Board, family: Family | None) -> Value:

@@ -58,15 +58,15 @@ def _training(where: str, entry: Entry, protocol: Protocol) -> Iterator[str]:
     best = max((trial for trial in entry.trials if not trial.diverged), key=lambda trial: trial.validation_accuracy, default=None)
     for t, trial in enumerate(entry.trials):
         if trial.chosen is not (trial is best):
-            yield f"{where}.trials.{t}.chosen: must mark the first of the highest validation accuracy among those that did not diverge"
+            yield f"{where}.trials.{t}.chosen: must mark the first of the best validation accuracy among those that did not diverge"
     if entry.accuracy is None:
         return
     if entry.validation != (None if best is None else best.validation_accuracy):
         yield f"{where}.validation: must be that of the trial that was chosen, got {entry.validation}"
     by = protocol.training if protocol.tuning is None else best
-    if by is not None and (by.optimizer, by.learning_rate, by.batch_size) != (entry.optimizer, entry.learning_rate, entry.batch_size):
-        yield (f"{where}: must be trained by {by.optimizer}, {by.learning_rate:g} and {by.batch_size}, got {entry.optimizer}, "
-               f"{entry.learning_rate} and {entry.batch_size}")
+    found = entry.optimizer, entry.learning_rate, entry.batch_size
+    if by is not None and found != (by.optimizer, by.learning_rate, by.batch_size):
+        yield f"{where}: must be trained by {by.optimizer}, {by.learning_rate:g} and {by.batch_size}, got {found}"
 
 
 def _observed(where: str, entry: Entry, protocol: Protocol) -> Iterator[str]:
@@ -95,9 +95,9 @@ def _families(where: str, board: Board) -> Iterator[str]:
     for f, (family, right) in enumerate(zip(board.families, expected.families, strict=True)):
         if family != right:
             yield (f"{where}.families.{f}: the entries give {shortened(right.name)} rank {right.rank}, safe "
-                   f"{[standing.safe for standing in right.standings]} and leakage {right.leakage}; {shortened(family.name)} has rank "
-                   f"{family.rank}, safe {[standing.safe for standing in family.standings]} and leakage {family.leakage}, or differs in "
-                   "another number")
+                   f"{[standing.safe for standing in right.standings]} and leakage {right.leakage}; {shortened(family.name)} has "
+                   f"rank {family.rank}, safe {[standing.safe for standing in family.standings]} and leakage {family.leakage}, or "
+                   "differs in another number")
     for e, (entry, right_entry) in enumerate(zip(board.entries, expected.entries, strict=True)):
         if entry != right_entry:
             yield (f"{where}.entries.{e}: must stand in the order of the families, with the Pareto front marked; "
@@ -133,7 +133,7 @@ def _identifications(where: str, entry: Entry, asked: int) -> Iterator[str]:
         if any(after.rate.mean > before.rate.mean + _ROUNDING for before, after in pairwise(result.top1)):
             yield f"{place}.top1: the rate must not rise with the size of the pool"
         if result.limit < result.compared.rate.mean - _ROUNDING:
-            yield f"{place}.limit: must be at least the rate that it limits, {result.compared.rate.mean:.6g}, got {result.limit:.6g}"
+            yield f"{place}.limit: must be at least the rate, {result.compared.rate.mean:.6g}, got {result.limit:.6g}"
         hits = min(max(math.floor(result.victims * rate + 1e-6), 0), result.victims)
         least = ranks.lower_limit(hits, result.victims)
         for name, value, most in (

@@ -15,8 +15,8 @@ _SIZES = (2, 10, 100, 1000)
 
 def attack_table(entries: list[Entry]) -> tuple[list[str], list[list[Value]]]:
     """Header and rows of the table of every attack at every checkpoint."""
-    header = ["defense", "gradients", "checkpoint", "attack", "knowledge", f"ASR (SSIM ≥ {SUCCESS_SSIM})", "SSIM", "PSNR (dB)", "labels right",
-              "seconds per victim", "chosen from"]
+    header = ["defense", "gradients", "checkpoint", "attack", "knowledge", f"ASR (SSIM ≥ {SUCCESS_SSIM})", "SSIM", "PSNR (dB)",
+              "labels right", "seconds per victim", "chosen from"]
     rows = []
     for entry in entries:
         for result in entry.attacks:
@@ -25,8 +25,9 @@ def attack_table(entries: list[Entry]) -> tuple[list[str], list[list[Value]]]:
             else:
                 numbers = [asr(result, text.ABSENT), estimate(result.ssim), estimate(result.psnr, 1),
                            number(result.label_accuracy, 2), number(result.seconds_per_victim, 2), Value(text.winners(result))]
-            rows.append([Value(text.labelled(entry)), Value(text.mode(result.observed)), Value(text.checkpoint(result.checkpoint_epoch), result.checkpoint_epoch),
-                         Value(result.attack), Value(result.knowledge or text.ABSENT), *numbers])
+            rows.append([Value(text.labelled(entry)), Value(text.mode(result.observed)),
+                         Value(text.checkpoint(result.checkpoint_epoch), result.checkpoint_epoch), Value(result.attack),
+                         Value(result.knowledge or text.ABSENT), *numbers])
     return header, rows
 
 
@@ -60,8 +61,9 @@ def identification_table(entries: list[Entry]) -> tuple[list[tuple[str, str, boo
     rows = []
     for entry in entries:
         rows += [[value(entry, result) for *_, value in columns] for result in entry.identifications]
-        rows += [[Value(text.labelled(entry)), Value(text.mode(obstacle.observed)), Value(text.checkpoint(obstacle.checkpoint_epoch), obstacle.checkpoint_epoch),
-                  Value(obstacle.knowledge), Value(f"does not apply: {obstacle.reason}"),
+        rows += [[Value(text.labelled(entry)), Value(text.mode(obstacle.observed)),
+                  Value(text.checkpoint(obstacle.checkpoint_epoch), obstacle.checkpoint_epoch), Value(obstacle.knowledge),
+                  Value(f"does not apply: {obstacle.reason}"),
                   *[Value(text.ABSENT, LAST)] * (len(columns) - 5)] for obstacle in entry.unidentified]
     return [(title, meaning, shown) for title, meaning, shown, _ in columns], rows
 
@@ -70,7 +72,7 @@ def trial_table(entries: list[Entry]) -> tuple[list[str], list[list[Value]]]:
     """Header and rows of the table of what was tried to tune each defense."""
     header = ["defense", "optimizer", "step size", "batch size", "validation accuracy", "training loss", "chosen"]
     return header, [
-        [Value(text.labelled(entry)), Value(text.optimizer(trial.optimizer)), Value(f"{trial.learning_rate:g}", trial.learning_rate),
-         number(trial.batch_size, 0), number(trial.validation_accuracy, 3),
+        [Value(text.labelled(entry)), Value(text.optimizer(trial.optimizer)),
+         Value(f"{trial.learning_rate:g}", trial.learning_rate), number(trial.batch_size, 0), number(trial.validation_accuracy, 3),
          Value("diverged", LAST) if trial.diverged else number(trial.train_loss, 3), Value("★" if trial.chosen else "")]
         for entry in entries for trial in entry.trials]

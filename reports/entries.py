@@ -27,12 +27,12 @@ COMPARED = 100
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What was rebuilt at one checkpoint from gradients of so many images, over all seeds and victims of an entry: by one attack, or by
-    the worst case or the oracle bound, which choose per victim among the reconstructions of all attacks.
+    """What was rebuilt at one checkpoint from gradients of so many images, over all seeds and victims of an entry: by one attack,
+    or by the worst case or the oracle bound, which choose per victim among the reconstructions of all attacks.
 
-    ``observed`` is the mode, ``batch_size`` how many images are behind a gradient of it, and ``images`` how many were attacked in all.
-    ``knowledge`` is what the attacker knows: nothing of the defense (blind), what it discloses (informed), or either, where both
-    would compute the same. ``reason`` says why an attack does not apply; the estimates are then None. ``asr`` carries a Wilson
+    ``observed`` is the mode, ``batch_size`` how many images are behind a gradient of it, and ``images`` how many were attacked in
+    all. ``knowledge`` is what the attacker knows: nothing of the defense (blind), what it discloses (informed), or either, where
+    both would compute the same. ``reason`` says why an attack does not apply; the estimates are then None. ``asr`` carries a Wilson
     interval over images, ``ssim`` and ``psnr`` a bootstrap interval over images. ``label_accuracy`` is None where the attacker was
     given the labels. ``seconds_per_victim`` of what chooses is the sum over the attacks that it chose among, and ``winners`` counts
     the images for which each was chosen.
@@ -69,17 +69,17 @@ class TopOne:
 
 @dataclass(frozen=True)
 class IdentificationResult:
-    """How well the victims' images were told from others at one checkpoint, by gradients of so many images, over all seeds and victims
-    of an entry.
+    """How well the victims' images were told from others at one checkpoint, by gradients of so many images, over all seeds and
+    victims of an entry.
 
-    ``observed``, ``batch_size`` and ``knowledge`` are as in :class:`AttackResult`. ``method`` is how candidates were scored, ``exact``
-    whether by their exact likelihood, so that no attacker does better against that pool. ``candidates`` is M, the fewest of any
-    victim; ``top1`` has rates by rising size of the pool, the last at M, and ``limit`` is the one-sided upper 95 % limit of the one
-    that is ``compared``, by bootstrap over victims; ``median_rank`` is out of M. ``bits`` is what the ranks tell at least, of log2 M,
-    and ``bits_low`` its lower 95 % limit; ``epsilon_low`` (at the entry's delta, else 1e-5) and ``mu_low`` are the least privacy
-    budgets, for the presence of one image, that the rate at M allows at 95 % (:mod:`reports.ranks`). ``mu`` is that of a guarantee
-    for what was observed, and ``bound`` the top-1 at M that no attacker exceeds under it; None without one. ``label_share`` is the
-    share of labels that this attacker infers rightly, None where they cannot be inferred.
+    ``observed``, ``batch_size`` and ``knowledge`` are as in :class:`AttackResult`. ``method`` is how candidates were scored,
+    ``exact`` whether by their exact likelihood, so that no attacker does better against that pool. ``candidates`` is M, the fewest
+    of any victim; ``top1`` has rates by rising size of the pool, the last at M, and ``limit`` is the one-sided upper 95 % limit of
+    the one that is ``compared``, by bootstrap over victims; ``median_rank`` is out of M. ``bits`` is what the ranks tell at least,
+    of log2 M, and ``bits_low`` its lower 95 % limit; ``epsilon_low`` (at the entry's delta, else 1e-5) and ``mu_low`` are the least
+    privacy budgets, for the presence of one image, that the rate at M allows at 95 % (:mod:`reports.ranks`). ``mu`` is that of a
+    guarantee for what was observed, and ``bound`` the top-1 at M that no attacker exceeds under it; None without one.
+    ``label_share`` is the share of labels that this attacker infers rightly, None where they cannot be inferred.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -155,12 +155,13 @@ class Entry:
     """A defense on a board: one strength of its family. Accuracy is that after the last epoch, mean over seeds with a bootstrap
     interval, on ``test_images``, of which ``chance`` have the most frequent class.
 
-    It was trained by ``optimizer``, ``learning_rate`` and ``batch_size``; where these were tuned, ``trials`` is all that was tried, in
-    its order, and ``validation`` the accuracy of the trial that was chosen. ``change``, ``time_ratio``, ``memory_ratio`` and
+    It was trained by ``optimizer``, ``learning_rate`` and ``batch_size``; where these were tuned, ``trials`` is all that was tried,
+    in its order, and ``validation`` the accuracy of the trial that was chosen. ``change``, ``time_ratio``, ``memory_ratio`` and
     ``sent_ratio`` compare with the undefended model, the first two of the same seeds; ``converged`` lists, per seed, the epochs to
-    converge (None: not reached); ``seconds_per_epoch`` is the median over epochs, mean over seeds, ``step_memory`` the most bytes that
-    tensors held in a training step, and ``sent_bytes`` those of one shared gradient. ``problems`` are the errors of trials and cells
-    that failed, and cells that were not run. ``submission`` and ``paper`` name where an entry of a merged leaderboard comes from.
+    converge (None: not reached); ``seconds_per_epoch`` is the median over epochs, mean over seeds, ``step_memory`` the most bytes
+    that tensors held in a training step, and ``sent_bytes`` those of one shared gradient. ``problems`` are the errors of trials and
+    cells that failed, and cells that were not run. ``submission`` and ``paper`` name where an entry of a merged leaderboard comes
+    from.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -198,8 +199,9 @@ class Entry:
 
     def seen(self, mode: str) -> Entry:
         """The same with what was found by gradients of this mode alone."""
-        return replace(self, **{name: [result for result in getattr(self, name) if result.observed == mode]
-                                for name in ("attacks", "identifications", "unidentified")})
+        return replace(self, attacks=[result for result in self.attacks if result.observed == mode],
+                       identifications=[result for result in self.identifications if result.observed == mode],
+                       unidentified=[obstacle for obstacle in self.unidentified if obstacle.observed == mode])
 
     @property
     def images(self) -> int:
@@ -208,8 +210,8 @@ class Entry:
 
     @property
     def above_chance(self) -> bool:
-        """Whether the model learned anything: the lower end of the 95 % interval of its accuracy, by Wilson over the test images, is
-        above what the most frequent class gives."""
+        """Whether the model learned anything: the lower end of the 95 % interval of its accuracy, by Wilson over the test images,
+        is above what the most frequent class gives."""
         if self.accuracy is None or self.test_images is None or self.chance is None:
             return False
         low = share(round(self.accuracy.mean * self.test_images), self.test_images).low
@@ -244,9 +246,9 @@ class Entry:
 
     @property
     def identified(self) -> IdentificationResult | None:
-        """By an attacker who knows the defense, at the checkpoint of the highest top-1 among the candidates that are compared; of equal
-        ones that of the highest among all, and which tells more bits. Where it does not have the exact likelihood, it may do as well
-        what a blind one does."""
+        """By an attacker who knows the defense, at the checkpoint of the highest top-1 among the candidates that are compared; of
+        equal ones that of the highest among all, and which tells more bits. Where it does not have the exact likelihood, it may do
+        as well what a blind one does."""
         def place(result: IdentificationResult) -> tuple[str, int]:
             return result.observed, result.checkpoint_epoch
 

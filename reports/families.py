@@ -17,8 +17,8 @@ def ranked(board: Board) -> Board:
 
     Of the families names, parameters, defenses and submissions are taken as they are; all else follows from the entries. First come
     families with a safe strength, by their safe accuracy in :attr:`Board.ranked_by`, highest first; then those with free privacy by
-    what it leaks, and the others by the least that any strength leaks, lowest first; last, without a rank, those of which nothing that
-    counts was measured. The Pareto front of test accuracy and worst-case ASR is marked among the entries above chance.
+    what it leaks, and the others by the least that any strength leaks, lowest first; last, without a rank, those of which nothing
+    that counts was measured. The Pareto front of test accuracy and worst-case ASR is marked among the entries above chance.
     """
     judged = [_judged(board, family) for family in board.families]
     ordered = sorted(judged, key=lambda family: (*_place(board, family), family.name, family.submission))
@@ -58,8 +58,8 @@ def estimated(board: Board, mode: str) -> bool:
 
 
 def leakage(board: Board, entry: Entry) -> FreePrivacy | None:
-    """What a strength leaks in the mode by which is ranked, whether or not that is free; None where something that the protocol asks
-    for was not measured, or the model learned nothing."""
+    """What a strength leaks in the mode by which is ranked, whether or not that is free; None where something that the protocol
+    asks for was not measured, or the model learned nothing."""
     seen = entry.seen(board.ranked_by)
     worst, identified = seen.worst_case, board.identification(seen)
     asr = worst.asr if worst is not None and board.protocol.attacks else None

@@ -42,9 +42,10 @@ def table(boards: list[Board]) -> pd.DataFrame:
 def family_table(boards: list[Board]) -> pd.DataFrame:
     """All families as one flat table, a row per family and observed mode."""
     return pd.DataFrame([
-        {"dataset": board.dataset, "model": board.model, "rank": family.rank, "family": family.name, "submission": family.submission,
-         "parameter": family.parameter, "observed": standing.observed, "ranked_by": standing.observed == board.ranked_by,
-         "safe": standing.safe, **_columns("safe_accuracy", standing.accuracy), "validation_accuracy": standing.validation,
+        {"dataset": board.dataset, "model": board.model, "rank": family.rank, "family": family.name,
+         "submission": family.submission, "parameter": family.parameter, "observed": standing.observed,
+         "ranked_by": standing.observed == board.ranked_by, "safe": standing.safe,
+         **_columns("safe_accuracy", standing.accuracy), "validation_accuracy": standing.validation,
          "estimated": standing.estimated, "at_chance": family.at_chance, "free": family.free.defense if family.free else None,
          "free_leakage": family.free.leakage if family.free else None, "least_leakage": family.leakage,
          "defenses": "; ".join(family.defenses)}

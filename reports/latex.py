@@ -29,7 +29,8 @@ def latex(boards: list[Board]) -> str:
 
 def _table(board: Board, every: list[Column[Row]], rows: list[Row], what: str) -> str:
     columns = [column for column in every if column.shown and column.title not in _LEFT_OUT]
-    frame = pd.DataFrame([[column.value(row).text for column in columns] for row in rows], columns=[column.title for column in columns])
+    frame = pd.DataFrame([[column.value(row).text for column in columns] for row in rows],
+                         columns=[column.title for column in columns])
     tabular = frame.style.format(escape).format_index(escape, axis=1).hide(axis="index").to_latex(
         column_format="r" + "l" * (len(columns) - 1), hrules=True)
     seeds = sorted({entry.seeds for entry in board.entries if entry.seeds})

@@ -35,8 +35,8 @@ class Section:
 
 @dataclass
 class Gathered:
-    """What the runs hold for one board: families with their parameters and defenses, cells by their keys, and by their defenses the
-    trials and why something is missing."""
+    """What the runs hold for one board: families with their parameters and defenses, cells by their keys, and by their defenses
+    the trials and why trials or cells are missing."""
 
     dataset: str
     model: str
@@ -45,6 +45,7 @@ class Gathered:
     families: dict[str, tuple[str | None, list[str]]] = field(default_factory=dict)
     cells: dict[str, MeasuredCell] = field(default_factory=dict)
     trials: dict[str, list[Tried]] = field(default_factory=dict)
+    failed_trials: dict[str, list[str]] = field(default_factory=dict)
     problems: dict[str, list[str]] = field(default_factory=dict)
 
     def outlined(self) -> list[Family]:
@@ -91,13 +92,16 @@ def gather(runs: list[Run]) -> list[Gathered]:
 
 
 def _gather_trials(run: Run, groups: dict[tuple[str, str], Gathered]) -> None:
+    """Those of the run's cells: what they came to, and why some failed."""
     for each in tried(run.trials):
-        trials = groups[each.spec.dataset, each.spec.model].trials.setdefault(each.spec.defense, [])
-        if all(each.spec != other.spec for other in trials):
-            trials.append(each)
+        if (group := groups.get((each.spec.dataset, each.spec.model))) is not None:
+            trials = group.trials.setdefault(each.spec.defense, [])
+            if all(each.spec != other.spec for other in trials):
+                trials.append(each)
     for key, failure in run.failures.items():
-        if (spec := run.manifest["trials"].get(key)) is not None:
-            groups[spec["dataset"], spec["model"]].problems[spec["defense"]].append(
+        spec = run.manifest["trials"].get(key)
+        if spec is not None and (group := groups.get((spec["dataset"], spec["model"]))) is not None:
+            group.failed_trials.setdefault(spec["defense"], []).append(
                 f"trial of {tried_with(TrialSpec.model_validate(spec))}: {failure['error']}")
 
 
@@ -115,7 +119,7 @@ def section(group: Gathered) -> Section:
     for family in families:
         for defense in family.defenses:
             measured = Measured(curves.get(defense), images.get(defense), ranks.get(defense), cells.get(defense, []),
-                                group.trials.get(defense, []), group.problems[defense])
+                                group.trials.get(defense, []), group.failed_trials.get(defense, []), group.problems[defense])
             entries.append(make_entry(defense, family.name, measured, undefended, compared=defense != group.undefended,
                                       modes=group.protocol.evaluation.observed))
     board = Board(group.dataset, group.model, group.protocol, group.undefended, families, entries)

@@ -10,14 +10,15 @@ from reports.detail_tables import attack_table, identification_table, trial_tabl
 
 #: What the numbers mean, and what they do not show.
 _READING = (
-    "Families are ranked by safe accuracy: the test accuracy of the safe strength that did best on validation images. Safe: with 95 % "
-    "confidence the worst-case ASR is at most 5 %, and top-1 identification among 100 candidates at most 5 points above chance. Families "
-    "without a safe strength come behind, by free privacy: the least leakage, the higher of both rates, of a strength that loses at most "
-    f"2 points of accuracy. ASR: share of images rebuilt with SSIM ≥ {SUCCESS_SSIM}, with its 95 % Wilson interval, at the checkpoint "
-    "where it is highest; of each victim the likeliest of all reconstructions by what an attacker who knows the defense observed. The "
-    "gradient is of as many images as the defense trains on (as trained), or of one (single). Test accuracy: after the last epoch, mean "
-    "over seeds with a 95 % bootstrap interval; change, time and sent bytes: against the undefended model. A model that does no better "
-    "than to name the most frequent class counts nowhere. ★: on the Pareto front of test accuracy and worst-case ASR.")
+    "Families are ranked by safe accuracy: the test accuracy of the safe strength that did best on validation images. Safe: with "
+    "95 % confidence the worst-case ASR is at most 5 %, and top-1 identification among 100 candidates at most 5 points above "
+    "chance. Families without a safe strength come behind, by free privacy: the least leakage, the higher of both rates, of a "
+    f"strength that loses at most 2 points of accuracy. ASR: share of images rebuilt with SSIM ≥ {SUCCESS_SSIM}, with its 95 % "
+    "Wilson interval, at the checkpoint where it is highest; of each victim the likeliest of all reconstructions by what an "
+    "attacker who knows the defense observed. The gradient is of as many images as the defense trains on (as trained), or of one "
+    "(single). Test accuracy: after the last epoch, mean over seeds with a 95 % bootstrap interval; change, time and sent bytes: "
+    "against the undefended model. A model that does no better than to name the most frequent class counts "
+    "nowhere. ★: on the Pareto front of test accuracy and worst-case ASR.")
 
 
 def markdown(boards: list[Board]) -> str:
@@ -29,7 +30,8 @@ def markdown(boards: list[Board]) -> str:
         header, rows = attack_table(board.entries)
         epsilon = board.protocol.tuning is not None and any(entry.epsilon is not None for entry in board.entries)
         parts += [f"## {table_cell(board.title)}", f"{table_cell(text.protocol(board))}.",
-                  *(f"**{caution}**" for caution in text.cautions(board)), family_table(board), _READING, *[text.TUNING_COSTS] * epsilon,
+                  *(f"**{caution}**" for caution in text.cautions(board)), family_table(board), _READING,
+                  *[text.TUNING_COSTS] * epsilon,
                   "### Strengths", board_table(board), *_problems(board), *_identification(board), *_trials(board),
                   "### Every attack", markdown_table(header, [[value.text for value in row] for row in rows])]
     return "\n\n".join(parts) + "\n"

@@ -24,14 +24,15 @@ from reports.text import tried_with
 @dataclass(frozen=True)
 class Measured:
     """What there is of a defense: its rows of :data:`benchmark.store.tables.TRAINING`, of
-    :func:`reports.worst_case.with_worst_cases` and of :data:`benchmark.store.tables.IDENTIFICATIONS` (None without any), its cells, what
-    was tried to tune it, and why something is missing."""
+    :func:`reports.worst_case.with_worst_cases` and of :data:`benchmark.store.tables.IDENTIFICATIONS` (None without any), its cells,
+    what was tried to tune it, and why trials and cells are missing."""
 
     training: pd.DataFrame | None
     rebuilt: pd.DataFrame | None
     identified: pd.DataFrame | None
     cells: list[Cell]
     tried: list[Tried]
+    failed_trials: list[str]
     problems: list[str]
 
 
@@ -48,7 +49,8 @@ class Trained:
         self.epsilon, self.delta = _number(final["epsilon"].max()), _number(final["delta"].max())
 
 
-def make_entry(defense: str, family: str, measured: Measured, undefended: Trained, *, compared: bool, modes: Sequence[str]) -> Entry:
+def make_entry(defense: str, family: str, measured: Measured, undefended: Trained, *, compared: bool,
+               modes: Sequence[str]) -> Entry:
     """The entry of a defense.
 
     Args:
@@ -62,7 +64,9 @@ def make_entry(defense: str, family: str, measured: Measured, undefended: Traine
     Raises:
         InputError: its parameters are no JSON object.
     """
-    training, trials, problems = measured.training, _trials(measured.tried), _diverged(measured.tried) + measured.problems
+    # Of a defense of which no trial can be taken each cell would say the same.
+    training, trials, problems = measured.training, _trials(measured.tried), [
+        *measured.failed_trials, *(_diverged(measured.tried) or measured.problems)]
     if training is None:
         return Entry(defense, family, {}, 0, trials=trials, problems=problems)
     own, plain, times = Trained(training), undefended.accuracies, undefended.seconds

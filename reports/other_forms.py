@@ -21,7 +21,8 @@ _SCHEMAS = Path(__file__).parent / "schemas"
 def write_other_forms(document: Leaderboard, out: Path) -> None:
     """Write leaderboard.csv, .md, .tex, .json and the schema of the last, and the other tables."""
     boards = document.boards
-    for name, made in ((CSV, table), (FAMILIES_CSV, family_table), (TRIALS_CSV, trial_table), (IDENTIFICATION_CSV, identification_table)):
+    for name, made in ((CSV, table), (FAMILIES_CSV, family_table), (TRIALS_CSV, trial_table),
+                       (IDENTIFICATION_CSV, identification_table)):
         if len(rows := made(boards)) or name == CSV:
             rows.to_csv(out / name, index=False)
     for name, content in (("leaderboard.md", markdown(document.boards)), ("leaderboard.tex", latex(document.boards)),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from markupsafe import Markup, escape
 
 from reports import text
 from reports.boards import Board, Family
@@ -110,3 +113,12 @@ class Tables:
 
 def _headings(columns: Sequence[Column[Entry]] | Sequence[Column[Family]]) -> list[Heading]:
     return [Heading(column.title, column.meaning, column.shown, column.narrow) for column in columns]
+
+
+def shown(value: Value) -> Markup:
+    """A value as HTML: of a number the interval, which takes a line of its own where there is little room; long names may be broken
+    where a person would."""
+    if value.order is not None and (found := re.fullmatch(r"(.*?)( \[[^\]]*\])(.*)", value.text)):
+        mean, interval, more = map(escape, found.groups())
+        return mean + Markup('<span class="interval">') + interval + Markup("</span>") + more
+    return Markup(re.sub(r"([(=,+/])(?=.)", r"\1<wbr>", str(escape(value.text))))

@@ -17,11 +17,11 @@ _OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
 _MOST = 3
 
 #: Stands above a board whose trainings were not tuned.
-NOT_TUNED = ("Not tuned: all defenses share one optimizer, step size and batch size, so that one may learn more than is shown here, and "
-             "safe strengths are compared by test images. To tune each, give the command of the run again with --tune.")
+NOT_TUNED = ("Not tuned: all defenses share one optimizer, step size and batch size, so that one may learn more than is shown "
+             "here, and safe strengths are compared by test images. To tune each, give the command of the run again with --tuning.")
 #: Stands where epsilon does, on a board whose trainings were tuned.
-TUNING_COSTS = ("Epsilon is that of the one training; what was learned about the images by trying several, of which the best was chosen, "
-                "is not in it (Papernot and Steinke, ICLR 2022).")
+TUNING_COSTS = ("Epsilon is that of the one training; what was learned about the images by trying several, of which the best was "
+                "chosen, is not in it (Papernot and Steinke, ICLR 2022).")
 #: Stands above a board whose protocol has no candidates.
 NOT_IDENTIFIED = ("Identification was not measured: a low rate here is no evidence that the images cannot be told from others. To "
                   "add it, give the command of the run again with --candidates 1000 on its folder; it uses the saved checkpoints "
@@ -75,8 +75,8 @@ def cautions(board: Board) -> list[str]:
         (tuning is None, NOT_TUNED),
         (tuning is not None and tuning.epochs is not None and tuning.epochs < epochs,
          f"Tuned on {tuning.epochs if tuning else 0} of {epochs} epochs: what learns best in the first ones was chosen."),
-        (board.too_few_victims, f"Too few victims: with fewer than {needed} of a defense nothing can be called safe, even if none leaks. "
-                                "The ranks go by the estimates instead of their upper limits, marked as estimated."),
+        (board.too_few_victims, f"Too few victims: with fewer than {needed} of a defense nothing can be called safe, even if none "
+                                "leaks. The ranks go by the estimates instead of their upper limits, marked as estimated."),
         (board.only_blind, ONLY_BLIND), (not board.protocol.evaluation.candidates, NOT_IDENTIFIED)]
     return [caution for applies, caution in found if applies]
 
@@ -84,8 +84,8 @@ def cautions(board: Board) -> list[str]:
 def overview(boards: Collection[Board]) -> str:
     """What a cell of the table over all boards holds."""
     single = {mode(board.ranked_by) for board in boards}
-    return (f"Safe accuracy, gradients {' or '.join(sorted(single))} (higher is better); where no strength is safe, the least leakage "
-            "(lower is better) at next to no loss, or of any strength")
+    return (f"Safe accuracy, gradients {' or '.join(sorted(single))} (higher is better); where no strength is safe, the least "
+            "leakage (lower is better) at next to no loss, or of any strength")
 
 
 def mode(observed: str) -> str:
@@ -138,8 +138,8 @@ def protocol(board: Board) -> str:
     size = f", resized to {board.protocol.image_size} pixels" if board.protocol.image_size else ""
     several = f" (of which as many are attacked as have {evaluation.images} images)" if set(board.observed) != {SINGLE} else ""
     return (
-        f"{_trained(board)}, {epochs} epoch{'s' if epochs != 1 else ''}{precision}; {evaluation.victims} victims per seed, gradients "
-        f"{' and '.join(map(mode, board.observed))}{several}{rounds}, labels {evaluation.labels}"
+        f"{_trained(board)}, {epochs} epoch{'s' if epochs != 1 else ''}{precision}; {evaluation.victims} victims per seed, "
+        f"gradients {' and '.join(map(mode, board.observed))}{several}{rounds}, labels {evaluation.labels}"
         f"{_candidates(evaluation.candidates, board.candidates)}; attackers {' and '.join(evaluation.knowledge)}: "
         f"{_settings(board.protocol.attacks)} (portfolio {board.protocol.portfolio}); data {board.protocol.fingerprint[:8]}{size}"
     )
