@@ -34,7 +34,7 @@ class Section:
 
 
 @dataclass
-class _Gathered:
+class Gathered:
     """What the runs hold for one board: families with their parameters and defenses, cells by their keys, and by their defenses
     the trials and why trials or cells are missing."""
 
@@ -48,9 +48,18 @@ class _Gathered:
     failed_trials: dict[str, list[str]] = field(default_factory=dict)
     problems: dict[str, list[str]] = field(default_factory=dict)
 
+    def outlined(self) -> list[Family]:
+        """Its families, not yet ranked."""
+        return _families(self)
+
 
 def build(runs: list[Run]) -> list[Section]:
-    """Group the cells of one or more runs by data set, model and protocol, and rank the families of defenses within each group.
+    """The boards of one or more runs: :func:`gather` and of each group :func:`section`."""
+    return [section(group) for group in gather(runs)]
+
+
+def gather(runs: list[Run]) -> list[Gathered]:
+    """Group the cells of one or more runs by data set, model and protocol.
 
     A protocol is all that makes numbers comparable: the data's fingerprint, the training and its tuning, the observation and the
     attacks. Cells and trials that are in several runs count once.
@@ -58,7 +67,7 @@ def build(runs: list[Run]) -> list[Section]:
     Raises:
         InputError: the description of a run lacks what a protocol needs.
     """
-    gathered: dict[tuple[str, str, Protocol], _Gathered] = {}
+    gathered: dict[tuple[str, str, Protocol], Gathered] = {}
     for run in runs:
         cells = {cell.folder.name: cell for cell in run.cells}
         datasets = dict.fromkeys(spec["dataset"] for spec in run.manifest["cells"].values())
@@ -66,7 +75,7 @@ def build(runs: list[Run]) -> list[Section]:
         groups = {}
         for key, spec in run.manifest["cells"].items():
             place = spec["dataset"], spec["model"], protocols[spec["dataset"]]
-            group = groups[place[:2]] = gathered.setdefault(place, _Gathered(*place))
+            group = groups[place[:2]] = gathered.setdefault(place, Gathered(*place))
             if spec["defense"] == run.manifest["undefended"]:
                 group.undefended = spec["defense"]
             problems = group.problems.setdefault(spec["defense"], [])
@@ -79,10 +88,10 @@ def build(runs: list[Run]) -> list[Section]:
             for family in run.manifest["families"]:
                 _, defenses = group.families.setdefault(family["name"], (family["parameter"], []))
                 defenses += [defense for defense in family["defenses"] if defense not in defenses]
-    return [_section(group) for group in gathered.values()]
+    return list(gathered.values())
 
 
-def _gather_trials(run: Run, groups: dict[tuple[str, str], _Gathered]) -> None:
+def _gather_trials(run: Run, groups: dict[tuple[str, str], Gathered]) -> None:
     """Those of the run's cells: what they came to, and why some failed."""
     for each in tried(run.trials):
         if (group := groups.get((each.spec.dataset, each.spec.model))) is not None:
@@ -96,7 +105,8 @@ def _gather_trials(run: Run, groups: dict[tuple[str, str], _Gathered]) -> None:
                 f"trial of {tried_with(TrialSpec.model_validate(spec))}: {failure['error']}")
 
 
-def _section(group: _Gathered) -> Section:
+def section(group: Gathered) -> Section:
+    """Put the cells of a group together, and rank the families of its defenses."""
     training, attacked, identified = joined(group.cells.values())
     rebuilt = with_worst_cases(attacked)
     curves, images, ranks = (dict(list(rows.groupby("defense"))) for rows in (training, rebuilt, identified))
@@ -116,7 +126,7 @@ def _section(group: _Gathered) -> Section:
     return Section(ranked(board), training, rebuilt, list(group.cells.values()))
 
 
-def _families(group: _Gathered) -> list[Family]:
+def _families(group: Gathered) -> list[Family]:
     """Each defense in one family: of several runs that name it in several, in that with a parameter."""
     named = [(name, parameter, defenses) for name, (parameter, defenses) in group.families.items()]
     named += [(defense, None, [defense]) for defense in group.problems]

@@ -119,7 +119,8 @@ def _write_attacks(folder, key, cell, common, attacks, *, of, victims, size, gen
     batch = common["batch_size"]
     given = {place: values if isinstance(values, dict) else {"ssim": values} for place, values in cell["attacks"].items() if of(place)}
     count = max((len(columns["ssim"]) for columns in given.values()), default=0) // batch or victims
-    originals = generator.integers(0, 255, (min(count, 64), batch, 3, size, size), dtype=np.uint8)
+    # The same under every defense, as the same victims are observed.
+    originals = np.random.default_rng(common["seed"]).integers(0, 255, (min(count, 64), batch, 3, size, size), dtype=np.uint8)
     for label in attacks:
         rebuilt, images = [], {"original": originals}
         for (checkpoint, attack, knowledge, *_), columns in given.items():
