@@ -18,7 +18,8 @@ from reports.columns import board_columns, overview
 from reports.documents import read_document, to_json
 from reports.identification import identification_results
 from reports.latex import latex
-from reports.leaderboard import build, identification_table
+from reports.flat_tables import identification_table
+from reports.leaderboard import build
 from reports.markdown import markdown
 from reports.site import write_leaderboard, write_report
 from reports.statistics import Estimate
