@@ -86,7 +86,7 @@ WRONG = {
     "boards.0.families: each must be there once, and each entry ": lambda d: d["boards"][0]["families"][1].update(name="weak"),
     "boards.0.families: each must be there once, and each entry in one": lambda d: d["boards"][0]["families"][0]["defenses"].append("none"),
     "boards.0.entries.1.family: 'weak' does not have 'none'": lambda d: d["boards"][0]["entries"][1].update(family="weak"),
-    "boards.0.protocol.thresholds: value error, must be Thresholds(asr=0.05": lambda d: d["boards"][0]["protocol"]["thresholds"].update(asr=0.5),
+    "boards.0.protocol.thresholds: must be Thresholds(asr=0.05": lambda d: d["boards"][0]["protocol"]["thresholds"].update(asr=0.5),
     "boards.0.entries.0.validation: must be that of the trial that was chosen, got 0.9": lambda d: d["boards"][0]["entries"][0].update(validation=0.9),
     "boards.0.entries.0.validation: input should be less than or equal to 1": lambda d: d["boards"][0]["entries"][0].update(validation=1.5),
     "boards.0.entries.0.trials.0.validation_accuracy: input should be greater than or equal to 0":
