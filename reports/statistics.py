@@ -66,8 +66,7 @@ def bootstrap_means(values: np.ndarray) -> list[Estimate]:
 
 
 def bootstrap(values: np.ndarray) -> tuple[list[Estimate], list[float]]:
-    """As :func:`bootstrap_means`, and the one-sided upper 95 % limit of each mean; that of a single observation is the highest there
-    is, infinity."""
+    """As :func:`bootstrap_means`, and the one-sided upper 95 % limit of each mean; of a single observation it is infinite."""
     count = len(values)
     means = values.mean(0).tolist()
     if count < 2:
