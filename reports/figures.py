@@ -32,7 +32,8 @@ def accuracy_curves(section: Section, palette: Palette, out: Path, file: str) ->
         for entry in section.board.entries:
             if (curve := curves.get(entry.defense)) is not None:
                 look = palette.defenses[entry.defense]
-                axes.plot(curve["epoch"], curve["mean"], color=look.colour, linestyle=look.line, label=entry.defense)
+                axes.plot(curve["epoch"], curve["mean"], color=look.colour, linestyle=look.line, marker=look.marker,
+                          markevery=[-1], markersize=6, label=entry.defense)
                 axes.fill_between(curve["epoch"], curve["min"], curve["max"], color=look.colour, alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel="test accuracy")
         legend(drawn, axes)

@@ -13,6 +13,7 @@ from reports.boards import Board, Family
 from reports.cells import Value
 from reports.columns import Column, board_columns, entry_columns, family_columns, overview
 from reports.detail_tables import attack_table, identification_table
+from reports.drawing import INK
 from reports.entries import Entry
 from reports.plan import Plan
 
@@ -108,7 +109,8 @@ class Tables:
         return ([self.link(entry.defense, entry.submission) for entry in entries], [self._colour(entry.family) for entry in entries])
 
     def _colour(self, family: str) -> str:
-        return self._plan.palette.families[family].colour
+        colour = self._plan.palette.families[family].colour
+        return "var(--ink)" if colour == INK else colour
 
 
 def _headings(columns: Sequence[Column[Entry]] | Sequence[Column[Family]]) -> list[Heading]:
@@ -116,9 +118,13 @@ def _headings(columns: Sequence[Column[Entry]] | Sequence[Column[Family]]) -> li
 
 
 def shown(value: Value) -> Markup:
-    """A value as HTML: of a number the interval, which takes a line of its own where there is little room; long names may be broken
-    where a person would."""
+    """A value as HTML: of a number the interval, which takes a line of its own where there is little room."""
     if value.order is not None and (found := re.fullmatch(r"(.*?)( \[[^\]]*\])(.*)", value.text)):
         mean, interval, more = map(escape, found.groups())
         return mean + Markup('<span class="interval">') + interval + Markup("</span>") + more
-    return Markup(re.sub(r"([(=,+/])(?=.)", r"\1<wbr>", str(escape(value.text))))
+    return escape(value.text)
+
+
+def name(text_of: str) -> Markup:
+    """A long name as HTML, which may be broken where a person would."""
+    return Markup(re.sub(r"([(=,+/])(?=.)", r"\1<wbr>", str(escape(text_of))))
