@@ -16,14 +16,14 @@ from benchmark.store.results import read_run
 from reports import ranks, text
 from reports.columns import board_columns, overview
 from reports.documents import read_document, to_json
+from reports.flat_tables import identification_table
 from reports.identification import identification_results
 from reports.latex import latex
-from reports.flat_tables import identification_table
 from reports.leaderboard import build
 from reports.markdown import markdown
 from reports.site import write_leaderboard, write_report
 from reports.statistics import Estimate
-from reports.submission import check, merge, submit
+from reports.submission import check, submit
 
 
 def results_of(table, delta=None):
@@ -213,7 +213,7 @@ def test_every_form_has_it(run, tmp_path):
     assert 'href="identification.csv"' in forms["index.html"] and len(pd.read_csv(site / "identification.csv")) == 36
     assert "### Identification" in forms["leaderboard.md"] and "1.000 [0.510, 1.000] exact" in forms["leaderboard.md"]
     assert "top-1 of 100" in forms["leaderboard.tex"] and "bits leaked" not in forms["leaderboard.tex"]
-    assert len(json.loads(forms["leaderboard.json"])["boards"][0]["entries"][0]["identifications"]) == 3
+    assert len(json.loads(forms["leaderboard.json"])["boards"][0]["entries"][1]["identifications"]) == 3
     assert read_document(site / "leaderboard.json").boards == [board_of(run)]
     merged = write_leaderboard(read_document(site / "leaderboard.json"), tmp_path / "again").parent
     assert (merged / "d-m.html").read_text().count("<h2>Identification</h2>") == 1 and list((merged / "assets").glob("d-m-*pools*.svg"))
