@@ -93,11 +93,12 @@ def _families(where: str, board: Board) -> Iterator[str]:
             yield f"{where}.entries.{e}.family: {shortened(entry.family)} does not have {shortened(entry.defense)}"
     expected = ranked(board)
     for f, (family, right) in enumerate(zip(board.families, expected.families, strict=True)):
-        if family != right:
-            yield (f"{where}.families.{f}: the entries give {shortened(right.name)} rank {right.rank}, safe "
-                   f"{[standing.safe for standing in right.standings]} and leakage {right.leakage}; {shortened(family.name)} has "
-                   f"rank {family.rank}, safe {[standing.safe for standing in family.standings]} and leakage {family.leakage}, or "
-                   "differs in another number")
+        if (family.submission, family.name) != (right.submission, right.name):
+            yield f"{where}.families.{f}: must be ranked; {shortened(right.name)} belongs here, got {shortened(family.name)}"
+        for name in ("rank", "standings", "free", "leakage", "at_chance"):
+            given, found = getattr(family, name), getattr(right, name)
+            if given != found:
+                yield f"{where}.families.{f}.{name}: the entries give {shortened(found)}, got {shortened(given)}"
     for e, (entry, right_entry) in enumerate(zip(board.entries, expected.entries, strict=True)):
         if entry != right_entry:
             yield (f"{where}.entries.{e}: must stand in the order of the families, with the Pareto front marked; "

@@ -172,7 +172,7 @@ class Entry:
     seeds: Count
     accuracy: Estimate | None = None
     change: Estimate | None = None
-    test_images: PositiveInt | None = None
+    test_images: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     chance: Share | None = None
     converged: list[Count | None] = field(default_factory=list)
     area: Share | None = None

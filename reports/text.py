@@ -243,14 +243,6 @@ def leaked(found: FreePrivacy) -> str:
     return f"{number(found.leakage)} ({found.defense})"
 
 
-def extremes(board: Board) -> str:
-    """The lowest and the highest top-1 among all candidates, for who cannot see the figure."""
-    seen = ((entry, board.identification(entry.seen(board.ranked_by))) for entry in board.entries)
-    rates = sorted((result.at_all.mean, labelled(entry)) for entry, result in seen if result is not None)
-    (low, least), (high, most) = rates[0], rates[-1]
-    return f"among {span(board.candidates)} from {number(low, 3)} ({least}) to {number(high, 3)} ({most})"
-
-
 def scored(result: IdentificationResult) -> str:
     """How candidates were scored."""
     return f"{result.method}, exact" if result.exact and result.method != "exact" else result.method
