@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,35 +18,38 @@ from reports.text import attacker
 _FIRST = {(WORST_CASE, "informed"): 0, (WORST_CASE, "blind"): 1, (ORACLE_BOUND, ""): 2}
 
 
-def attack_results(rows: pd.DataFrame | None, cells: list[Cell]) -> list[AttackResult]:
-    """The results of a defense by checkpoint; within it the worst cases, the oracle bound, and all attacks by their names.
+def attack_results(rows: pd.DataFrame | None, cells: list[Cell], modes: Sequence[str]) -> list[AttackResult]:
+    """The results of a defense by how many images are behind a gradient and checkpoint; within these the worst cases, the oracle
+    bound, and all attacks by their names.
 
     Args:
         rows: its rows of :func:`reports.worst_case.with_worst_cases`, None where there are none.
         cells: its cells, which know the attacks that do not apply.
+        modes: of the protocol, in whose order the results are.
     """
     results = [] if rows is None else _measured(rows)
     for cell in cells:
         for obstacle in cell.inapplicable:
             result = AttackResult(obstacle["attack"], "attack", obstacle["knowledge"], obstacle["checkpoint_epoch"],
-                                  reason=obstacle["reason"])
+                                  obstacle["observed"], reason=obstacle["reason"])
             if result not in results:
                 results.append(result)
-    return sorted(results, key=_order)
+    return sorted(results, key=lambda result: (modes.index(result.observed), *_order(result)))
 
 
 def _measured(rows: pd.DataFrame) -> list[AttackResult]:
     columns = {name: rows[name].to_numpy() for name in (
-        "ssim", "psnr", "label_correct", "seconds", "of_attack", "of_knowledge")}
+        "ssim", "psnr", "label_correct", "seconds", "of_attack", "of_knowledge", "batch_size")}
     # Positions and arrays: a report has thousands of groups of a few rows each, which cost more as frames.
-    groups = rows.groupby(["checkpoint_epoch", "kind", "attack", "knowledge"], sort=False).indices
+    groups = rows.groupby(["checkpoint_epoch", "observed", "kind", "attack", "knowledge"], sort=False).indices
     frames = [{name: values[positions] for name, values in columns.items()} for positions in groups.values()]
     results = []
     for place, frame, (ssim, psnr) in zip(groups, frames, _image_means(frames), strict=True):
-        epoch, kind, attack, knowledge = place
+        epoch, observed, kind, attack, knowledge = place
         known = [right for right in frame["label_correct"] if not pd.isna(right)]
         results.append(AttackResult(
-            attack=attack, kind=kind, knowledge=knowledge, checkpoint_epoch=int(epoch),
+            attack=attack, kind=kind, knowledge=knowledge, checkpoint_epoch=int(epoch), observed=observed,
+            batch_size=int(frame["batch_size"].max()), images=len(frame["ssim"]),
             asr=share(int((frame["ssim"] >= SUCCESS_SSIM).sum()), len(frame["ssim"])), ssim=ssim, psnr=psnr,
             label_accuracy=sum(known) / len(known) if known else None,
             seconds_per_victim=float(frame["seconds"].mean()),

@@ -1,56 +1,91 @@
-"""What all figures share: colours, style, and how they are saved."""
+"""What all figures share: how defenses look, the style, and how figures are saved."""
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import matplotlib as mpl
+import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 #: Characters of a name in a legend.
 _LONGEST = 48
 #: Names in a legend; more are in the tables.
 MOST_NAMES = 24
-_STYLE = {"svg.hashsalt": "leakboard", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
-          "axes.spines.right": False, "font.size": 9.5}
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-_DASHES = ("", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1))
-
-Colour = tuple[float, float, float]
+#: What is drawn neither in the colour of a defense nor in grey: seaborn's own choice.
+INK = "#262626"
+#: Of what is to be seen after all else.
+GREY = "#6b6b6b"
+PAPER = "#ffffff"
+#: Points of their font, and from one to the next.
+NAMES_SIZE, NAMES_LINE = 9.5, 14.0
+#: Width of a letter as a share of the size of its font, rather too much.
+LETTER = 0.62
+_STYLE = {"svg.hashsalt": "leakboard", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.35, "axes.spines.top": False,
+          "axes.spines.right": False, "font.size": 9.5, "figure.dpi": 72,
+          # The first is what widths are computed with, the second as wide.
+          "font.sans-serif": ["DejaVu Sans", "Verdana"]}
+#: Colours after those of Okabe and Ito (2008), which readers with and without colour blindness tell apart, so dark that texts can be
+#: read on white paper, and what each becomes on dark.
+_COLOURS = {"#0068a8": "#5ab4f0", "#b84e00": "#ff9a4d", "#00724f": "#3fc79a", "#a1428b": "#e08fcf", "#806000": "#d9b13a",
+            "#5156b8": "#a2a6f2", "#b03048": "#f08a98", "#3a7482": "#86c5d6"}
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
+_DASHES = ("", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 1, 1, 1, 1), (7, 2), (1, 2.5), (7, 1, 1, 1))
+#: In a page that is dark an image is dark too, and light where it is printed.
+_DARK = {INK: "#e9e9e9", PAPER: "#161616", GREY: "#a6a6a6", "#cccccc": "#6a6a6a", **_COLOURS}
 
 
 @dataclass(frozen=True)
-class Palette:
-    """How each defense is drawn, the same in every figure of a report.
+class Look:
+    """How something is drawn: a colour as #rrggbb, a line as matplotlib takes it, and a marker."""
 
-    Of ten defenses each has a colour of seaborn's colour-blind safe palette; more repeat the colours with another line and marker,
-    so that no two are told apart by colours that some readers cannot tell apart.
+    colour: str
+    line: Any
+    marker: str
+
+
+class Palette:
+    """How each family and each of its defenses is drawn, the same in every figure of a report.
+
+    Families are told apart by colour and, for who sees none, by marker and line; the defenses of a family share its colour and marker,
+    and differ by their lines. The plain client is drawn in ink.
     """
 
-    colours: dict[str, Colour]
-    dashes: dict[str, Any]
-    markers: dict[str, str]
+    def __init__(self, families: Iterable[tuple[str, Iterable[str]]], undefended: Iterable[str | None]) -> None:
+        self.families: dict[str, Look] = {}
+        self.defenses: dict[str, Look] = {}
+        plain_ones, place = set(undefended), 0
+        for name, defenses in families:
+            members = list(defenses)
+            if name not in self.families:
+                if plain_ones.intersection(members):
+                    self.families[name] = Look(INK, "-", "*")
+                else:
+                    self.families[name] = Look(list(_COLOURS)[place % len(_COLOURS)], _line(place), _marker(place))
+                    place += 1
+            family = self.families[name]
+            for number, defense in enumerate(members):
+                marker = family.marker if number < len(_DASHES) else _MARKERS[number // len(_DASHES) % len(_MARKERS)]
+                self.defenses.setdefault(defense, Look(family.colour, _line(number), marker))
 
-    def line(self, defense: str) -> Any:
-        """The line style as matplotlib takes it."""
-        return (0, self.dashes[defense]) if self.dashes[defense] else "-"
+
+def _line(number: int) -> Any:
+    dashes = _DASHES[number % len(_DASHES)]
+    return (0, dashes) if dashes else "-"
 
 
-def palette(defenses: Iterable[str]) -> Palette:
-    """The palette of a report with these defenses."""
-    names = list(dict.fromkeys(defenses))
-    ten = sns.color_palette("colorblind", 10)
-    return Palette({name: ten[i % 10] for i, name in enumerate(names)},
-                   {name: _DASHES[i // 10 % len(_DASHES)] for i, name in enumerate(names)},
-                   {name: _MARKERS[i // 10 % len(_MARKERS)] for i, name in enumerate(names)})
+def _marker(number: int) -> str:
+    return _MARKERS[(number + number // len(_MARKERS)) % len(_MARKERS)]
 
 
 def figure(width: float, height: float, above: float = 0.15) -> Figure:
@@ -79,13 +114,30 @@ def style() -> Iterator[None]:
             fonts.setLevel(level)
 
 
-def legend(drawn: Figure, axes: Axes) -> None:
-    """Names of what is in some axes of a figure, to the right of all of them."""
-    handles, labels = axes.get_legend_handles_labels()
-    if len(handles) > MOST_NAMES:
-        handles, labels = handles[:MOST_NAMES], [*labels[: MOST_NAMES - 1], f"and {len(labels) - MOST_NAMES + 1} more"]
-    names = drawn.legend(handles, [plain(label) for label in labels], loc="center right", frameon=False)
-    drawn.subplots_adjust(right=1 - (names.get_window_extent().width + 0.15 * drawn.dpi) / drawn.bbox.width)
+def legend(drawn: Figure, names: Sequence[tuple[str, Look, bool]]) -> None:
+    """Names of what is drawn, with whether as line and marker or as a line alone, to the right of all axes.
+
+    matplotlib's own takes as long as all the rest of a figure.
+    """
+    if len(names) > MOST_NAMES:
+        names = [*names[: MOST_NAMES - 1], (f"and {len(names) - MOST_NAMES + 1} more", Look(INK, "", ""), False)]
+    labels = [plain(name) for name, _, _ in names]
+    width, height = drawn.get_size_inches() * 72
+    left = width - 44 - max(LETTER * NAMES_SIZE * len(label) for label in labels)
+    top = height / 2 + NAMES_LINE * (len(labels) - 1) / 2
+    for place, (label, (_, look, marked)) in enumerate(zip(labels, names, strict=True)):
+        name_with_look(drawn, label, look, (left, top - NAMES_LINE * place), marked=marked)
+    drawn.subplots_adjust(right=(left - 14) / width)
+
+
+def name_with_look(drawn: Figure, label: str, look: Look, place: tuple[float, float], *, marked: bool = True) -> None:
+    """A name behind a piece of its line and its marker, at a place in points from the lower left."""
+    width, height = drawn.get_size_inches() * 72
+    x, y = place[0] / width, place[1] / height
+    drawn.add_artist(Line2D([x, x + 11 / width, x + 22 / width], [y] * 3, color=look.colour, linestyle=look.line or "none", linewidth=1.5,
+                            marker=look.marker if marked else "", markevery=[1], markersize=9 if look.marker == "*" else 6,
+                            transform=drawn.transFigure))
+    drawn.text(x + 28 / width, y, label, fontsize=NAMES_SIZE, va="center_baseline", color=INK)
 
 
 def plain(label: str, longest: int = _LONGEST) -> str:
@@ -94,8 +146,37 @@ def plain(label: str, longest: int = _LONGEST) -> str:
     return ("\u200b" + short if short.startswith("_") else short).replace("$", r"\$")
 
 
-def save(drawn: Figure, path: Path) -> None:
-    """Write ``path`` with the endings .svg and .png."""
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that was drawn: its file from the report without ending, its size in pixels, the text for who cannot see it, and whether
+    its data is beside it."""
+
+    file: str
+    width: int
+    height: int
+    description: str
+    data: bool
+
+
+def save(drawn: Figure, out: Path, file: str, title: str, description: str, data: pd.DataFrame | None = None) -> Drawn:
+    """Write a figure as SVG, whose texts stay texts, with a title and a description for who cannot see it, and the data that it draws
+    beside it as CSV."""
+    if data is not None:
+        data.to_csv(out / f"{file}.csv", index=False)
+    buffer = io.StringIO()
     # Dates would make equal reports differ.
-    drawn.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    drawn.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
+    drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    before, start, after = buffer.getvalue().partition("<svg ")
+    attributes, end, content = after.partition(">")
+    told = f'<title id="title">{escape(title)}</title>\n<desc id="description">{escape(description)}</desc>\n'
+    svg = f'{before}{start}role="img" aria-labelledby="title description" {attributes}{end}\n{told}{_dark(content)}{content}'
+    (out / f"{file}.svg").write_text(svg, encoding="utf-8")
+    width, height = (round(96 * inches) for inches in drawn.get_size_inches())
+    return Drawn(file, width, height, description, data is not None)
+
+
+def _dark(content: str) -> str:
+    """The style by which colours of a figure change in a dark page."""
+    rules = [f'[style*="{what}: {light}"] {{ {what}: {dark} !important }}'
+             for light, dark in _DARK.items() for what in ("fill", "stroke") if f"{what}: {light}" in content]
+    return f"<style>@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}</style>"

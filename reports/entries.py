@@ -1,15 +1,16 @@
-"""What a leaderboard consists of: boards of entries, each with what the attacks rebuilt. This is also the form of its JSON
+"""What a board has of each defense: how it was tuned and trained, and what the attacks found. This is also the form of its JSON
 documents; annotations carry what is checked when one is read."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from benchmark.specification import STRICT, Count, Evaluation, PositiveInt, Training
-from reports.statistics import Estimate
+from benchmark.specification import STRICT, Count, Mode, Optimizer, PositiveInt, StepSize
+from reports.statistics import Estimate, Number, share
 
 Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(min_length=1, max_length=500)]
@@ -20,15 +21,18 @@ PoolSize = Annotated[int, Field(ge=2, le=10_000_000)]
 #: What is chosen among the reconstructions of all attacks, see :mod:`reports.worst_case`.
 WORST_CASE: Literal["worst case"] = "worst case"
 ORACLE_BOUND: Literal["oracle bound"] = "oracle bound"
+#: The size of the pool by which defenses are compared; of a smaller one all candidates.
+COMPARED = 100
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What was rebuilt at one checkpoint, over all seeds and victims of an entry: by one attack, or by the worst case or the oracle
-    bound, which choose per victim among the reconstructions of all attacks.
+    """What was rebuilt at one checkpoint from gradients of so many images, over all seeds and victims of an entry: by one attack,
+    or by the worst case or the oracle bound, which choose per victim among the reconstructions of all attacks.
 
-    ``knowledge`` is what the attacker knows: nothing of the defense (blind), what it discloses (informed), or either, where both
-    would compute the same. ``reason`` says why an attack does not apply; the estimates are then None. ``asr`` carries a Wilson
+    ``observed`` is the mode, ``batch_size`` how many images are behind a gradient of it, and ``images`` how many were attacked in
+    all. ``knowledge`` is what the attacker knows: nothing of the defense (blind), what it discloses (informed), or either, where
+    both would compute the same. ``reason`` says why an attack does not apply; the estimates are then None. ``asr`` carries a Wilson
     interval over images, ``ssim`` and ``psnr`` a bootstrap interval over images. ``label_accuracy`` is None where the attacker was
     given the labels. ``seconds_per_victim`` of what chooses is the sum over the attacks that it chose among, and ``winners`` counts
     the images for which each was chosen.
@@ -40,6 +44,9 @@ class AttackResult:
     kind: Literal["attack", "worst case", "oracle bound"]
     knowledge: Literal["", "blind", "informed", "both"]
     checkpoint_epoch: Count
+    observed: Mode
+    batch_size: PositiveInt | None = None
+    images: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     asr: Estimate | None = None
     ssim: Estimate | None = None
     psnr: Estimate | None = None
@@ -62,26 +69,31 @@ class TopOne:
 
 @dataclass(frozen=True)
 class IdentificationResult:
-    """How well the victims' images were told from others at one checkpoint, over all seeds and victims of an entry.
+    """How well the victims' images were told from others at one checkpoint, by gradients of so many images, over all seeds and
+    victims of an entry.
 
-    ``knowledge`` is as in :class:`AttackResult`. ``method`` is how candidates were scored, ``exact`` whether by their exact
-    likelihood, so that no attacker does better against that pool. ``candidates`` is M, the fewest of any victim; ``top1`` has rates
-    by rising size of the pool, the last at M; ``median_rank`` is out of M. ``bits`` is what the ranks tell at least, of log2 M, and
-    ``bits_low`` its lower 95 % limit; ``epsilon_low`` (at the entry's delta, else 1e-5) and ``mu_low`` are the least privacy
-    budgets, for the presence of one image, that the rate at M allows at 95 % (:mod:`reports.ranks`). ``mu`` is that of a guarantee
-    for what was observed, and ``bound`` the top-1 at M that no attacker exceeds under it; None without one. ``label_share`` is the
-    share of labels that this attacker infers rightly, None where they cannot be inferred.
+    ``observed``, ``batch_size`` and ``knowledge`` are as in :class:`AttackResult`. ``method`` is how candidates were scored,
+    ``exact`` whether by their exact likelihood, so that no attacker does better against that pool. ``candidates`` is M, the fewest
+    of any victim; ``top1`` has rates by rising size of the pool, the last at M, and ``limit`` is the one-sided upper 95 % limit of
+    the one that is ``compared``, by bootstrap over victims; ``median_rank`` is out of M. ``bits`` is what the ranks tell at least,
+    of log2 M, and ``bits_low`` its lower 95 % limit; ``epsilon_low`` (at the entry's delta, else 1e-5) and ``mu_low`` are the least
+    privacy budgets, for the presence of one image, that the rate at M allows at 95 % (:mod:`reports.ranks`). ``mu`` is that of a
+    guarantee for what was observed, and ``bound`` the top-1 at M that no attacker exceeds under it; None without one.
+    ``label_share`` is the share of labels that this attacker infers rightly, None where they cannot be inferred.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     checkpoint_epoch: Count
+    observed: Mode
+    batch_size: PositiveInt
     knowledge: Literal["blind", "informed", "both"]
     method: Name
     exact: bool
     candidates: PoolSize
     victims: Annotated[int, Field(ge=1, le=1_000_000_000)]
     top1: Annotated[list[TopOne], Field(min_length=1, max_length=100)]
+    limit: Share
     median_rank: Positive
     bits: Positive
     bits_low: Positive
@@ -97,6 +109,11 @@ class IdentificationResult:
         """Top-1 among all M candidates."""
         return self.top1[-1].rate
 
+    @property
+    def compared(self) -> TopOne:
+        """Top-1 among the :data:`COMPARED` candidates by which defenses are compared, or all where there are fewer."""
+        return next((point for point in self.top1 if point.size == COMPARED), self.top1[-1])
+
     def at(self, size: int) -> Estimate | None:
         """Top-1 at a size of the pool, where there is one."""
         return next((point.rate for point in self.top1 if point.size == size), None)
@@ -104,49 +121,101 @@ class IdentificationResult:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why images were not identified at a checkpoint, by an attacker who knows this."""
+    """Why images were not identified at a checkpoint by gradients of so many images, by an attacker who knows this."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     checkpoint_epoch: Count
+    observed: Mode
     knowledge: Literal["blind", "informed"]
     reason: Text
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A defense on a board. Accuracy is that after the last epoch, mean over seeds with a bootstrap interval.
+class Trial:
+    """What a training by this optimizer, step size and batch size came to after its last epoch, on training images that were kept
+    apart; ``train_loss`` is None where it is no number any more, and ``chosen`` marks the one by which the entry was trained."""
 
-    ``change``, ``time_ratio`` and ``memory_ratio`` compare with the undefended model of the same seeds; ``converged`` lists, per
-    seed, the epochs to converge (None: not reached); ``seconds_per_epoch`` is the median over epochs, mean over seeds, and
-    ``step_memory`` the most bytes that tensors held in a training step. ``problems`` are the errors of cells that failed, and cells
-    that were not run. ``submission`` and ``paper`` name where an entry of a merged leaderboard comes from.
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    optimizer: Optimizer
+    learning_rate: StepSize
+    batch_size: PositiveInt
+    validation_accuracy: Share
+    train_loss: Number | None
+    chosen: bool = False
+
+    @property
+    def diverged(self) -> bool:
+        return self.train_loss is None or not math.isfinite(self.train_loss)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A defense on a board: one strength of its family. Accuracy is that after the last epoch, mean over seeds with a bootstrap
+    interval, on ``test_images``, of which ``chance`` have the most frequent class.
+
+    It was trained by ``optimizer``, ``learning_rate`` and ``batch_size``; where these were tuned, ``trials`` is all that was tried,
+    in its order, and ``validation`` the accuracy of the trial that was chosen. ``change``, ``time_ratio``, ``memory_ratio`` and
+    ``sent_ratio`` compare with the undefended model, the first two of the same seeds; ``converged`` lists, per seed, the epochs to
+    converge (None: not reached); ``seconds_per_epoch`` is the median over epochs, mean over seeds, ``step_memory`` the most bytes
+    that tensors held in a training step, and ``sent_bytes`` those of one shared gradient. ``problems`` are the errors of trials and
+    cells that failed, and cells that were not run. ``submission`` and ``paper`` name where an entry of a merged leaderboard comes
+    from.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     defense: Name
+    family: Name
     parameters: dict[str, Any]
     seeds: Count
-    images: Count
     accuracy: Estimate | None = None
     change: Estimate | None = None
+    test_images: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    chance: Share | None = None
     converged: list[Count | None] = field(default_factory=list)
     area: Share | None = None
     epsilon: Positive | None = None
     delta: Share | None = None
+    optimizer: Optimizer | None = None
+    learning_rate: StepSize | None = None
+    batch_size: PositiveInt | None = None
+    validation: Share | None = None
+    trials: Annotated[list[Trial], Field(max_length=10_000)] = field(default_factory=list)
     seconds_per_epoch: Positive | None = None
     time_ratio: Positive | None = None
     step_memory: Count | None = None
     memory_ratio: Positive | None = None
+    sent_bytes: Count | None = None
+    sent_ratio: Positive | None = None
     attacks: list[AttackResult] = field(default_factory=list)
     identifications: Annotated[list[IdentificationResult], Field(max_length=10_000)] = field(default_factory=list)
     unidentified: Annotated[list[Obstacle], Field(max_length=10_000)] = field(default_factory=list)
     problems: list[Text] = field(default_factory=list)
-    rank: PositiveInt | None = None
     pareto: bool = False
     submission: Text = ""
     paper: Text = ""
+
+    def seen(self, mode: str) -> Entry:
+        """The same with what was found by gradients of this mode alone."""
+        return replace(self, attacks=[result for result in self.attacks if result.observed == mode],
+                       identifications=[result for result in self.identifications if result.observed == mode],
+                       unidentified=[obstacle for obstacle in self.unidentified if obstacle.observed == mode])
+
+    @property
+    def images(self) -> int:
+        """How many images were attacked, over all seeds."""
+        return max((result.images for result in self.attacks), default=0)
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the model learned anything: the lower end of the 95 % interval of its accuracy, by Wilson over the test images,
+        is above what the most frequent class gives."""
+        if self.accuracy is None or self.test_images is None or self.chance is None:
+            return False
+        low = share(round(self.accuracy.mean * self.test_images), self.test_images).low
+        return low is not None and low > self.chance
 
     @property
     def worst_case(self) -> AttackResult | None:
@@ -177,12 +246,16 @@ class Entry:
 
     @property
     def identified(self) -> IdentificationResult | None:
-        """By an attacker who knows the defense, at the checkpoint of the highest top-1 among all candidates; of equal ones that
-        which tells more bits. Where it does not have the exact likelihood, it may do as well what a blind one does."""
-        exact = {result.checkpoint_epoch for result in self.identifications if result.knowledge != "blind" and result.exact}
-        informed = {result.checkpoint_epoch for result in self.identifications if result.knowledge != "blind"}
+        """By an attacker who knows the defense, at the checkpoint of the highest top-1 among the candidates that are compared; of
+        equal ones that of the highest among all, and which tells more bits. Where it does not have the exact likelihood, it may do
+        as well what a blind one does."""
+        def place(result: IdentificationResult) -> tuple[str, int]:
+            return result.observed, result.checkpoint_epoch
+
+        informed = {place(result) for result in self.identifications if result.knowledge != "blind"}
+        exact = {place(result) for result in self.identifications if result.knowledge != "blind" and result.exact}
         return max((result for result in self.identifications if result.knowledge != "blind"
-                    or result.checkpoint_epoch in informed - exact), key=_identification, default=None)
+                    or place(result) in informed - exact), key=_identification, default=None)
 
     @property
     def identified_blindly(self) -> IdentificationResult | None:
@@ -204,80 +277,10 @@ class Entry:
         return self.accuracy.mean, worst.asr.mean
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """All that makes numbers comparable: the data, the training, the observation, the attacks, and the version of their portfolio
-    and of the score by which the worst case chooses."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    training: Training
-    evaluation: Evaluation
-    attacks: tuple[Name, ...]
-    image_size: PositiveInt | None
-    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    portfolio: PositiveInt
-
-
-@dataclass(frozen=True)
-class Board:
-    """All entries of a data set and model that were measured alike, best first. ``undefended`` is the defense that is the plain
-    client, with which the others are compared; None where it was not part of the grid."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    dataset: Name
-    model: Name
-    protocol: Protocol
-    undefended: Name | None
-    entries: list[Entry]
-
-    @property
-    def title(self) -> str:
-        return f"{self.dataset}, {self.model}"
-
-    @property
-    def checkpoints(self) -> list[int]:
-        """All checkpoints with a result."""
-        return sorted({result.checkpoint_epoch for entry in self.entries for result in entry.attacks})
-
-    @property
-    def candidates(self) -> list[int]:
-        """M of the identifications, as many as there are different ones; rising."""
-        return sorted({result.candidates for entry in self.entries for result in entry.identifications})
-
-    @property
-    def only_blind(self) -> bool:
-        """Whether attacks were measured, and none by an attacker who knows the defense."""
-        return bool(self.checkpoints or self.candidates) and "informed" not in self.protocol.evaluation.knowledge
-
-    def identification(self, entry: Entry) -> IdentificationResult | None:
-        """Of one of the entries the identification that counts: by an attacker who knows the defense, where such were measured."""
-        return entry.identified_blindly if self.only_blind else entry.identified
-
-
 def _highest(results: list[AttackResult]) -> AttackResult | None:
     measured = [result for result in results if result.asr is not None and result.ssim is not None]
     return max(measured, key=lambda result: (result.asr.mean, result.ssim.mean), default=None)  # type: ignore[union-attr]
 
 
-def _identification(result: IdentificationResult) -> tuple[float, float]:
-    return result.at_all.mean, result.bits
-
-
-def ranked(entries: list[Entry]) -> list[Entry]:
-    """By the ASR of the worst case, lowest first, then by test accuracy, highest first; what was not measured comes last. Marks
-    the Pareto front of both: entries of which no other has at least the accuracy at an ASR no higher, and is better in one."""
-    def order(entry: Entry) -> tuple[bool, float, float]:
-        worst = entry.worst_case
-        asr = worst.asr.mean if worst is not None and worst.asr is not None else 0.0
-        return worst is None, asr, -(entry.accuracy.mean if entry.accuracy is not None else 0.0)
-
-    points = {entry.measured for entry in entries} - {None}
-
-    def dominated(point: tuple[float, float]) -> bool:
-        return any(other != point and other[0] >= point[0] and other[1] <= point[1] for other in points if other is not None)
-
-    return [replace(entry, rank=place if entry.worst_case is not None else None,
-                    pareto=entry.measured is not None and not dominated(entry.measured))
-            for place, entry in enumerate(sorted(entries, key=order), start=1)]
+def _identification(result: IdentificationResult) -> tuple[float, float, float]:
+    return result.compared.rate.mean, result.at_all.mean, result.bits

@@ -1,179 +1,214 @@
-"""The figures of a board. Each returns whether there was anything to draw."""
+"""The other figures of a board. Each returns what was drawn, None where there was nothing, and writes its data beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 from scipy.special import ndtr, ndtri
 
 from benchmark.store.tables import SUCCESS_SSIM
-from reports.drawing import MOST_NAMES, Palette, figure, legend, plain, save, style
-from reports.entries import WORST_CASE, Board
+from reports.boards import Board
+from reports.drawing import GREY, INK, MOST_NAMES, Drawn, Look, Palette, figure, legend, plain, save, style
+from reports.entries import WORST_CASE
 from reports.leaderboard import Section
 from reports.text import checkpoint, labelled
 from reports.worst_case import blind, likeliest
 
 
-def accuracy_curves(section: Section, palette: Palette, path: Path) -> bool:
+def accuracy_curves(section: Section, palette: Palette, out: Path, file: str) -> Drawn | None:
     """Test accuracy per epoch, with the range over seeds."""
     if section.training.empty:
-        return False
-    curves = dict(list(section.training.groupby(["defense", "epoch"])["test_accuracy"].agg(["mean", "min", "max"]).reset_index(
-        "epoch").groupby("defense")))
-    with _axes(section.board, path) as axes:
+        return None
+    data = section.training.groupby(["defense", "epoch"], sort=False)["test_accuracy"].agg(["mean", "min", "max"]).reset_index()
+    curves = dict(list(data.groupby("defense")))
+    with style():
+        drawn, axes = _figure(section.board)
         for entry in section.board.entries:
-            if (curve := curves.get(entry.defense)) is None:
-                continue
-            colour = palette.colours[entry.defense]
-            axes.plot(curve["epoch"], curve["mean"], color=colour, linestyle=palette.line(entry.defense), label=entry.defense)
-            axes.fill_between(curve["epoch"], curve["min"], curve["max"], color=colour, alpha=0.2, linewidth=0)
+            if (curve := curves.get(entry.defense)) is not None:
+                look = palette.defenses[entry.defense]
+                axes.plot(curve["epoch"], curve["mean"], color=look.colour, linestyle=look.line, marker=look.marker,
+                          markevery=[-1], markersize=6)
+                axes.fill_between(curve["epoch"], curve["min"], curve["max"], color=look.colour, alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel="test accuracy")
-    return True
+        legend(drawn, [(entry.defense, palette.defenses[entry.defense], True) for entry in section.board.entries if entry.defense in curves])
+        return save(drawn, out, file, f"{section.board.title}: test accuracy over training",
+                    "Test accuracy of each defense over the epochs of training, after the last one: " + _ends(
+                        {name: curve["mean"].iloc[-1] for name, curve in curves.items()}), data)
 
 
-def accuracy_against_asr(board: Board, palette: Palette, path: Path) -> bool:
-    """Test accuracy against the worst-case ASR, with their intervals and the Pareto front."""
-    measured = [entry for entry in board.entries if entry.measured is not None]
-    if not measured:
-        return False
-    with _axes(board, path) as axes:
-        front = sorted({entry.measured for entry in measured if entry.pareto and entry.measured}, key=lambda point: point[::-1])
-        axes.step([point[1] for point in front], [point[0] for point in front], where="post", color="0.6", linewidth=1, zorder=1,
-                  label="Pareto front")
-        for entry in measured:
-            accuracy, asr = entry.accuracy, entry.worst_case.asr  # type: ignore[union-attr]
-            assert accuracy is not None and asr is not None
-            colour = palette.colours[entry.defense]
-            axes.scatter([asr.mean], [accuracy.mean], color=[colour], marker=palette.markers[entry.defense], s=42, zorder=3,
-                         label=labelled(entry) + (" ★" if entry.pareto else ""))
-            if asr.low is not None and asr.high is not None:
-                axes.hlines(accuracy.mean, asr.low, asr.high, color=colour, alpha=0.45, zorder=2)
-            if accuracy.low is not None and accuracy.high is not None:
-                axes.vlines(asr.mean, accuracy.low, accuracy.high, color=colour, alpha=0.45, zorder=2)
-        axes.set(xlabel="worst-case attack success rate (left is better)", ylabel="test accuracy (up is better)",
-                 xlim=(-0.03, 1.03))
-    return True
-
-
-def asr_against_epoch(board: Board, palette: Palette, path: Path) -> bool:
-    """The ASR of the worst case at each checkpoint, with its interval."""
-    if not any(entry.worst_case for entry in board.entries):
-        return False
-    with _axes(board, path) as axes:
+def asr_against_epoch(board: Board, mode: str, palette: Palette, out: Path, file: str) -> Drawn | None:
+    """The ASR of the worst case at each checkpoint of a mode, with its interval; where there are several checkpoints."""
+    seen = [entry.seen(mode) for entry in board.entries]
+    results = [(entry, result) for entry in seen for epoch in board.checkpoints if (result := entry.worst_case_at(epoch)) is not None]
+    data = pd.DataFrame([{"defense": labelled(entry), "checkpoint_epoch": result.checkpoint_epoch, "asr": result.asr.mean,
+                          "asr_low": result.asr.low, "asr_high": result.asr.high} for entry, result in results if result.asr is not None])
+    if data.empty or data["checkpoint_epoch"].nunique() < 2:
+        return None
+    rates = dict(list(data.groupby("defense")))
+    with style():
+        drawn, axes = _figure(board)
         spread = max(board.checkpoints[-1], 1) * 0.006
-        for place, entry in enumerate(board.entries):
-            results = [(point, result.asr) for point in board.checkpoints if (result := entry.worst_case_at(point)) and result.asr]
-            if not results:
+        for place, entry in enumerate(seen):
+            if (found := rates.get(labelled(entry))) is None:
                 continue
             # Side by side, so that equal rates do not hide each other.
-            x = [point + (place - (len(board.entries) - 1) / 2) * spread for point, _ in results]
-            y = [asr.mean for _, asr in results]
-            bounds = [[asr.mean - (asr.low or 0.0) for _, asr in results],
-                      [(asr.high or asr.mean) - asr.mean for _, asr in results]]
-            axes.errorbar(x, y, yerr=bounds, color=palette.colours[entry.defense], linestyle=palette.line(entry.defense),
-                          marker=palette.markers[entry.defense], markersize=5, capsize=2, elinewidth=0.8, label=labelled(entry))
+            x = found["checkpoint_epoch"] + (place - (len(seen) - 1) / 2) * spread
+            look = palette.defenses[entry.defense]
+            axes.plot(x, found["asr"], color=look.colour, linestyle=look.line, marker=look.marker, markersize=5)
+            _intervals(axes, x, found["asr_low"], found["asr_high"], look)
         axes.set(xlabel="epochs of training before the observation", ylabel="worst-case attack success rate", ylim=(-0.03, 1.03),
                  xticks=board.checkpoints)
-    return True
+        legend(drawn, [(labelled(entry), palette.defenses[entry.defense], True) for entry in seen if labelled(entry) in rates])
+        last = data[data["checkpoint_epoch"] == data["checkpoint_epoch"].max()]
+        return save(drawn, out, file, f"{board.title}, {mode}: ASR over training",
+                    "Worst-case attack success rate of each defense against the epochs of training, at the last checkpoint: "
+                    + _ends(dict(zip(last["defense"], last["asr"], strict=True))), data)
 
 
-def top_one_against_pool(board: Board, palette: Palette, path: Path) -> bool:
+def top_one_against_pool(board: Board, mode: str, palette: Palette, out: Path, file: str) -> Drawn | None:
     """The share of victims identified, by an attacker who knows the defense, against the size of the pool, with 95 % intervals and,
     dashed, what a guarantee allows every attacker; on logarithmic axes."""
-    found = [(entry, result) for entry in board.entries if (result := board.identification(entry)) is not None]
+    found = [(entry, result) for entry in board.entries if (result := board.identification(entry.seen(mode))) is not None]
     if not found:
-        return False
+        return None
+    data = pd.DataFrame([{
+        "defense": labelled(entry), "checkpoint_epoch": result.checkpoint_epoch, "pool_size": point.size, "top1": point.rate.mean,
+        "top1_low": point.rate.mean if point.rate.low is None else point.rate.low,
+        "top1_high": point.rate.mean if point.rate.high is None else point.rate.high,
+        "bound": None if result.mu is None else ndtr(ndtri(1 / point.size) + result.mu)} for entry, result in found for point in result.top1])
     largest = max(result.candidates for _, result in found)
     lowest = 0.4 / largest
-    with _axes(board, path) as axes:
+    rates = dict(list(data.groupby("defense")))
+    with style():
+        drawn, axes = _figure(board)
         sizes = np.geomspace(2, largest, 60)
-        axes.plot(sizes, 1 / sizes, color="0.6", linewidth=2.5, zorder=1, label="chance")
+        axes.plot(sizes, 1 / sizes, color=GREY, linewidth=1.6, linestyle=":", zorder=1)
         for place, (entry, result) in enumerate(found):
-            colour, rates = palette.colours[entry.defense], [point.rate for point in result.top1]
+            look, of = palette.defenses[entry.defense], rates[labelled(entry)]
             # Side by side, so that equal rates do not hide each other.
-            x = [point.size * 1.6 ** (place / len(found) - 0.5) for point in result.top1]
-            bounds = [(rate.mean, rate.mean) if rate.low is None or rate.high is None else (rate.low, rate.high) for rate in rates]
-            mean, low, high = np.clip([[rate.mean for rate in rates], *zip(*bounds, strict=True)], lowest, None)
-            axes.errorbar(x, mean, yerr=np.maximum([mean - low, high - mean], 0), color=colour, linewidth=1.2, elinewidth=0.8,
-                          zorder=3, linestyle=palette.line(entry.defense), marker=palette.markers[entry.defense], markersize=4.5,
-                          label=labelled(entry))
+            x = of["pool_size"] * 1.6 ** (place / len(found) - 0.5)
+            mean, low, high = (of[name].clip(lower=lowest) for name in ("top1", "top1_low", "top1_high"))
+            axes.plot(x, mean, color=look.colour, linewidth=1.2, zorder=3, linestyle=look.line, marker=look.marker, markersize=4.5)
+            _intervals(axes, x, low, high, look)
             if result.mu is not None:
-                axes.plot(sizes, ndtr(ndtri(1 / sizes) + result.mu), color=colour, linestyle="--", linewidth=1, zorder=2)
+                axes.plot(sizes, ndtr(ndtri(1 / sizes) + result.mu), color=look.colour, linestyle="--", linewidth=1, zorder=2)
+        names = [(labelled(entry), palette.defenses[entry.defense], True) for entry, _ in found[: MOST_NAMES - 3]]
+        if len(found) > len(names):
+            names.append((f"and {len(found) - len(names)} more", Look(INK, "", ""), False))
         if any(result.mu is not None for _, result in found):
-            axes.plot([], [], color="0.3", linestyle="--", linewidth=1, label="bound of every attacker")
+            names.append(("bound of every attacker", Look(GREY, "--", ""), False))
         axes.set(xscale="log", yscale="log", ylim=(lowest, 1.3), xlabel="candidates (size of the pool)",
                  ylabel="share of victims identified")
+        axes.minorticks_off()
         axes.xaxis.set_major_formatter(FormatStrFormatter("%d"))
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    return True
+        legend(drawn, [*names, ("chance", Look(GREY, ":", ""), False)])
+        return save(drawn, out, file, f"{board.title}, {mode}: identification by the size of the pool",
+                    "Share of victims identified under each defense, against the number of candidates, both on logarithmic axes; among "
+                    "all candidates " + _ends({labelled(entry): result.at_all.mean for entry, result in found}), data)
 
 
-def ssim_distributions(section: Section, palette: Palette, path: Path) -> bool:
-    """Per attack, what it knew, and checkpoint the share of images rebuilt at least as well as an SSIM; of an attack with several
-    settings, of each victim the likeliest reconstruction. At the threshold of success the curve gives the ASR."""
-    if section.reconstructions.empty:
-        return False
-    panels = dict(list(_by_name(section.reconstructions).groupby(["checkpoint_epoch", "knowledge", "name"], sort=False)))
+def ssim_distributions(section: Section, mode: str, palette: Palette, out: Path, file: str) -> Drawn | None:
+    """Per attack, what it knew, and checkpoint the share of images of a mode rebuilt at least as well as an SSIM; of an attack with
+    several settings, of each victim the likeliest reconstruction. At the threshold of success the curve gives the ASR."""
+    if section.reconstructions.empty or not (section.reconstructions["observed"] == mode).any():
+        return None
+    named = by_name(section.reconstructions[section.reconstructions["observed"] == mode])
+    curves: dict[tuple[int, str, str], dict[str, np.ndarray]] = {}
+    for (epoch, knowledge, name, defense), scores in named.groupby(
+            ["checkpoint_epoch", "knowledge", "name", "defense"], sort=False)["ssim"]:
+        curves.setdefault((int(epoch), knowledge, name), {})[defense] = at_least(scores)
     # A block of panels for each checkpoint and what is known.
-    blocks = [[place for place in panels if place[:2] == block] for block in sorted({place[:2] for place in panels})]
+    blocks = [[place for place in curves if place[:2] == block] for block in sorted({place[:2] for place in curves})]
     columns = min(4, max(map(len, blocks)))
     rows = [block[i : i + columns] for block in blocks for i in range(0, len(block), columns)]
-    measured = set(section.reconstructions["defense"])
+    measured = [entry.defense for entry in section.board.entries if any(entry.defense in of for of in curves.values())]
     with style():
-        height = max(1.75 * len(rows) + 0.6, _height(section.board))
-        drawn = figure(2.2 * columns + 4.0, height, above=0.45)
-        grid = drawn.add_gridspec(len(rows), columns, wspace=0.1, hspace=0.5)
+        drawn = figure(2.3 * columns + 4.0, max(1.85 * len(rows) + 0.6, _height(section.board)), above=0.45)
+        # All panels on one pair of axes, which takes a tenth of the time of as many.
+        axes = drawn.add_subplot(xlim=(-0.12, (columns - 1) * _WIDE + 1.05), ylim=(-(len(rows) - 1) * _HIGH - 0.05, 1.05))
+        axes.set_axis_off()
         for i, row in enumerate(rows):
             for j, place in enumerate(row):
-                axes = drawn.add_subplot(grid[i, j], xlim=(-0.1, 1.02), ylim=(-0.02, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-                axes.tick_params(labelbottom=all(len(below) <= j for below in rows[i + 1 :]), labelleft=j == 0)
-                axes.axvline(SUCCESS_SSIM, color="0.5", linewidth=0.8, linestyle=":")
-                scores = dict(list(panels[place].groupby("defense", sort=False)["ssim"]))
-                axes.add_collection(LineCollection([_at_least(values) for values in scores.values()], linewidths=1.2,
-                                                   colors=[palette.colours[defense] for defense in scores],
-                                                   linestyles=[palette.line(defense) for defense in scores]), autolim=False)
-                epoch, knowledge, name = place
-                axes.set_title(f"{plain(name, 30)}\n{knowledge}, {checkpoint(int(epoch))}", fontsize=8)
-        for defense in (entry.defense for entry in section.board.entries if entry.defense in measured):
-            drawn.axes[0].plot([], [], color=palette.colours[defense], linestyle=palette.line(defense), label=defense)
-        legend(drawn, drawn.axes[0])
-        drawn.supxlabel("SSIM", x=(drawn.subplotpars.left + drawn.subplotpars.right) / 2, fontsize=9)
-        drawn.supylabel("share of images with at least this SSIM", fontsize=9)
-        save(drawn, path)
-    return True
+                last = all(len(below) <= j for below in rows[i + 1 :])
+                _panel(axes, (j * _WIDE, -i * _HIGH), curves[place], palette, place, numbers=(last, j == 0))
+        legend(drawn, [(defense, palette.defenses[defense], False) for defense in measured])
+        drawn.text((drawn.subplotpars.left + drawn.subplotpars.right) / 2, 0.01, "SSIM", fontsize=9, ha="center", va="bottom")
+        drawn.text(0.01, 0.5, "share of images with at least this SSIM", fontsize=9, rotation=90, ha="left", va="center")
+        return save(drawn, out, file, f"{section.board.title}, {mode}: similarity of reconstructions",
+                    "Share of images rebuilt at least as well as an SSIM, a panel per attack, what it knew, and checkpoint, and a curve "
+                    f"per defense; at SSIM {SUCCESS_SSIM} it gives the attack success rate", _corners(curves))
 
 
-@contextmanager
-def _axes(board: Board, path: Path) -> Iterator[Axes]:
-    """The axes of a figure, which is written with the names of what was drawn."""
-    with style():
-        drawn = figure(7.4, _height(board))
-        axes = drawn.subplots()
-        yield axes
-        legend(drawn, axes)
-        save(drawn, path)
+#: From one panel of similarities, which is 1 wide and high, to the next.
+_WIDE, _HIGH = 1.22, 1.5
+
+
+def _panel(axes: Axes, corner: tuple[float, float], curves: dict[str, np.ndarray], palette: Palette, place: tuple[int, str, str],
+           numbers: tuple[bool, bool]) -> None:
+    """One panel of similarities at a corner of the axes, with numbers below and to its left."""
+    x, y = corner
+    looks = [palette.defenses[defense] for defense in curves]
+    frame = [[(0, 1), (0, 0), (1, 0)], *([(tick, 0), (tick, -0.03)] for tick in (0, 0.5, 1)), *([(0, tick), (-0.03, tick)] for tick in (0, 0.5, 1))]
+    axes.add_collection(LineCollection([np.add(line, corner) for line in frame], colors=INK, linewidths=0.8), autolim=False)
+    axes.add_collection(LineCollection([[(x + SUCCESS_SSIM, y), (x + SUCCESS_SSIM, y + 1)]], colors=GREY, linewidths=0.8, linestyles=":"),
+                        autolim=False)
+    axes.add_collection(LineCollection([np.maximum(line, (-0.08, 0)) + corner for line in curves.values()], linewidths=1.2,
+                                       colors=[look.colour for look in looks], linestyles=[look.line for look in looks]), autolim=False)
+    epoch, knowledge, name = place
+    axes.text(x + 0.5, y + 1.06, f"{plain(name, 26)}\n{knowledge}, {checkpoint(epoch)}", fontsize=8, ha="center", va="bottom")
+    for tick in (0, 0.5, 1):
+        if numbers[0]:
+            axes.text(x + tick, y - 0.06, f"{tick:g}", fontsize=8, ha="center", va="top")
+        if numbers[1]:
+            axes.text(x - 0.06, y + tick, f"{tick:g}", fontsize=8, ha="right", va="center")
+
+
+def _corners(curves: dict[tuple[int, str, str], dict[str, np.ndarray]]) -> pd.DataFrame:
+    """The corners of all curves as one table."""
+    rows = [(*place, defense, line) for place, of in curves.items() for defense, line in of.items()]
+    counts = [len(row[-1]) for row in rows]
+    names = ("checkpoint_epoch", "knowledge", "attack", "defense")
+    return pd.DataFrame({**{name: np.repeat([row[i] for row in rows], counts) for i, name in enumerate(names)},
+                         **dict(zip(("ssim", "share"), np.concatenate([row[-1] for row in rows]).T, strict=True))})
+
+
+def _intervals(axes: Axes, x: pd.Series, low: pd.Series, high: pd.Series, look: Look) -> None:
+    axes.add_collection(LineCollection(list(np.stack([np.stack([x, x], 1), np.stack([low, high], 1)], 2)), colors=look.colour,
+                                       linewidths=0.8, zorder=3), autolim=False)
+
+
+def _figure(board: Board) -> tuple[Figure, Axes]:
+    """A figure of one pair of axes, with room for the names of what is drawn."""
+    drawn = figure(9.6, _height(board))
+    return drawn, drawn.subplots()
 
 
 def _height(board: Board) -> float:
     """Inches that a legend of all entries needs."""
-    return max(3.6, 0.2 * min(len(board.entries), MOST_NAMES) + 0.5)
+    return max(4.2, 0.2 * min(len(board.entries), MOST_NAMES) + 0.5)
 
 
-def _at_least(scores: pd.Series) -> np.ndarray:
+def _ends(values: dict[str, float]) -> str:
+    """The lowest and the highest of some values, for who cannot see them."""
+    low, high = min(values, key=lambda name: values[name]), max(values, key=lambda name: values[name])
+    return f"from {values[low]:.3f} ({low}) to {values[high]:.3f} ({high})"
+
+
+def at_least(scores: pd.Series) -> np.ndarray:
     """The share of scores that are at least x, as the corners (x, share) of a falling step curve."""
     ordered = np.sort(scores)
     shares = 1 - np.arange(len(ordered) + 1) / len(ordered)
     return np.column_stack([np.repeat([-1, *ordered], 2)[1:], np.repeat(shares, 2)[:-1]])
 
 
-def _by_name(reconstructions: pd.DataFrame) -> pd.DataFrame:
+def by_name(reconstructions: pd.DataFrame) -> pd.DataFrame:
     """The worst cases, and of each attack by its name and what it knew, of each victim the likeliest of its settings."""
     kind = reconstructions["kind"]
     attacks = reconstructions[kind == "attack"]

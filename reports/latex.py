@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from reports import text
-from reports.columns import board_columns
-from reports.entries import Board
+from reports.boards import Board
+from reports.columns import Column, Row, board_columns, family_columns
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -16,26 +16,29 @@ _SPECIAL = {
 
 
 #: Columns that a paper has no width for; the other forms have them.
-_LEFT_OUT = {"time", "memory", "PSNR (dB)", "identified at most", "bits leaked", "label inference", "seeds", "victims"}
+_LEFT_OUT = {"change", "sent", "time", "undefended"}
 
 
 def latex(boards: list[Board]) -> str:
-    """One table per board, over both columns of a page."""
+    """Two tables per board, of families and of their strengths, over both columns of a page."""
     needs = "% Needs the packages booktabs and graphicx; names beyond Latin script need LuaLaTeX or XeLaTeX with a font for them.\n"
-    return needs + "\n".join(_table(board) for board in boards)
+    return needs + "\n".join(part for board in boards for part in (
+        _table(board, family_columns(board), board.families, "Families of defenses, ranked by safe accuracy"),
+        _table(board, board_columns(board), board.entries, "Their strengths")))
 
 
-def _table(board: Board) -> str:
-    columns = [column for column in board_columns(board) if column.shown and column.title not in _LEFT_OUT]
-    rows = pd.DataFrame([[column.value(entry).text for column in columns] for entry in board.entries],
-                        columns=[column.title for column in columns])
-    tabular = rows.style.format(escape).format_index(escape, axis=1).hide(axis="index").to_latex(
+def _table(board: Board, every: list[Column[Row]], rows: list[Row], what: str) -> str:
+    columns = [column for column in every if column.shown and column.title not in _LEFT_OUT]
+    frame = pd.DataFrame([[column.value(row).text for column in columns] for row in rows],
+                         columns=[column.title for column in columns])
+    tabular = frame.style.format(escape).format_index(escape, axis=1).hide(axis="index").to_latex(
         column_format="r" + "l" * (len(columns) - 1), hrules=True)
     seeds = sorted({entry.seeds for entry in board.entries if entry.seeds})
-    note = f"{text.protocol(board)}; {'-'.join(map(str, seeds[:1] + seeds[1:][-1:])) or 'no'} seeds"
+    note = ". ".join([f"{text.protocol(board)}; {'-'.join(map(str, seeds[:1] + seeds[1:][-1:])) or 'no'} seeds",
+                      *(caution.rstrip(".") for caution in text.cautions(board))])
     return (
         f"\\begin{{table*}}\n\\centering\n\\resizebox{{\\linewidth}}{{!}}{{%\n{tabular.rstrip()}}}\n"
-        f"\\caption{{{escape(board.title)}. {escape(note)}.}}\n\\end{{table*}}\n"
+        f"\\caption{{{escape(board.title)}. {what}. {escape(note)}.}}\n\\end{{table*}}\n"
     )
 
 

@@ -4,43 +4,54 @@ from __future__ import annotations
 
 from benchmark.store.tables import SUCCESS_SSIM
 from reports import text
-from reports.columns import attack_table, board_columns, identification_table, overview
-from reports.entries import Board
+from reports.boards import Board
+from reports.columns import board_columns, family_columns, overview
+from reports.detail_tables import attack_table, identification_table, trial_table
 
 #: What the numbers mean, and what they do not show.
 _READING = (
-    "Ranked by the ASR of the worst case at the checkpoint where it is highest, then by test accuracy. ASR: share of images "
-    f"rebuilt with SSIM ≥ {SUCCESS_SSIM}, with its 95 % Wilson interval. Blind attackers know nothing of the defense, "
-    "informed ones what it discloses. The worst case is, of each victim, the likeliest of all reconstructions by what an "
-    "informed attacker observed; the blind one is chosen among those of blind attackers, by what these observed. The oracle "
-    "bound is chosen by looking at the original; no attacker can, and it does not count in the ranking. Test accuracy: "
-    "after the last epoch, mean over seeds with a 95 % bootstrap interval; change, time and memory: against the undefended "
-    "model. Epochs to converge: to 95 % of its best accuracy. ★: on the Pareto front of test accuracy and worst-case ASR.")
+    "Families are ranked by safe accuracy: the test accuracy of the safe strength that did best on validation images. Safe: with "
+    "95 % confidence the worst-case ASR is at most 5 %, and top-1 identification among 100 candidates at most 5 points above "
+    "chance. Families without a safe strength come behind, by free privacy: the least leakage, the higher of both rates, of a "
+    f"strength that loses at most 2 points of accuracy. ASR: share of images rebuilt with SSIM ≥ {SUCCESS_SSIM}, with its 95 % "
+    "Wilson interval, at the checkpoint where it is highest; of each victim the likeliest of all reconstructions by what an "
+    "attacker who knows the defense observed. The gradient is of as many images as the defense trains on (as trained), or of one "
+    "(single). Test accuracy: after the last epoch, mean over seeds with a 95 % bootstrap interval; change, time and sent bytes: "
+    "against the undefended model. A model that does no better than to name the most frequent class counts "
+    "nowhere. ★: on the Pareto front of test accuracy and worst-case ASR.")
 
 
 def markdown(boards: list[Board]) -> str:
     """All boards, with how to read them."""
-    parts = ["# Leakboard", f"**{text.UNFINISHED}**"]
+    parts = ["# Leakboard"]
     if len(boards) > 1:
-        parts += [f"{text.overview(boards)}; ★ is on the Pareto front of ASR and accuracy.", overview_table(boards)]
+        parts += [f"{text.overview(boards)}.", overview_table(boards)]
     for board in boards:
         header, rows = attack_table(board.entries)
+        epsilon = board.protocol.tuning is not None and any(entry.epsilon is not None for entry in board.entries)
         parts += [f"## {table_cell(board.title)}", f"{table_cell(text.protocol(board))}.",
-                  *([f"**{text.ONLY_BLIND}**"] if board.only_blind else []),
-                  *([] if board.protocol.evaluation.candidates else [f"**{text.NOT_IDENTIFIED}**"]), board_table(board), _READING,
-                  *_problems(board), *_identification(board),
+                  *(f"**{caution}**" for caution in text.cautions(board)), family_table(board), _READING,
+                  *[text.TUNING_COSTS] * epsilon,
+                  "### Strengths", board_table(board), *_problems(board), *_identification(board), *_trials(board),
                   "### Every attack", markdown_table(header, [[value.text for value in row] for row in rows])]
     return "\n\n".join(parts) + "\n"
 
 
 def overview_table(boards: list[Board]) -> str:
-    """A row per defense, a column per board."""
-    return markdown_table(["defense", *(board.title for board in boards)],
-                          [[text.labelled(entry), *(value.text for value in values)] for entry, values in overview(boards)])
+    """A row per family, a column per board."""
+    return markdown_table(["family", *(board.title for board in boards)],
+                          [[text.named(family), *(value.text for value in values)] for family, values in overview(boards)])
+
+
+def family_table(board: Board) -> str:
+    """The ranked table alone."""
+    columns = [column for column in family_columns(board) if column.shown]
+    return markdown_table([column.title for column in columns],
+                          [[column.value(family).text for column in columns] for family in board.families])
 
 
 def board_table(board: Board) -> str:
-    """The ranked table alone."""
+    """The table of points alone."""
     columns = [column for column in board_columns(board) if column.shown]
     return markdown_table([column.title for column in columns],
                           [[column.value(entry).text for column in columns] for entry in board.entries])
@@ -72,6 +83,11 @@ def _identification(board: Board) -> list[str]:
     shown = [place for place, (_, _, shown) in enumerate(columns) if shown]
     return ["### Identification", text.IDENTIFICATION, markdown_table(
         [columns[place][0] for place in shown], [[row[place].text for place in shown] for row in rows])]
+
+
+def _trials(board: Board) -> list[str]:
+    header, rows = trial_table(board.entries)
+    return ["### Trials", markdown_table(header, [[value.text for value in row] for row in rows])] if rows else []
 
 
 def _problems(board: Board) -> list[str]:

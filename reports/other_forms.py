@@ -7,22 +7,24 @@ import shutil
 from pathlib import Path
 
 from reports.documents import Leaderboard, schemas, to_json
+from reports.flat_tables import family_table, identification_table, table, trial_table
 from reports.latex import latex
-from reports.leaderboard import identification_table, table
 from reports.markdown import markdown
 
 #: The flat table of numbers; it also marks a folder as a report of ours.
 CSV = "leaderboard.csv"
-#: As above, of identification, where any was measured.
-IDENTIFICATION_CSV = "identification.csv"
+#: The others: families and their ranks; trials, where anything was tuned; identification, where it was measured.
+FAMILIES_CSV, TRIALS_CSV, IDENTIFICATION_CSV = "families.csv", "trials.csv", "identification.csv"
 _SCHEMAS = Path(__file__).parent / "schemas"
 
 
 def write_other_forms(document: Leaderboard, out: Path) -> None:
-    """Write leaderboard.csv, .md, .tex, .json and the schema of the last, and identification.csv."""
-    table(document.boards).to_csv(out / CSV, index=False)
-    if any(board.candidates for board in document.boards):
-        identification_table(document.boards).to_csv(out / IDENTIFICATION_CSV, index=False)
+    """Write leaderboard.csv, .md, .tex, .json and the schema of the last, and the other tables."""
+    boards = document.boards
+    for name, made in ((CSV, table), (FAMILIES_CSV, family_table), (TRIALS_CSV, trial_table),
+                       (IDENTIFICATION_CSV, identification_table)):
+        if len(rows := made(boards)) or name == CSV:
+            rows.to_csv(out / name, index=False)
     for name, content in (("leaderboard.md", markdown(document.boards)), ("leaderboard.tex", latex(document.boards)),
                           ("leaderboard.json", to_json(document))):
         (out / name).write_text(content, encoding="utf-8")

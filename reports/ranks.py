@@ -80,6 +80,11 @@ def lower_limit(hits: int, victims: int, level: float = _LEVEL) -> float:
     return float(beta.ppf(1 - level, hits, victims - hits + 1)) if hits else 0.0
 
 
+def upper_limit(hits: int, count: int, level: float = _LEVEL) -> float:
+    """As above, from the other side."""
+    return float(beta.ppf(level, hits + 1, count - hits)) if hits < count else 1.0
+
+
 def epsilon_limit(rate: float, size: int, delta: float) -> float:
     """The least epsilon, at this delta and for adding or removing an image, under which one of M candidates is named rightly at
     this rate; at least 0.

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import pandas as pd
+import joblib
 
 from benchmark.errors import InputError
-from benchmark.store.results import read_run
+from benchmark.store.results import find_run
+from reports.board_files import BoardFiles, draw_board
+from reports.boards import Board
 from reports.documents import Leaderboard
-from reports.leaderboard import Section, build
+from reports.drawing import Palette
+from reports.leaderboard import Gathered, gather, section
 from reports.other_forms import CSV, write_other_forms
 from reports.pages import Pages
+from reports.plan import Outline, plan
 from reports.submission import record
+
+#: Cells of which a process of its own, which takes seconds to start, reads and draws more than it costs.
+_CELLS_EACH = 100
 
 
 def write_report(runs: list[Path], out: Path) -> Path:
-    """Build the report of one or more runs from their tables and images alone.
+    """Build the report of one or more runs from their tables and images alone; boards are drawn in as many processes as there are
+    cores.
 
     Args:
         runs: run folders.
@@ -30,27 +40,51 @@ def write_report(runs: list[Path], out: Path) -> Path:
     Raises:
         InputError: a run cannot be read, or the folder holds something else.
     """
-    read = [read_run(run) for run in runs]
-    sections = build(read)
-    document = Leaderboard("leakboard-leaderboard/2", [section.board for section in sections], [record(run) for run in read])
-    return _write(document, sections, out)
+    read = [find_run(run) for run in runs]
+    gathered = gather(read)
+    layout = plan([Outline(each.dataset, each.model, each.undefended, each.outlined()) for each in gathered])
+    with _replaced(out) as draft:
+        made = _in_processes(gathered, layout.palette, draft, layout.board_pages)
+        document = Leaderboard("leakboard-leaderboard/3", [board for board, _ in made], [record(run) for run in read])
+        write_other_forms(document, draft)
+        Pages(document, [files for _, files in made], layout, draft).write()
+    return out / "index.html"
 
 
 def write_leaderboard(document: Leaderboard, out: Path) -> Path:
     """Build the site of a leaderboard alone, without the figures and pictures that need the runs. As :func:`write_report`."""
-    return _write(document, [Section(board, pd.DataFrame(), pd.DataFrame(), []) for board in document.boards], out)
+    layout = plan([Outline(board.dataset, board.model, board.undefended, board.families) for board in document.boards])
+    with _replaced(out) as draft:
+        write_other_forms(document, draft)
+        files = [BoardFiles.of_document(board, layout.palette, draft, page)
+                 for board, page in zip(document.boards, layout.board_pages, strict=True)]
+        Pages(document, files, layout, draft).write()
+    return out / "index.html"
 
 
-def _write(document: Leaderboard, sections: list[Section], out: Path) -> Path:
-    """Write all files beside ``out`` and put them in its place in the end, so that a report is whole or not there."""
+def _in_processes(gathered: Sequence[Gathered], palette: Palette, out: Path, pages: Sequence[str]) -> list[tuple[Board, BoardFiles]]:
+    cells = sum(len(each.cells) for each in gathered)
+    processes = max(1, min(joblib.cpu_count(), len(gathered), cells // _CELLS_EACH))
+    made: list[tuple[Board, BoardFiles]] = joblib.Parallel(n_jobs=processes)(
+        joblib.delayed(_make)(each, palette, out, page) for each, page in zip(gathered, pages, strict=True))
+    return made
+
+
+def _make(gathered: Gathered, palette: Palette, out: Path, page: str) -> tuple[Board, BoardFiles]:
+    made = section(gathered)
+    return made.board, draw_board(made, palette, out, page)
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` for all files of a report, which takes its place in the end, so that a report is whole or not there."""
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CSV).is_file())):
         raise InputError(f"the output folder {out} exists and is not a report of leakboard; name another with --out")
     draft, old = (out.parent / f".{out.name}.{name}.{os.getpid()}" for name in ("new", "old"))
     try:
         shutil.rmtree(draft, ignore_errors=True)
         (draft / "assets").mkdir(parents=True)
-        write_other_forms(document, draft)
-        Pages(document, sections, draft).write()
+        yield draft
         if out.exists():
             out.replace(old)
         draft.replace(out)
@@ -59,4 +93,3 @@ def _write(document: Leaderboard, sections: list[Section], out: Path) -> Path:
     finally:
         for folder in (draft, old):
             shutil.rmtree(folder, ignore_errors=True)
-    return out / "index.html"

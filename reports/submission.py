@@ -13,9 +13,11 @@ from pydantic import TypeAdapter
 
 from benchmark.errors import InputError
 from benchmark.store.recording import write_atomically
-from benchmark.store.results import Run, read_run
+from benchmark.store.results import FoundRun, find_run, trial_folder
+from reports.boards import Board, Protocol
 from reports.documents import EarlierDocument, Leaderboard, RunRecord, Submission, parse, read_document, to_json
-from reports.entries import Board, Entry, Protocol, ranked
+from reports.entries import Entry
+from reports.families import ranked
 from reports.leaderboard import build
 
 _ENTRY, _RECORD = TypeAdapter(Entry), TypeAdapter(RunRecord)
@@ -34,12 +36,12 @@ def submit(run: Path, name: str, paper: str, out: Path) -> Submission:
         InputError: the run cannot be read or holds no finished cell, the name or address is not acceptable, or the file cannot be
             written or is something else.
     """
-    read = read_run(run)
+    read = find_run(run)
     boards = [section.board for section in build([read])]
     if not read.cells:
         raise InputError(f"{run} has no finished cell; there is nothing to submit")
     # Written and read once, so that what leaves here is what check takes.
-    content = to_json(Submission("leakboard-entry/2", name, paper, boards, [record(read)]))
+    content = to_json(Submission("leakboard-entry/3", name, paper, boards, [record(read)]))
     entry: Submission = parse(content, f"cannot submit {run}")
     if out.exists():
         with contextlib.suppress(EarlierDocument):
@@ -72,11 +74,11 @@ def merge(paths: list[Path]) -> Leaderboard:
         for board in document.boards:
             key = _key(board)
             named = [replace(entry, submission=document.name, paper=document.paper) for entry in board.entries]
-            before = boards[key].entries if key in boards else []
-            undefended = boards[key].undefended if key in boards else None
-            boards[key] = replace(board, entries=before + named, undefended=undefended or board.undefended)
-    merged = [replace(board, entries=ranked(board.entries)) for board in boards.values()]
-    return Leaderboard("leakboard-leaderboard/2", merged, runs)
+            families = [replace(family, submission=document.name) for family in board.families]
+            before = boards.get(key, replace(board, families=[], entries=[], undefended=None))
+            boards[key] = replace(board, families=before.families + families, entries=before.entries + named,
+                                  undefended=before.undefended or board.undefended)
+    return Leaderboard("leakboard-leaderboard/3", [ranked(board) for board in boards.values()], runs)
 
 
 def check(path: Path, run: Path | None = None) -> str:
@@ -94,7 +96,7 @@ def check(path: Path, run: Path | None = None) -> str:
     return f"{path} is a valid {kind}: {len(document.boards)} boards, {entries} defenses on them{verified}"
 
 
-def record(run: Run) -> RunRecord:
+def record(run: FoundRun) -> RunRecord:
     """Where and how the numbers of a run were made."""
     provenance, determinants = run.manifest.get("provenance", {}), run.manifest.get("determinants", {})
     names = ("started", "command", "python", "packages", "platform", "hardware", "threads", "revision")
@@ -114,20 +116,21 @@ def record(run: Run) -> RunRecord:
     return made
 
 
-def _hash(run: Run) -> str:
-    """SHA-256 over the raw tables of all finished cells, in the order of their keys."""
+def _hash(run: FoundRun) -> str:
+    """SHA-256 over the raw tables of all finished trials and cells, in the order of their keys."""
     digest = hashlib.sha256()
-    for cell in sorted(run.cells, key=lambda cell: cell.folder.name):
-        for table in sorted(cell.tables()):
-            content = table.read_bytes()
-            digest.update(f"{table.relative_to(cell.folder.parent).as_posix()} {len(content)}\n".encode())
-            digest.update(content)
+    trials = [trial_folder(run.folder, key) / "trial.parquet" for key in sorted(run.manifest["trials"])]
+    cells = sorted(run.cells, key=lambda cell: cell.folder.name)
+    for table in [*filter(Path.is_file, trials), *(table for cell in cells for table in sorted(cell.tables()))]:
+        content = table.read_bytes()
+        digest.update(f"{table.relative_to(run.folder).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
     return digest.hexdigest()
 
 
 def _compare(path: Path, document: Leaderboard | Submission, run: Path) -> None:
     """Every board and entry must follow from the run, and none may be left out."""
-    read = read_run(run)
+    read = find_run(run)
     if len(document.runs) != 1:
         raise InputError(f"{path} was made from {len(document.runs)} runs; --run checks a document of one")
     if record(read).tables_sha256 != document.runs[0].tables_sha256:
@@ -135,7 +138,7 @@ def _compare(path: Path, document: Leaderboard | Submission, run: Path) -> None:
     made = [section.board for section in build([read])]
     expected = {_key(board): {entry.defense: entry for entry in board.entries} for board in made}
     if _outline(document.boards) != _outline(made):
-        raise InputError(f"{path}: boards: other data sets, models, protocols or defenses than those of {run}")
+        raise InputError(f"{path}: boards: other data sets, models, protocols, families or defenses than those of {run}")
     for b, board in enumerate(document.boards):
         for e, entry in enumerate(board.entries):
             if _numbers(entry) != _numbers(expected[_key(board)][entry.defense]):
@@ -143,9 +146,10 @@ def _compare(path: Path, document: Leaderboard | Submission, run: Path) -> None:
                                  f"of {run} give")
 
 
-def _outline(boards: list[Board]) -> dict[tuple[str, str, Protocol], tuple[str | None, set[str]]]:
-    """Of each board the undefended one and all defenses."""
-    return {_key(board): (board.undefended, {entry.defense for entry in board.entries}) for board in boards}
+def _outline(boards: list[Board]) -> dict[tuple[str, str, Protocol], tuple[str | None, dict[str, tuple[str | None, list[str]]]]]:
+    """Of each board the undefended defense, and all families with their parameters and defenses."""
+    return {_key(board): (board.undefended, {family.name: (family.parameter, family.defenses) for family in board.families})
+            for board in boards}
 
 
 def _key(board: Board) -> tuple[str, str, Protocol]:
@@ -162,5 +166,5 @@ def _numbers(entry: Entry) -> str:
             return [rounded(item) for item in value]
         return f"{value:.6g}" if isinstance(value, float) else value
 
-    alone = replace(entry, rank=None, pareto=False, submission="", paper="")
+    alone = replace(entry, pareto=False, submission="", paper="")
     return json.dumps(rounded(_ENTRY.dump_python(alone)))

@@ -6,16 +6,22 @@ import json
 import math
 from collections.abc import Collection, Sequence
 
-from reports.entries import AttackResult, Board, Entry, IdentificationResult
+from benchmark.specification import AS_TRAINED, SINGLE, TrialSpec
+from reports.boards import Board, Family, FreePrivacy, Standing
+from reports.entries import COMPARED, AttackResult, Entry, IdentificationResult, Trial
 from reports.statistics import Estimate
 
 ABSENT = "–"
+_OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
 #: Attacks that a cell names; the other forms name all.
 _MOST = 3
 
-#: Stands above every board until it is done.
-UNFINISHED = ("Trainings are not tuned: all defenses share one step size and number of epochs, so that one may learn more than is "
-              "shown here.")
+#: Stands above a board whose trainings were not tuned.
+NOT_TUNED = ("Not tuned: all defenses share one optimizer, step size and batch size, so that one may learn more than is shown "
+             "here, and safe strengths are compared by test images. To tune each, give the command of the run again with --tuning.")
+#: Stands where epsilon does, on a board whose trainings were tuned.
+TUNING_COSTS = ("Epsilon is that of the one training; what was learned about the images by trying several, of which the best was "
+                "chosen, is not in it (Papernot and Steinke, ICLR 2022).")
 #: Stands above a board whose protocol has no candidates.
 NOT_IDENTIFIED = ("Identification was not measured: a low rate here is no evidence that the images cannot be told from others. To "
                   "add it, give the command of the run again with --candidates 1000 on its folder; it uses the saved checkpoints "
@@ -61,10 +67,35 @@ def convergence(entry: Entry, epochs: int) -> str:
     return f"> {epochs} in {len(entry.converged) - len(reached)} of {len(entry.converged)} seeds"
 
 
+def cautions(board: Board) -> list[str]:
+    """What has to be known before a board is read."""
+    tuning, epochs = board.protocol.tuning, board.protocol.training.epochs
+    needed = board.protocol.thresholds.victims
+    found = [
+        (tuning is None, NOT_TUNED),
+        (tuning is not None and tuning.epochs is not None and tuning.epochs < epochs,
+         f"Tuned on {tuning.epochs if tuning else 0} of {epochs} epochs: what learns best in the first ones was chosen."),
+        (board.too_few_victims, f"Too few victims: with fewer than {needed} of a defense nothing can be called safe, even if none "
+                                "leaks. The ranks go by the estimates instead of their upper limits, marked as estimated."),
+        (board.only_blind, ONLY_BLIND), (not board.protocol.evaluation.candidates, NOT_IDENTIFIED)]
+    return [caution for applies, caution in found if applies]
+
+
 def overview(boards: Collection[Board]) -> str:
     """What a cell of the table over all boards holds."""
-    identified = "top-1 identification among M candidates (lower is better) · " if any(board.candidates for board in boards) else ""
-    return f"Worst-case ASR (lower is better) · {identified}test accuracy (higher is better)"
+    single = {mode(board.ranked_by) for board in boards}
+    return (f"Safe accuracy, gradients {' or '.join(sorted(single))} (higher is better); where no strength is safe, the least "
+            "leakage (lower is better) at next to no loss, or of any strength")
+
+
+def mode(observed: str) -> str:
+    """How many images are behind a gradient."""
+    return {AS_TRAINED: "as trained", SINGLE: "of single images"}.get(observed, f"of {observed} images")
+
+
+def short_mode(observed: str) -> str:
+    """The same for a title."""
+    return {AS_TRAINED: "as trained", SINGLE: "single"}.get(observed, f"{observed} images")
 
 
 def epsilon(entry: Entry) -> str:
@@ -82,20 +113,46 @@ def ratio(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.2f}×"
 
 
+def optimizer(name: str) -> str:
+    """As people write it."""
+    return _OPTIMIZERS[name]
+
+
+def tried_with(trial: Trial | TrialSpec) -> str:
+    """By what a model was trained."""
+    return f"{optimizer(trial.optimizer)}, step size {trial.learning_rate:g}, batch size {trial.batch_size}"
+
+
+def training(entry: Entry) -> str:
+    """By what it was trained, in short."""
+    if entry.learning_rate is None or entry.optimizer is None:
+        return ABSENT
+    return f"{optimizer(entry.optimizer)} {entry.learning_rate:g}, {entry.batch_size}"
+
+
 def protocol(board: Board) -> str:
     """How a board was measured, in a sentence."""
-    training, evaluation = board.protocol.training, board.protocol.evaluation
-    images = "image" if evaluation.batch_size == 1 else "images"
+    evaluation, epochs = board.protocol.evaluation, board.protocol.training.epochs
+    precision = "" if board.protocol.training.precision == "float32" else f" in {board.protocol.training.precision}"
     rounds = f", {evaluation.rounds} rounds" if evaluation.rounds > 1 else ""
     size = f", resized to {board.protocol.image_size} pixels" if board.protocol.image_size else ""
-    candidates = _candidates(evaluation.candidates, board.candidates)
-    precision = "" if training.precision == "float32" else f" in {training.precision}"
+    several = f" (of which as many are attacked as have {evaluation.images} images)" if set(board.observed) != {SINGLE} else ""
     return (
-        f"Adam, step size {training.learning_rate:g}, batches of {training.batch_size}, {training.epochs} epochs{precision}; "
-        f"{evaluation.victims} victims per seed, gradients of {evaluation.batch_size} {images} each{rounds}, labels "
-        f"{evaluation.labels}{candidates}; attackers {' and '.join(evaluation.knowledge)}: {_settings(board.protocol.attacks)} "
-        f"(portfolio {board.protocol.portfolio}); data {board.protocol.fingerprint[:8]}{size}"
+        f"{_trained(board)}, {epochs} epoch{'s' if epochs != 1 else ''}{precision}; {evaluation.victims} victims per seed, "
+        f"gradients {' and '.join(map(mode, board.observed))}{several}{rounds}, labels {evaluation.labels}"
+        f"{_candidates(evaluation.candidates, board.candidates)}; attackers {' and '.join(evaluation.knowledge)}: "
+        f"{_settings(board.protocol.attacks)} (portfolio {board.protocol.portfolio}); data {board.protocol.fingerprint[:8]}{size}"
     )
+
+
+def _trained(board: Board) -> str:
+    training, tuning = board.protocol.training, board.protocol.tuning
+    if tuning is None:
+        return f"{optimizer(training.optimizer)}, step size {training.learning_rate:g}, batches of {training.batch_size}"
+    epochs = f" after {tuning.epochs} epoch{'s' if tuning.epochs != 1 else ''}" if tuning.epochs is not None else ""
+    return (f"tuned for each defense on {tuning.validation:.3g} of the training images{epochs}: "
+            f"{' or '.join(map(optimizer, tuning.optimizers))}, step size "
+            f"{' or '.join(f'{step:g}' for step in tuning.step_sizes)}, batches of {' or '.join(map(str, tuning.batch_sizes))}")
 
 
 def _candidates(asked: int, found: Sequence[int]) -> str:
@@ -125,6 +182,18 @@ def labelled(entry: Entry) -> str:
     return f"{entry.defense} ({entry.submission})" if entry.submission else entry.defense
 
 
+def named(family: Family) -> str:
+    """The family, with the name of its submission where it has one."""
+    return f"{family.name} ({family.submission})" if family.submission else family.name
+
+
+def bytes_sent(count: int | None) -> str:
+    """Of one gradient."""
+    if count is None:
+        return ABSENT
+    return f"{count} B" if count < 1000 else f"{count / 1e3:.3g} kB" if count < 1e6 else f"{count / 1e6:.3g} MB"
+
+
 def starred(entry: Entry) -> str:
     """The defense, with a star where it is on the Pareto front."""
     return f"{entry.defense} ★" if entry.pareto else entry.defense
@@ -151,16 +220,27 @@ def strongest(result: AttackResult | None) -> str:
     return ABSENT if result is None else f"{winners(result)}; {checkpoint(result.checkpoint_epoch)}"
 
 
-def top_one(result: IdentificationResult) -> str:
-    """The rate among all candidates, and whether an exact likelihood gave it."""
-    return estimate(result.at_all, 3) + (" exact" if result.exact else "")
+def top_one(rate: Estimate, result: IdentificationResult) -> str:
+    """A rate of identification, and whether an exact likelihood gave it."""
+    return estimate(rate, 3) + (" exact" if result.exact else "")
 
 
-def extremes(board: Board) -> str:
-    """The lowest and the highest top-1 among all candidates, for who cannot see the figure."""
-    rates = sorted((result.at_all.mean, labelled(entry)) for entry in board.entries if (result := board.identification(entry)))
-    (low, least), (high, most) = rates[0], rates[-1]
-    return f"among {span(board.candidates)} from {number(low, 3)} ({least}) to {number(high, 3)} ({most})"
+def compared(board: Board) -> str:
+    """The size of the pools in which top-1 is compared."""
+    sizes = sorted({result.compared.size for entry in board.entries for result in entry.identifications})
+    return span(sizes) if sizes else str(min(board.protocol.evaluation.candidates or COMPARED, COMPARED))
+
+
+def safe(standing: Standing, family: Family) -> str:
+    """Its safe accuracy, or why there is none."""
+    if standing.accuracy is not None:
+        return estimate(standing.accuracy, 3) + (" estimated" if standing.estimated else "")
+    return "at chance" if family.at_chance else "none" if family.leakage is not None else ABSENT
+
+
+def leaked(found: FreePrivacy) -> str:
+    """What a strength leaks, and which one it is."""
+    return f"{number(found.leakage)} ({found.defense})"
 
 
 def scored(result: IdentificationResult) -> str:

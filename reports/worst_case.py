@@ -12,7 +12,7 @@ import pandas as pd
 
 from reports.entries import ORACLE_BOUND, WORST_CASE
 
-_VICTIM = ["defense", "seed", "checkpoint_epoch", "victim"]
+_VICTIM = ["defense", "seed", "checkpoint_epoch", "observed", "victim"]
 _CANDIDATE = [*_VICTIM, "attack", "knowledge"]
 
 
@@ -56,7 +56,7 @@ def likeliest(rows: pd.DataFrame, score: str, within: Sequence[str] = ()) -> pd.
     A score that is missing is chosen only where there is no other.
 
     Args:
-        rows: of any number of defenses, seeds and checkpoints.
+        rows: of any number of defenses, seeds, checkpoints and modes.
         score: the column to choose by.
         within: columns that tell groups of attacks apart, within each of which is chosen.
 

@@ -16,19 +16,24 @@ from benchmark.store.results import read_run
 from reports import ranks, text
 from reports.columns import board_columns, overview
 from reports.documents import read_document, to_json
+from reports.flat_tables import identification_table
 from reports.identification import identification_results
 from reports.latex import latex
-from reports.leaderboard import build, identification_table
+from reports.leaderboard import build
 from reports.markdown import markdown
 from reports.site import write_leaderboard, write_report
 from reports.statistics import Estimate
-from reports.submission import check, merge, submit
+from reports.submission import check, submit
+
+
+def results_of(table, delta=None):
+    return identification_results(table, delta, ["single", "8"])
 
 
 def rows(better, **columns):
     """Rows of victims at one checkpoint."""
     count = len(better)
-    defaults = {"checkpoint_epoch": 0, "knowledge": "informed", "method": "likelihood", "exact": True, "victim": range(count), "candidates": 100,
+    defaults = {"checkpoint_epoch": 0, "observed": "single", "batch_size": 1, "knowledge": "informed", "method": "likelihood", "exact": True, "victim": range(count), "candidates": 100,
                 "tied": 0, "label_share": None, "mu": None, "seconds": 0.5}
     return pd.DataFrame({**defaults, "better": better, **columns}).astype({"label_share": float, "mu": float})
 
@@ -60,12 +65,12 @@ def board_of(run):
 
 
 def shown(board):
-    """The texts of what is shown at first, by defense and the title of their column."""
-    return {entry.defense: {column.title: column.value(entry).text for column in board_columns(board) if column.shown} for entry in board.entries}
+    """The texts of the table of points, by defense and the title of their column."""
+    return {entry.defense: {column.title: column.value(entry).text for column in board_columns(board)} for entry in board.entries}
 
 
 def test_by_hand():
-    (result,) = identification_results(rows([0, 0, 0, 50], label_share=[1.0, 1.0, 0.0, None], mu=[1.0, 2.0, 0.5, 1.0]), None)
+    (result,) = results_of(rows([0, 0, 0, 50], label_share=[1.0, 1.0, 0.0, None], mu=[1.0, 2.0, 0.5, 1.0]))
     assert (result.checkpoint_epoch, result.knowledge, result.method, result.exact, result.candidates, result.victims) == (
         0, "informed", "likelihood", True, 100, 4)
     assert [point.size for point in result.top1] == [2, 5, 10, 20, 50, 100]
@@ -78,55 +83,73 @@ def test_by_hand():
     assert result.epsilon_low == pytest.approx(math.log(100 * (least - 1e-5))) and result.mu_low == ranks.mu_limit(least, 100)
     assert result.mu == 2 and result.bound == ranks.top_one_bound(2, 100)  # what holds for all of them
     assert result.label_share.mean == pytest.approx(2 / 3)
-    (other,) = identification_results(rows([0, 0, 0, 50], mu=[1.0, None, 0.5, 1.0]), 0.1)
+    (other,) = results_of(rows([0, 0, 0, 50], mu=[1.0, None, 0.5, 1.0]), 0.1)
     assert other.mu is other.bound is other.label_share is None and other.epsilon_low == pytest.approx(math.log(100 * (least - 0.1)))
-    assert identification_results(None, None) == []
+    assert results_of(None) == []
 
 
 def test_ties_take_their_expected_rank_and_are_no_hits():
-    (constant,) = identification_results(rows([0] * 64, tied=99), None)
+    (constant,) = results_of(rows([0] * 64, tied=99))
     assert [point.rate.mean for point in constant.top1] == pytest.approx([1 / point.size for point in constant.top1])
     assert (constant.median_rank, constant.bits_low, constant.epsilon_low, constant.mu_low) == (50.5, 0, 0, 0)
 
 
-def test_results_are_told_apart_by_checkpoint_and_knowledge():
-    found = identification_results(pd.concat([rows([0, 9]), rows([5, 5], checkpoint_epoch=10), rows([7], knowledge="blind", exact=False)]), None)
-    assert [(r.checkpoint_epoch, r.knowledge, r.victims, r.median_rank, r.exact) for r in found] == [
-        (0, "blind", 1, 8, False), (0, "informed", 2, 5.5, True), (10, "informed", 2, 6, True)]
+def test_results_are_told_apart_by_mode_checkpoint_and_knowledge():
+    found = results_of(pd.concat([rows([0, 9]), rows([5, 5], checkpoint_epoch=10), rows([7], knowledge="blind", exact=False),
+                                  rows([1, 1, 1], observed="8", batch_size=8)]))
+    assert [(r.observed, r.batch_size, r.checkpoint_epoch, r.knowledge, r.victims, r.median_rank, r.exact) for r in found] == [
+        ("single", 1, 0, "blind", 1, 8, False), ("single", 1, 0, "informed", 2, 5.5, True), ("single", 1, 10, "informed", 2, 6, True),
+        ("8", 8, 0, "informed", 3, 2, True)]
 
 
 def test_the_order_of_victims_changes_nothing():
     generator = np.random.default_rng(0)
     table = rows(generator.integers(0, 60, 50), tied=generator.integers(0, 3, 50), candidates=generator.choice([80, 100], 50), label_share=generator.random(50))
-    assert identification_results(table, None) == identification_results(table.sample(frac=1, random_state=1), None)
+    assert results_of(table) == results_of(table.sample(frac=1, random_state=1))
 
 
 def test_of_pools_of_different_sizes_the_smallest_counts():
     """Victims among 100 as if they had been drawn from among 50 of these."""
-    (result,) = identification_results(rows([0, 0, 0, 33], candidates=[50, 50, 100, 100]), None)
+    (result,) = results_of(rows([0, 0, 0, 33], candidates=[50, 50, 100, 100]))
     assert result.candidates == 50 and [point.size for point in result.top1] == [2, 5, 10, 20, 50]
     assert result.at(10).mean == pytest.approx((3 + math.comb(66, 9) / math.comb(99, 9)) / 4) and result.at(100) is None
-    assert identification_results(rows([33], candidates=[100]), None)[0].median_rank == 34
-    assert identification_results(rows([0, 33], candidates=[50, 100]), None)[0].median_rank == pytest.approx((1 + 1 + 33 * 49 / 99) / 2)
+    assert results_of(rows([33], candidates=[100]))[0].median_rank == 34
+    assert results_of(rows([0, 33], candidates=[50, 100]))[0].median_rank == pytest.approx((1 + 1 + 33 * 49 / 99) / 2)
 
 
 def test_the_board_shows_identification_beside_reconstruction(run):
     board = board_of(run)
     rows = shown(board)
     titles = list(rows["noise"])
-    assert titles[titles.index("ASR worst case") + 1] == "identified (M = 100)"
-    assert [rows[name]["identified (M = 100)"] for name in ("none", "noise", "private")] == [
+    assert titles[titles.index("ASR, single") + 1] == "top-1 of 100, single"
+    assert [rows[name]["top-1 of 100, single"] for name in ("none", "noise", "private")] == [
         "1.000 [0.510, 1.000] exact", "0.750 [0.301, 0.954] exact", "0.250 [0.046, 0.699]"]
-    assert rows["noise"]["ASR worst case"].startswith("0.00") and rows["noise"]["identified at most"] == "–"
+    assert [rows[name]["identified (M = 100)"] for name in rows] == [rows[name]["top-1 of 100, single"] for name in rows]
+    assert rows["noise"]["ASR, single"].startswith("0.00") and rows["noise"]["identified at most"] == "–"
     assert rows["private"]["identified at most"] == text.number(ranks.top_one_bound(1.0, 100), 3)
     assert rows["none"]["bits leaked"].startswith("≥ 0.65") and rows["private"]["bits leaked"] == "≥ 0.00"
     assert rows["private"]["label inference"] == "0.62" and rows["none"]["label inference"] == "–"
-    hidden = {column.title: column for column in board_columns(board) if not column.shown}
-    by_name = {entry.defense: entry for entry in board.entries}
-    assert hidden["identified by"].value(by_name["noise"]).text == "likelihood, exact; untrained"
-    assert hidden["identified by"].value(by_name["none"]).text == "exact; untrained"
-    assert [hidden["identified blindly"].value(by_name[name]).text[:5] for name in ("none", "noise", "private")] == ["1.000", "0.250", "0.000"]
+    assert rows["noise"]["identified by"] == "likelihood, exact; untrained" and rows["none"]["identified by"] == "exact; untrained"
+    assert [rows[name]["identified blindly"][:5] for name in ("none", "noise", "private")] == ["1.000", "0.250", "0.000"]
     assert ", identified among 100 candidates;" in text.protocol(board)
+
+
+def test_the_limit_by_hand():
+    """Of 1 of 59 the bootstrap draws at most 3 hits in 95 % of resamples; a constant rate has itself as its limit."""
+    (result,) = results_of(rows([0] + [99] * 58))
+    hits = np.random.default_rng(0).binomial(59, 1 / 59, 100_000)
+    assert result.limit == pytest.approx(3 / 59) and np.mean(hits <= 2) < 0.95 < np.mean(hits <= 3)
+    (constant,) = results_of(rows([0] * 64, tied=99))
+    assert constant.limit == pytest.approx(0.01) and results_of(rows([99] * 59))[0].limit == 0.0
+    (single,) = results_of(rows([50]))
+    assert single.limit == 1.0  # of one victim nothing can be said
+
+
+def test_the_limit_is_that_of_a_hundred_candidates_where_there_are_more():
+    better = np.random.default_rng(0).integers(0, 200, 128)
+    (result,) = results_of(rows(better, candidates=1000))
+    assert result.compared.size == 100 and result.compared.rate.mean == result.at(100).mean > result.at_all.mean
+    assert result.at(100).mean < result.limit < result.at(100).high
 
 
 def test_the_checkpoint_of_the_highest_rate_counts(run):
@@ -147,35 +170,26 @@ def test_without_the_likelihood_who_knows_the_defense_may_do_as_well_what_a_blin
     assert replace(entry, identifications=[blind]).identified is None
 
 
-def test_ranks_go_by_reconstruction(run):
-    assert [entry.defense for entry in board_of(run).entries] == ["noise", "private", "none"]
-
-
-def test_the_overview_has_three_numbers(run):
-    board = board_of(run)
-    assert {entry.defense: values[0].text for entry, values in overview([board])} == {
-        "none": "1.00 · 1.00 · 0.50 ★", "noise": "0.00 · 0.75 · 0.40 ★", "private": "0.00 · 0.25 · 0.30"}
-    assert "identification" in text.overview([board])
-
-
 def test_blind_attackers_alone_are_what_counts_where_no_other_was_measured(tmp_path):
     run = a_run(tmp_path / "run", {("mine", 0): cell(1, {(0, "blind"): {"better": [0, 0, 9, 9]}})}, known=("blind",))
     board = board_of(run)
-    assert board.only_blind and shown(board)["mine"]["identified blindly"].startswith("0.500") and shown(board)["mine"]["identified (M = 100)"] == "not run"
-    assert overview([board])[0][1][0].text == "0.25 · 0.50 · 0.50 ★"
+    assert board.only_blind and shown(board)["mine"]["top-1 of 100, single"].startswith("0.500") and board.families[0].leakage == 0.5
+    meanings = {column.title: column.meaning for column in board_columns(board)}
+    assert "who knows nothing of the defense" in meanings["top-1 of 100, single"] and "who knows nothing of the defense" in meanings["ASR, single"]
+    assert overview([board])[0][1][0].text == "leaks 0.50"
 
 
 def test_a_class_with_fewer_images_is_said(tmp_path):
     run = a_run(tmp_path / "run", {("mine", seed): cell(1, {(0, "both"): {"better": [0] * 4, "candidates": [count] * 4}}) for seed, count in ((0, 60), (1, 70))})
     board = board_of(run)
-    assert "identified (M = 60)" in shown(board)["mine"] and "identified among 100 candidates (60, as many as there are);" in text.protocol(board)
+    assert "top-1 of 60, single" in shown(board)["mine"] and "identified among 100 candidates (60, as many as there are);" in text.protocol(board)
 
 
 def test_why_identification_does_not_apply_is_said(tmp_path):
     run = a_run(tmp_path / "run", {("mine", seed): cell(1, {}, unidentified=[(0, "blind", "no images"), (0, "informed", "no images")]) for seed in (0, 1)})
     board = board_of(run)
-    assert shown(board)["mine"]["identified"] == "does not apply" and len(board.entries[0].unidentified) == 2
-    assert "| mine | untrained | informed | does not apply: no images |" in markdown([board])
+    assert shown(board)["mine"]["top-1 of 100, single"] == "does not apply" and len(board.entries[0].unidentified) == 2
+    assert "| mine | of single images | untrained | informed | does not apply: no images |" in markdown([board])
     assert "does not apply: no images" in (write_report([run], tmp_path / "site").parent / "d-m.html").read_text()
 
 
@@ -192,17 +206,17 @@ def test_every_form_has_it(run, tmp_path):
     site = write_report([run], tmp_path / "site").parent
     forms = {path.name: path.read_text() for path in site.iterdir() if path.is_file()}
     for name in ("index.html", "d-m.html", "leaderboard.md"):
-        assert text.NOT_IDENTIFIED not in forms[name] and text.UNFINISHED in forms[name]
+        assert text.NOT_IDENTIFIED not in forms[name] and text.NOT_TUNED in forms[name]
     page = forms["d-m.html"]
-    assert "<h2>Identification</h2>" in page and "Identification at every checkpoint" in page and (site / "assets" / "d-m-pools.svg").is_file()
-    assert "among 100 from 0.250 (private) to 1.000 (none)" in page and "Identification at every checkpoint" in forms["defense-noise.html"]
+    assert "<h2>Identification</h2>" in page and "Identification at every checkpoint" in page and list((site / "assets").glob("d-m-*pools*.svg"))
+    assert "Identification at every checkpoint" in forms["defense-noise.html"]
     assert 'href="identification.csv"' in forms["index.html"] and len(pd.read_csv(site / "identification.csv")) == 36
     assert "### Identification" in forms["leaderboard.md"] and "1.000 [0.510, 1.000] exact" in forms["leaderboard.md"]
-    assert "identified (M = 100)" in forms["leaderboard.tex"] and "bits leaked" not in forms["leaderboard.tex"]
-    assert len(json.loads(forms["leaderboard.json"])["boards"][0]["entries"][0]["identifications"]) == 3
+    assert "top-1 of 100" in forms["leaderboard.tex"] and "bits leaked" not in forms["leaderboard.tex"]
+    assert len(json.loads(forms["leaderboard.json"])["boards"][0]["entries"][1]["identifications"]) == 3
     assert read_document(site / "leaderboard.json").boards == [board_of(run)]
     merged = write_leaderboard(read_document(site / "leaderboard.json"), tmp_path / "again").parent
-    assert (merged / "d-m.html").read_text().count("<h2>Identification</h2>") == 1 and (merged / "assets" / "d-m-pools.png").is_file()
+    assert (merged / "d-m.html").read_text().count("<h2>Identification</h2>") == 1 and list((merged / "assets").glob("d-m-*pools*.svg"))
 
 
 def test_a_run_without_it_says_how_to_add_it(tmp_path):
@@ -212,22 +226,9 @@ def test_a_run_without_it_says_how_to_add_it(tmp_path):
         assert (site / name).read_text().count(text.NOT_IDENTIFIED) == 1 and "--candidates 1000" in text.NOT_IDENTIFIED
     assert "<h2>Identification</h2>" not in (site / "digits-lenet.html").read_text() and not (site / "identification.csv").exists()
     board = board_of(run)
-    assert not any(title.startswith(("identified", "bits", "label inference")) for title in shown(board)["none"]) and "identified" not in latex([board])
-    assert next(column for column in board_columns(board) if column.title == "identified").value(board.entries[0]).text == "not measured"
+    assert not any(column.shown for column in board_columns(board) if column.title.startswith(("top-1", "identified", "bits", "label inference")))
+    assert "top-1" not in latex([board]) and shown(board)["none"]["top-1 of 100, single"] == "not measured"
     assert "candidates" not in text.protocol(board)
-
-
-def test_documents_of_before_are_still_read(tmp_path):
-    """They have neither identifications nor a number of candidates."""
-    run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.7]})
-    submit(run, "a", "", tmp_path / "a.json")
-    document = json.loads((tmp_path / "a.json").read_text())
-    for board in document["boards"]:
-        del board["protocol"]["evaluation"]["candidates"]
-        for entry in board["entries"]:
-            del entry["identifications"], entry["unidentified"]
-    (tmp_path / "a.json").write_text(json.dumps(document))
-    assert check(tmp_path / "a.json", run) and merge([tmp_path / "a.json"]).boards[0].candidates == []
 
 
 def the_private(document):
@@ -254,7 +255,9 @@ WRONG = {
     "identifications.1.bound: mu is None, which gives None": lambda r: r.update(mu=None),
     "identifications.1.label_share: must lie within [0, 1]": lambda r: r.update(label_share={"mean": 2.0, "low": None, "high": None}),
     "identifications.1.victims: input should be greater than or equal to 1": lambda r: r.update(victims=0),
-    "identifications: a checkpoint is there twice with the same knowledge": lambda r: r.update(knowledge="blind"),
+    "identifications.1.limit: must be at least the rate, 0.25, got 0.2": lambda r: r.update(limit=0.2),
+    "identifications.1.limit: input should be less than or equal to 1": lambda r: r.update(limit=1.1),
+    "identifications: a checkpoint is there twice with the same knowledge and gradients": lambda r: r.update(knowledge="blind"),
     "identifications.1.top1: list should have at most 100 items": lambda r: r.update(top1=r["top1"] * 50),
     "identifications.1.top1: 0.25 of 400 victims identified among 100 candidates, at least 0.18": lambda r: r.update(victims=400),
 }
@@ -273,7 +276,7 @@ def test_numbers_that_cannot_be_are_found(run, tmp_path, message):
 
 
 @pytest.mark.parametrize(("column", "forged"), [("bits", 0.1), ("median_rank", 20.0), ("exact", True), ("method", "cosine"), ("seconds_per_victim", 9.0),
-                                                ("label_share", None)])
+                                                ("label_share", None), ("limit", 0.9)])
 def test_numbers_that_the_tables_do_not_give_are_found(run, tmp_path, column, forged):
     submit(run, "a", "", tmp_path / "a.json")
     assert "what the tables of" in check(tmp_path / "a.json", run)

@@ -24,7 +24,9 @@ def test_nothing_that_means_something_to_latex_is_left(content):
 def test_rows_have_as_many_cells_as_columns(tmp_path):
     run = write_run(tmp_path / "run", {("a&b", 0): [0.1, 0.2, 0.3], ("[c]", 0): [0.1, 0.2, 0.4]}, {("a&b", 0): [0.7]})
     text = latex([section.board for section in build([read_run(run)])])
-    columns = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", text)[1])
-    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len(rows) == 3 and all(len(re.findall(r"(?<!\\)&", row)) == columns - 1 for row in rows)
-    assert text.count(r"\begin{") == text.count(r"\end{") == 2 and "1 seeds" in text
+    of_families, of_points = text.split(r"\end{table*}")[:2]
+    for table in (of_families, of_points):
+        columns = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", table)[1])
+        rows = [line for line in table.splitlines() if line.endswith(r"\\")]
+        assert len(rows) == 3 and all(len(re.findall(r"(?<!\\)&", row)) == columns - 1 for row in rows)
+    assert text.count(r"\begin{") == text.count(r"\end{") == 4 and "1 seeds" in text and "Not tuned" in text

@@ -11,9 +11,11 @@ from report_cases import write_cells, write_run
 from benchmark.errors import InputError
 from benchmark.store import results
 from reports import text
-from reports.columns import attack_table, board_columns, overview
+from reports.columns import board_columns, overview
+from reports.detail_tables import attack_table
 from reports.entries import AttackResult
-from reports.leaderboard import build, table
+from reports.flat_tables import table
+from reports.leaderboard import build
 
 
 @pytest.fixture
@@ -30,6 +32,10 @@ def entries(*runs):
     return {entry.defense: entry for entry in section.board.entries}, section.board
 
 
+def ranks(board):
+    return [(family.rank, family.name) for family in board.families]
+
+
 def shown(board, defense):
     """The texts of a row by the title of their column."""
     (entry,) = (entry for entry in board.entries if entry.defense == defense)
@@ -38,7 +44,8 @@ def shown(board, defense):
 
 def test_by_hand(run):
     by_name, section = entries(run)
-    assert [(e.rank, e.defense) for e in section.entries] == [(1, "strong"), (2, "weak"), (3, "none")]
+    assert ranks(section) == [(1, "none"), (2, "strong"), (3, "weak")]  # nothing is safe without identification; free is the undefended one
+    assert [e.defense for e in section.entries] == ["none", "strong", "weak"]
     weak = by_name["weak"]
     assert weak.accuracy.mean == pytest.approx(0.745) and (weak.accuracy.low, weak.accuracy.high) == (0.7, 0.79)
     assert weak.change.mean == pytest.approx(((0.79 - 0.8) + (0.7 - 0.9)) / 2)
@@ -50,11 +57,6 @@ def test_by_hand(run):
     assert text.convergence(weak, 2) == "> 2 in 1 of 2 seeds"
 
 
-def test_equal_asr_is_ranked_by_accuracy(tmp_path):
-    run = write_run(tmp_path / "run", {("a", 0): [0.1, 0.2, 0.3], ("b", 0): [0.1, 0.2, 0.4]}, {("a", 0): [0.1], ("b", 0): [0.2]})
-    assert [e.defense for e in entries(run)[1].entries] == ["b", "a"]
-
-
 def test_without_the_undefended_model_there_is_no_comparison(tmp_path):
     run = write_run(tmp_path / "run", {("a", 0): [0.1, 0.2, 0.3]}, {("a", 0): [0.1]})
     entry = entries(run)[0]["a"]
@@ -64,9 +66,9 @@ def test_without_the_undefended_model_there_is_no_comparison(tmp_path):
 def test_failed_and_missing_cells_are_named_and_not_ranked(tmp_path):
     run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3], ("broken", 0): []}, {("none", 0): [0.9]}, missing=(("broken", 0),))
     broken = entries(run)[0]["broken"]
-    assert broken.rank is None and broken.problems == ["seed 0: RuntimeError: broken"]
+    assert ranks(entries(run)[1]) == [(1, "none"), (None, "broken")] and broken.problems == ["seed 0: RuntimeError: broken"]
     row = shown(entries(run)[1], "broken")
-    assert [row[f"ASR {what}"] for what in ("blind", "worst case", "oracle bound")] == ["not run"] * 3
+    assert [row[what] for what in ("ASR blind", "ASR, single", "ASR oracle bound")] == ["not run"] * 3
 
 
 def test_runs_of_one_protocol_are_joined_and_others_kept_apart(tmp_path):
@@ -82,17 +84,17 @@ def test_a_board_of_blind_attackers_alone_ranks_by_what_is_there(tmp_path):
     cells = {("none", 0): [0.1, 0.2, 0.3], ("mine", 0): [0.1, 0.2, 0.2]}
     ssims = {("none", 0): [0.9, 0.7], ("mine", 0): [0.9, 0.1]}
     _, board = entries(write_run(tmp_path / "run", cells, ssims, knowledge="blind", known=("blind",)))
-    assert board.only_blind and [(e.defense, e.rank) for e in board.entries] == [("mine", 1), ("none", 2)]
+    assert board.only_blind and ranks(board) == [(1, "none"), (2, "mine")] and board.families[1].leakage == 0.5
     row = shown(board, "mine")
-    assert row["ASR blind"] == row["ASR worst case"] and row["ASR blind"].startswith("0.50")
+    assert row["ASR blind"] == row["ASR, single"] and row["ASR blind"].startswith("0.50")
     assert not entries(write_run(tmp_path / "informed", cells, ssims, knowledge="informed"))[1].only_blind
 
 
 def test_informed_attackers_alone_have_no_blind_rate(tmp_path):
     run = write_run(tmp_path / "run", {("mine", 0): [0.1, 0.2, 0.3]}, {("mine", 0): [0.9, 0.1]}, knowledge="informed", known=("informed",))
     by_name, board = entries(run)
-    assert by_name["mine"].blind is None and by_name["mine"].rank == 1
-    assert shown(board, "mine")["ASR blind"] == "not run" and shown(board, "mine")["ASR worst case"].startswith("0.50")
+    assert by_name["mine"].blind is None and ranks(board) == [(1, "mine")]
+    assert shown(board, "mine")["ASR blind"] == "not run" and shown(board, "mine")["ASR, single"].startswith("0.50")
 
 
 def test_attacks_that_do_not_apply_say_so_with_their_knowledge(tmp_path):
@@ -106,9 +108,9 @@ def test_attacks_that_do_not_apply_say_so_with_their_knowledge(tmp_path):
     assert not any(result.reason for result in by_name["other"].attacks)
     assert [(r.kind, r.attack, r.knowledge, r.reason) for r in entry.attacks] == [
         ("worst case", "worst case", "informed", ""), ("oracle bound", "oracle bound", "", ""), ("attack", "a", "blind", reason), ("attack", "a", "informed", "")]
-    assert shown(board, "mine")["ASR blind"] == "does not apply" and shown(board, "mine")["ASR worst case"].startswith("1.00")
+    assert shown(board, "mine")["ASR blind"] == "does not apply" and shown(board, "mine")["ASR, single"].startswith("1.00")
     rows = attack_table([entry])[1]
-    assert [value.text for value in rows[2]][:5] == ["mine", "untrained", "a", "blind", f"does not apply: {reason}"]
+    assert [value.text for value in rows[2]][:6] == ["mine", "of single images", "untrained", "a", "blind", f"does not apply: {reason}"]
 
 
 def test_inferred_labels_are_counted_per_attack(tmp_path):
@@ -150,7 +152,7 @@ def test_an_oracle_bound_is_shown_but_does_not_rank(tmp_path):
     (entry,) = section.board.entries
     assert entry.worst_case.asr.mean == 0 and entry.worst_case.winners == {"informed a": 2} and entry.measured == (0.2, 0.0)
     assert entry.oracle_bound.asr.mean == 1 and entry.oracle_bound.winners == {"informed b": 2}
-    assert [row[2].text for row in attack_table([entry])[1]] == ["worst case", "oracle bound", "a", "b"]
+    assert [row[3].text for row in attack_table([entry])[1]] == ["worst case", "oracle bound", "a", "b"]
     assert attack_table([entry])[1][1][-1].text == "2 x informed b"
     assert table([section.board])["chosen_from"].tolist() == ["informed a: 2", "informed b: 2", "", ""]
     assert table([section.board])["kind"].tolist() == ["worst case", "oracle bound", "attack", "attack"]
@@ -161,9 +163,10 @@ def test_flat_table(run):
     frame = table([section.board for section in build([results.read_run(run)])])
     kinds = [("worst case", "informed"), ("worst case", "blind"), ("oracle bound", ""), ("attack", "both")]
     assert list(zip(frame["defense"], frame["kind"], frame["knowledge"], strict=True)) == [
-        (defense, *kind) for defense in ("strong", "weak", "none") for kind in kinds]
+        (defense, *kind) for defense in ("none", "strong", "weak") for kind in kinds]
     worst = frame[(frame["kind"] == "worst case") & (frame["knowledge"] == "informed")]
-    assert worst["asr"].tolist() == [0.0, 0.5, 1.0] and worst["epochs_to_converge"].isna().tolist() == [True, True, False]
+    assert worst["asr"].tolist() == [1.0, 0.0, 0.5] and worst["epochs_to_converge"].isna().tolist() == [False, True, True]
+    assert worst["rank"].tolist() == [1, 2, 3] and worst["images"].tolist() == [4, 4, 4] and set(frame["observed"]) == {"single"}
     assert isinstance(frame, pd.DataFrame)
 
 
@@ -219,7 +222,7 @@ def test_the_change_is_against_the_undefended_model_of_the_same_seed(tmp_path):
     assert entries(run)[0]["mine"].converged == [None, 2]
 
 
-def test_blind_and_informed_are_shown_side_by_side_and_the_rank_goes_by_the_worst_case(tmp_path):
+def test_blind_and_informed_are_shown_side_by_side(tmp_path):
     """Each at the checkpoint where its rate is highest; per victim the lowest score is chosen, not the highest similarity."""
     scores = {
         (0, "a", "blind"): {"ssim": [0.1, 0.9, 0.1, 0.1], "score": [5.0] * 4, "blind_score": [1.0] * 4},
@@ -234,11 +237,11 @@ def test_blind_and_informed_are_shown_side_by_side_and_the_rank_goes_by_the_wors
         epochs=2, attacks=["a", "b"], victims=4)
     _, board = entries(run)
     row = shown(board, "weak")
-    assert [row[f"ASR {what}"].split()[0] for what in ("blind", "worst case", "oracle bound", "untrained", "after 2 epochs")] == [
+    assert [row[what].split()[0] for what in ("ASR blind", "ASR, single", "ASR oracle bound", "ASR untrained", "ASR after 2 epochs")] == [
         "0.25", "1.00", "1.00", "1.00", "0.00"]
     assert row["strongest attacks"] == "3 x informed a, 1 x blind a; untrained"
-    assert shown(board, "none")["ASR blind"] == shown(board, "none")["ASR worst case"] and not board.only_blind
-    assert [(e.defense, e.rank, e.pareto) for e in board.entries] == [("strong", 1, True), ("weak", 2, True), ("none", 3, False)]
+    assert shown(board, "none")["ASR blind"] == shown(board, "none")["ASR, single"] and not board.only_blind
+    assert {e.defense: e.pareto for e in board.entries} == {"strong": True, "weak": True, "none": False}
     assert shown(board, "weak")["defense"] == "weak ★"
 
 
@@ -255,7 +258,7 @@ def test_an_attack_that_is_added_later_changes_the_choice(tmp_path):
 
 
 def test_of_many_attacks_a_cell_names_those_chosen_most():
-    result = AttackResult("worst case", "worst case", "informed", 3, winners={"a": 9, "b": 5, "c": 4, "d": 1, "e": 1})
+    result = AttackResult("worst case", "worst case", "informed", 3, "single", winners={"a": 9, "b": 5, "c": 4, "d": 1, "e": 1})
     assert text.winners(result) == "9 x a, 5 x b, 4 x c, and 2 more"
     assert text.strongest(result) == "9 x a, 5 x b, 4 x c, and 2 more; after 3 epochs" and text.strongest(None) == "–"
 
@@ -271,6 +274,8 @@ def test_the_description_of_a_run_is_checked(tmp_path):
     run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.9]})
     manifest = json.loads((run / "run.json").read_text())
     for change, message in ((lambda m: m["grid"].pop("training"), "lacks 'training'"),
+                            (lambda m: m["grid"].pop("tuning"), "lacks 'tuning'"),
+                            (lambda m: m.pop("families"), "families: field required"),
                             (lambda m: m["determinants"].update(portfolio="x"), r"portfolio: .* got 'x'"),
                             (lambda m: m["grid"]["evaluation"].update(knowledge=["all"]), r"evaluation.knowledge.0: .* got 'all'"),
                             (lambda m: m.pop("undefended"), "undefended: field required")):
@@ -281,7 +286,7 @@ def test_the_description_of_a_run_is_checked(tmp_path):
             build([results.read_run(run)])
 
 
-@pytest.mark.parametrize("found", [1, 4, 6, None])
+@pytest.mark.parametrize("found", [1, 5, 7, None])
 def test_runs_of_another_format_are_refused_in_one_line(tmp_path, found):
     import json
 
@@ -289,9 +294,9 @@ def test_runs_of_another_format_are_refused_in_one_line(tmp_path, found):
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": found}))
     with pytest.raises(InputError) as error:
         results.read_run(path.parent)
-    assert str(error.value) == f"{path} has format {found}, expected 5" + (
-        ": its tables lack knowledge and scores; run the grid again (leakboard run), its models have to be trained again too"
-        if found in (1, 4) else "")
+    assert str(error.value) == f"{path} has format {found}, expected 6" + (
+        ": an earlier version made it, which trained all defenses alike; run the grid again (leakboard run), its models have to be trained again too"
+        if found in (1, 5) else "")
 
 
 def test_a_table_of_unknown_knowledge_is_named(tmp_path):
@@ -301,15 +306,17 @@ def test_a_table_of_unknown_knowledge_is_named(tmp_path):
     assert list(results.damage(next(run.glob("cells/*")))) == [next(run.glob("cells/*/attack-*")).name]
 
 
-def test_the_overview_is_ordered_by_the_mean_over_boards(tmp_path):
-    def cell(accuracy, asr):
-        return {"accuracies": [0.1, accuracy], "attacks": {(0, "a", "both"): [0.9] * asr + [0.1] * (4 - asr)}}
+def test_the_overview_is_ordered_by_the_mean_rank_over_boards(tmp_path):
+    def cell(accuracy, asr, better=0):
+        return {"accuracies": [0.1, accuracy], "attacks": {(0, "a", "both"): [0.9] * asr + [0.1] * (64 - asr)},
+                "identifications": {(0, "both"): {"better": [99] * better + [0] * (64 - better)}}}
     run = write_cells(tmp_path / "run", {
-        ("d", "m", "x", 0): cell(0.5, 2), ("d", "m", "y", 0): cell(0.4, 1), ("d", "m", "z", 0): cell(0.9, 3),
-        ("e", "m", "x", 0): cell(0.5, 2), ("e", "m", "y", 0): cell(0.4, 4)}, epochs=1, attacks=["a"], victims=4)
+        ("d", "m", "x", 0): cell(0.5, 0, 64), ("d", "m", "y", 0): cell(0.4, 16), ("d", "m", "z", 0): cell(0.9, 0, 63), ("d", "m", "chance", 0): cell(0.1, 0),
+        ("e", "m", "x", 0): cell(0.5, 64), ("e", "m", "y", 0): cell(0.4, 0, 64)}, epochs=1, attacks=["a"], victims=64, candidates=100)
     boards = [section.board for section in build([results.read_run(run)])]
-    assert [(entry.defense, [value.text for value in values]) for entry, values in overview(boards)] == [
-        ("x", ["0.50 · 0.50 ★", "0.50 · 0.50 ★"]), ("y", ["0.25 · 0.40 ★", "1.00 · 0.40"]), ("z", ["0.75 · 0.90 ★", "not run"])]
+    assert [ranks(board) for board in boards] == [[(1, "z"), (2, "x"), (3, "y"), (None, "chance")], [(1, "y"), (2, "x")]]
+    assert [(family.name, [value.text for value in values]) for family, values in overview(boards)] == [
+        ("z", ["0.900", "not run"]), ("x", ["0.500", "leaks 1.00"]), ("y", ["leaks 1.00", "0.400"]), ("chance", ["at chance", "not run"])]
 
 
 def test_tables_of_another_cell_are_refused(tmp_path):

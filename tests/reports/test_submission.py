@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from report_cases import write_run
 
 from benchmark.cli import execute
 from benchmark.errors import InputError
-from reports.documents import read_document
+from reports.documents import parse, read_document, to_json
+from reports.families import ranked
 from reports.site import write_leaderboard
 from reports.submission import check, merge, submit
 
@@ -17,6 +19,12 @@ from reports.submission import check, merge, submit
 def a_run(folder, defense="mine", accuracy=0.8, ssim=0.1, **arguments):
     return write_run(folder, {("none", 0): [0.1, 0.7, 0.8], (defense, 0): [0.1, 0.2, accuracy]},
                      {("none", 0): [0.9, 0.8], (defense, 0): [ssim, ssim]}, **arguments)
+
+
+def write_consistently(path, document):
+    """A document whose families follow from what was changed."""
+    submission = parse(json.dumps(document), "test")
+    path.write_text(to_json(replace(submission, boards=[ranked(board) for board in submission.boards])))
 
 
 def an_entry(tmp_path, name, **arguments):
@@ -32,6 +40,7 @@ def test_an_entry_holds_aggregates_configuration_versions_and_the_hash(tmp_path)
     (made,) = document["runs"]
     assert made["grid"]["evaluation"]["victims"] == 2 and made["packages"] == {"torch": "2"} and made["leakboard"] == "1"
     assert [e["defense"] for e in document["boards"][0]["entries"]] == ["mine", "none"]
+    assert [family["defenses"] for family in document["boards"][0]["families"]] == [["mine"], ["none"]]
     assert len((tmp_path / "new" / "entry.json").read_bytes()) < 20_000
     assert "valid entry 'My defense': 1 boards, 2 defenses" in check(tmp_path / "new" / "entry.json", run)
 
@@ -47,7 +56,7 @@ def test_numbers_that_the_tables_do_not_give_are_found(tmp_path):
     path = an_entry(tmp_path, "a")
     document = json.loads(path.read_text())
     document["boards"][0]["entries"][0]["accuracy"]["mean"] = 0.85
-    path.write_text(json.dumps(document))
+    write_consistently(path, document)
     assert check(path)  # nothing contradicts it
     with pytest.raises(InputError, match=r"boards\.0\.entries\.0: the numbers of mine are not those that the tables"):
         check(path, tmp_path / "a")
@@ -64,24 +73,27 @@ def test_forged_figures_of_an_attack_are_found_where_the_rank_stays(tmp_path, pl
     attacks = document["boards"][0]["entries"][0]["attacks"]
     assert attacks[place][column] != forged
     attacks[place][column] = forged
-    path.write_text(json.dumps(document))
+    write_consistently(path, document)
     assert check(path)  # it still leads
     with pytest.raises(InputError, match=r"boards\.0\.entries\.0: the numbers of mine are not those that the tables"):
         check(path, tmp_path / "a")
 
 
 @pytest.mark.parametrize("change", [
-    lambda board: board["entries"].append({**board["entries"][-1], "defense": "invented", "rank": 3}),
-    lambda board: (board["entries"].pop(), board.update(undefended=None)),
+    lambda board: (board["entries"].append({**board["entries"][-1], "defense": "invented", "family": "invented"}),
+                   board["families"].append({**board["families"][-1], "defenses": ["invented"], "name": "invented"})),
+    lambda board: (board["entries"].pop(), board["families"].pop(), board.update(undefended=None)),
+    lambda board: (board["families"][0].update(name="f"), board["entries"][0].update(family="f")),
+    lambda board: board["families"][0].update(parameter="p"),
     lambda board: board["protocol"]["evaluation"].update(victims=128),
-    lambda board: board.update(undefended=None)], ids=["added", "left out", "another protocol", "another comparison"])
+    lambda board: board.update(undefended=None)], ids=["added", "left out", "another family", "another parameter", "another protocol", "another comparison"])
 def test_entries_that_the_run_does_not_have_and_those_left_out_are_found(tmp_path, change):
     path = an_entry(tmp_path, "a")
     document = json.loads(path.read_text())
     change(document["boards"][0])
-    path.write_text(json.dumps(document))
+    write_consistently(path, document)
     assert check(path)
-    with pytest.raises(InputError, match="boards: other data sets, models, protocols or defenses"):
+    with pytest.raises(InputError, match="boards: other data sets, models, protocols, families or defenses"):
         check(path, tmp_path / "a")
 
 
@@ -89,9 +101,10 @@ def test_entries_of_one_protocol_share_a_board_and_others_do_not(tmp_path):
     paths = [an_entry(tmp_path, "Anna", defense="x", ssim=0.7), an_entry(tmp_path, "Ben", defense="y", ssim=0.2),
              an_entry(tmp_path, "Cleo", defense="y", epochs=5), an_entry(tmp_path, "Dora", defense="y", attack="dlg(iterations=2)")]
     merged = merge(paths)
-    assert [[(e.rank, e.defense, e.submission) for e in board.entries] for board in merged.boards] == [
-        [(1, "y", "Ben"), (2, "none", "Anna"), (2 + 1, "x", "Anna"), (4, "none", "Ben")],
+    assert [[(family.rank, family.name, family.submission) for family in board.families] for board in merged.boards] == [
+        [(1, "y", "Ben"), (2, "none", "Anna"), (3, "none", "Ben"), (4, "x", "Anna")],
         [(1, "y", "Cleo"), (2, "none", "Cleo")], [(1, "y", "Dora"), (2, "none", "Dora")]]
+    assert [(entry.defense, entry.submission) for entry in merged.boards[0].entries] == [("y", "Ben"), ("none", "Anna"), ("none", "Ben"), ("x", "Anna")]
     index = write_leaderboard(merged, tmp_path / "site")
     page = (tmp_path / "site" / "digits-lenet.html").read_text()
     assert "Anna" in page and "Ben" in page and "Cleo" not in page
@@ -169,9 +182,9 @@ def test_an_entry_of_the_format_before_is_replaced_by_one_of_its_run(tmp_path):
     """It is read nowhere else, and its error says to do this."""
     path = an_entry(tmp_path, "a")
     made = path.read_text()
-    path.write_text(made.replace("leakboard-entry/2", "leakboard-entry/1"))
+    path.write_text(made.replace("leakboard-entry/3", "leakboard-entry/2"))
     for refused in (lambda: check(path), lambda: merge([path])):
-        with pytest.raises(InputError, match="submit again from a run of format 5"):
+        with pytest.raises(InputError, match="submit again from a run of format 6"):
             refused()
     submit(tmp_path / "a", "a", "https://example.org/x", path)
     assert path.read_text() == made

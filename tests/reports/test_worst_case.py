@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from reports.worst_case import blind, informed, likeliest, oracle_bound, with_worst_cases
 
 
-def rows(*attacks, defense="mine", seed=0, epoch=0, batch=1):
+def rows(*attacks, defense="mine", seed=0, epoch=0, batch=1, observed="single"):
     """Rows of (attack, knowledge, score per victim, SSIM per image), all with a blind score of the same order as the score."""
     return pd.DataFrame([
-        {"defense": defense, "seed": seed, "checkpoint_epoch": epoch, "attack": attack, "knowledge": knowledge, "victim": victim,
+        {"defense": defense, "seed": seed, "checkpoint_epoch": epoch, "observed": observed, "attack": attack, "knowledge": knowledge, "victim": victim,
          "image": image, "ssim": ssims[victim * batch + image], "score": score, "seconds": 2.0,
          "blind_score": None if knowledge == "informed" or score is None else 10 * score}
         for attack, knowledge, scores, ssims in attacks for victim, score in enumerate(scores) for image in range(batch)]
@@ -78,13 +78,16 @@ def test_the_images_of_a_victim_are_chosen_together():
     assert chosen(oracle_bound(frame)) == [("b", "both"), ("a", "both")]  # 0.45 and 0.5 against 0.25 and 0.4
 
 
-def test_every_seed_checkpoint_and_defense_chooses_for_itself():
+def test_every_seed_checkpoint_mode_and_defense_chooses_for_itself():
     better, worse = ("a", "both", [1.0], [0.5]), ("b", "both", [2.0], [0.5])
     switched = ("a", "both", [2.0], [0.5]), ("b", "both", [1.0], [0.5])
-    frame = pd.concat([rows(better, worse), rows(*switched, seed=1), rows(*switched, epoch=5), rows(*switched, defense="other")])
+    frame = pd.concat([rows(better, worse), rows(*switched, seed=1), rows(*switched, epoch=5), rows(*switched, defense="other"),
+                       rows(*switched, observed="as-trained")])
     found = informed(frame)
-    assert {tuple(place[:3]): place[3] for place in found[["defense", "seed", "checkpoint_epoch", "attack"]].to_numpy().tolist()} == {
-        ("mine", 0, 0): "a", ("mine", 1, 0): "b", ("mine", 0, 5): "b", ("other", 0, 0): "b"}
+    place = ["defense", "seed", "checkpoint_epoch", "observed"]
+    assert {tuple(row[:4]): row[4] for row in found[[*place, "attack"]].to_numpy().tolist()} == {
+        ("mine", 0, 0, "single"): "a", ("mine", 1, 0, "single"): "b", ("mine", 0, 5, "single"): "b", ("other", 0, 0, "single"): "b",
+        ("mine", 0, 0, "as-trained"): "b"}
 
 
 def test_a_later_attack_changes_the_choice_where_it_is_likelier():
