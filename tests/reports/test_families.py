@@ -154,7 +154,8 @@ def test_nothing_leaks_measurably_where_something_is_missing():
     assert (found.asr.mean, found.top1, found.leakage) == (0.125, None, 0.125)
     unattacked = entry("d", attacks=[], top1=0.25)
     assert leakage(board(unattacked), unattacked) is None and leakage(board(unattacked, attacks=()), unattacked).leakage == 0.25
-    assert leakage(board(unattacked, attacks=(), candidates=0), unattacked) is None
+    neither = entry("d", attacks=[], identifications=[])
+    assert leakage(board(neither, attacks=(), candidates=0), neither) is None
     assert leakage(board(entry("d", 0.1)), entry("d", 0.1)) is None
 
 
