@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ from xml.sax.saxutils import escape
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 #: Characters of a name in a legend.
 _LONGEST = 48
@@ -27,6 +27,10 @@ INK = "#262626"
 #: Of what is to be seen after all else.
 GREY = "#6b6b6b"
 PAPER = "#ffffff"
+#: Points of their font, and from one to the next.
+NAMES_SIZE, NAMES_LINE = 9.5, 14.0
+#: Width of a letter as a share of the size of its font, rather too much.
+LETTER = 0.62
 _STYLE = {"svg.hashsalt": "leakboard", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.35, "axes.spines.top": False,
           "axes.spines.right": False, "font.size": 9.5, "figure.dpi": 72,
           # The first is what widths are computed with, the second as wide.
@@ -110,13 +114,30 @@ def style() -> Iterator[None]:
             fonts.setLevel(level)
 
 
-def legend(drawn: Figure, axes: Axes) -> None:
-    """Names of what is in some axes of a figure, to the right of all of them."""
-    handles, labels = axes.get_legend_handles_labels()
-    if len(handles) > MOST_NAMES:
-        handles, labels = handles[:MOST_NAMES], [*labels[: MOST_NAMES - 1], f"and {len(labels) - MOST_NAMES + 1} more"]
-    names = drawn.legend(handles, [plain(label) for label in labels], loc="center right", frameon=False)
-    drawn.subplots_adjust(right=1 - (names.get_window_extent().width + 0.15 * drawn.dpi) / drawn.bbox.width)
+def legend(drawn: Figure, names: Sequence[tuple[str, Look, bool]]) -> None:
+    """Names of what is drawn, with whether as line and marker or as a line alone, to the right of all axes.
+
+    matplotlib's own takes as long as all the rest of a figure.
+    """
+    if len(names) > MOST_NAMES:
+        names = [*names[: MOST_NAMES - 1], (f"and {len(names) - MOST_NAMES + 1} more", Look(INK, "", ""), False)]
+    labels = [plain(name) for name, _, _ in names]
+    width, height = drawn.get_size_inches() * 72
+    left = width - 44 - max(LETTER * NAMES_SIZE * len(label) for label in labels)
+    top = height / 2 + NAMES_LINE * (len(labels) - 1) / 2
+    for place, (label, (_, look, marked)) in enumerate(zip(labels, names, strict=True)):
+        name_with_look(drawn, label, look, (left, top - NAMES_LINE * place), marked=marked)
+    drawn.subplots_adjust(right=(left - 14) / width)
+
+
+def name_with_look(drawn: Figure, label: str, look: Look, place: tuple[float, float], *, marked: bool = True) -> None:
+    """A name behind a piece of its line and its marker, at a place in points from the lower left."""
+    width, height = drawn.get_size_inches() * 72
+    x, y = place[0] / width, place[1] / height
+    drawn.add_artist(Line2D([x, x + 11 / width, x + 22 / width], [y] * 3, color=look.colour, linestyle=look.line or "none", linewidth=1.5,
+                            marker=look.marker if marked else "", markevery=[1], markersize=9 if look.marker == "*" else 6,
+                            transform=drawn.transFigure))
+    drawn.text(x + 28 / width, y, label, fontsize=NAMES_SIZE, va="center_baseline", color=INK)
 
 
 def plain(label: str, longest: int = _LONGEST) -> str:

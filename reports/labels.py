@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-#: Width of a letter, and height of a line, as shares of the size of the font.
-_LETTER, _LINE = 0.62, 1.15
+from reports.drawing import LETTER
+
+#: Height of a line as a share of the size of the font.
+_LINE = 1.15
 #: Where a text may stand, seen from its point: the shift of its centre as a share of its size and of the distance.
 _SIDES = ((0, 1), (1, 0.6), (1, -0.6), (0, -1), (-1, 0.6), (-1, -0.6), (1, 0), (-1, 0))
 
@@ -50,7 +52,7 @@ class Places:
         left_out = 0
         for label in sorted(labels, key=lambda label: not label.needed):
             x, y = self._axes.transData.transform((label.x, label.y))
-            width, height = _LETTER * size * len(label.text), _LINE * size
+            width, height = LETTER * size * len(label.text), _LINE * size
             centres = [(x + right * (width / 2 + distance), y + up * (height / 2 + distance * (1 if right == 0 else 0.5)))
                        for right, up in _SIDES]
             left_out += not self._write(label, centres, width, height, size)
@@ -59,7 +61,7 @@ class Places:
     def along(self, label: Label, size: float) -> None:
         """Write a label above or below a horizontal line through its point, as far to the right as there is room."""
         left, bottom, right, top = self._frame
-        width, height = _LETTER * size * len(label.text), _LINE * size
+        width, height = LETTER * size * len(label.text), _LINE * size
         y = self._axes.transData.transform((label.x, label.y))[1]
         centres = [(right - width / 2 - shift * (right - left - width), y + up * (height / 2 + 1.5))
                    for shift in (0, 0.2, 0.4, 0.6, 0.8) for up in (1, -1)]
@@ -67,7 +69,7 @@ class Places:
 
     def upwards(self, label: Label, size: float) -> None:
         """Write a label above its point, as far down as there is room."""
-        width, height = _LETTER * size * len(label.text), _LINE * size
+        width, height = LETTER * size * len(label.text), _LINE * size
         x, y = self._axes.transData.transform((label.x, label.y))
         self._write(label, [(x, y + (step + 0.7) * height) for step in range(int((self._frame[3] - y) / height) - 1)], width, height, size)
 

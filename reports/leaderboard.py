@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 from pydantic import TypeAdapter
 
 from benchmark.errors import InputError
-from benchmark.specification import TrialSpec
-from benchmark.store.results import Cell, MeasuredCell, Run, joined
+from benchmark.specification import CellSpec, TrialSpec
+from benchmark.store.results import Cell, FoundRun, MeasuredCell, joined, with_tables
 from benchmark.store.trials import Tried, tried
 from reports.boards import Board, Family, Protocol
 from reports.documents import parse
@@ -43,7 +44,8 @@ class Gathered:
     protocol: Protocol
     undefended: str | None = None
     families: dict[str, tuple[str | None, list[str]]] = field(default_factory=dict)
-    cells: dict[str, MeasuredCell] = field(default_factory=dict)
+    cells: dict[str, Cell] = field(default_factory=dict)
+    specs: dict[str, CellSpec] = field(default_factory=dict)
     trials: dict[str, list[Tried]] = field(default_factory=dict)
     failed_trials: dict[str, list[str]] = field(default_factory=dict)
     problems: dict[str, list[str]] = field(default_factory=dict)
@@ -53,12 +55,12 @@ class Gathered:
         return _families(self)
 
 
-def build(runs: list[Run]) -> list[Section]:
+def build(runs: Sequence[FoundRun]) -> list[Section]:
     """The boards of one or more runs: :func:`gather` and of each group :func:`section`."""
     return [section(group) for group in gather(runs)]
 
 
-def gather(runs: list[Run]) -> list[Gathered]:
+def gather(runs: Sequence[FoundRun]) -> list[Gathered]:
     """Group the cells of one or more runs by data set, model and protocol.
 
     A protocol is all that makes numbers comparable: the data's fingerprint, the training and its tuning, the observation and the
@@ -81,6 +83,7 @@ def gather(runs: list[Run]) -> list[Gathered]:
             problems = group.problems.setdefault(spec["defense"], [])
             if key in cells:
                 group.cells.setdefault(key, cells[key])
+                group.specs.setdefault(key, CellSpec.model_validate(spec))
             elif key not in group.cells:
                 problems.append(f"seed {spec['seed']}: " + run.failures.get(key, {"error": "not run"})["error"])
         _gather_trials(run, groups)
@@ -91,7 +94,7 @@ def gather(runs: list[Run]) -> list[Gathered]:
     return list(gathered.values())
 
 
-def _gather_trials(run: Run, groups: dict[tuple[str, str], Gathered]) -> None:
+def _gather_trials(run: FoundRun, groups: dict[tuple[str, str], Gathered]) -> None:
     """Those of the run's cells: what they came to, and why some failed."""
     for each in tried(run.trials):
         if (group := groups.get((each.spec.dataset, each.spec.model))) is not None:
@@ -106,8 +109,13 @@ def _gather_trials(run: Run, groups: dict[tuple[str, str], Gathered]) -> None:
 
 
 def section(group: Gathered) -> Section:
-    """Put the cells of a group together, and rank the families of its defenses."""
-    training, attacked, identified = joined(group.cells.values())
+    """Put the cells of a group together, whose tables are read where they are not yet, and rank the families of its defenses.
+
+    Raises:
+        InputError: a table is damaged.
+    """
+    training, attacked, identified = joined(cell if isinstance(cell, MeasuredCell) else with_tables(cell, group.specs[key])
+                                            for key, cell in group.cells.items())
     rebuilt = with_worst_cases(attacked)
     curves, images, ranks = (dict(list(rows.groupby("defense"))) for rows in (training, rebuilt, identified))
     undefended = Trained(curves.get(group.undefended, training.iloc[:0]))
@@ -143,7 +151,7 @@ def _families(group: Gathered) -> list[Family]:
     return [Family(*family, defenses) for family, defenses in members.items()]
 
 
-def _protocol(run: Run, dataset: str) -> Protocol:
+def _protocol(run: FoundRun, dataset: str) -> Protocol:
     grid, determinants = run.manifest.get("grid", {}), run.manifest.get("determinants", {})
     path = run.folder / "run.json"
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import joblib
 
 from benchmark.errors import InputError
-from benchmark.store.results import read_run
+from benchmark.store.results import find_run
 from reports.board_files import BoardFiles, draw_board
 from reports.boards import Board
 from reports.documents import Leaderboard
@@ -40,7 +40,7 @@ def write_report(runs: list[Path], out: Path) -> Path:
     Raises:
         InputError: a run cannot be read, or the folder holds something else.
     """
-    read = [read_run(run) for run in runs]
+    read = [find_run(run) for run in runs]
     gathered = gather(read)
     layout = plan([Outline(each.dataset, each.model, each.undefended, each.outlined()) for each in gathered])
     with _replaced(out) as draft:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from benchmark.errors import InputError
 from benchmark.store.recording import write_atomically
-from benchmark.store.results import Run, read_run, trial_folder
+from benchmark.store.results import FoundRun, find_run, trial_folder
 from reports.boards import Board, Protocol
 from reports.documents import EarlierDocument, Leaderboard, RunRecord, Submission, parse, read_document, to_json
 from reports.entries import Entry
@@ -36,7 +36,7 @@ def submit(run: Path, name: str, paper: str, out: Path) -> Submission:
         InputError: the run cannot be read or holds no finished cell, the name or address is not acceptable, or the file cannot be
             written or is something else.
     """
-    read = read_run(run)
+    read = find_run(run)
     boards = [section.board for section in build([read])]
     if not read.cells:
         raise InputError(f"{run} has no finished cell; there is nothing to submit")
@@ -96,7 +96,7 @@ def check(path: Path, run: Path | None = None) -> str:
     return f"{path} is a valid {kind}: {len(document.boards)} boards, {entries} defenses on them{verified}"
 
 
-def record(run: Run) -> RunRecord:
+def record(run: FoundRun) -> RunRecord:
     """Where and how the numbers of a run were made."""
     provenance, determinants = run.manifest.get("provenance", {}), run.manifest.get("determinants", {})
     names = ("started", "command", "python", "packages", "platform", "hardware", "threads", "revision")
@@ -116,7 +116,7 @@ def record(run: Run) -> RunRecord:
     return made
 
 
-def _hash(run: Run) -> str:
+def _hash(run: FoundRun) -> str:
     """SHA-256 over the raw tables of all finished trials and cells, in the order of their keys."""
     digest = hashlib.sha256()
     trials = [trial_folder(run.folder, key) / "trial.parquet" for key in sorted(run.manifest["trials"])]
@@ -130,7 +130,7 @@ def _hash(run: Run) -> str:
 
 def _compare(path: Path, document: Leaderboard | Submission, run: Path) -> None:
     """Every board and entry must follow from the run, and none may be left out."""
-    read = read_run(run)
+    read = find_run(run)
     if len(document.runs) != 1:
         raise InputError(f"{path} was made from {len(document.runs)} runs; --run checks a document of one")
     if record(read).tables_sha256 != document.runs[0].tables_sha256:

@@ -11,12 +11,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from reports import text
 from reports.boards import Board
-from reports.drawing import GREY, INK, MOST_NAMES, PAPER, Drawn, Look, Palette, plain, save, style
+from reports.drawing import (
+    GREY,
+    INK,
+    MOST_NAMES,
+    NAMES_LINE,
+    NAMES_SIZE,
+    PAPER,
+    Drawn,
+    Palette,
+    name_with_look,
+    plain,
+    save,
+    style,
+)
 from reports.labels import Label, Places, spread
 from reports.tradeoff_data import ASR, TOP1, facts, points
 
@@ -75,7 +88,7 @@ def _narrow(board: Board, palette: Palette, data: pd.DataFrame, measures: list[s
     families = list(dict.fromkeys(data["family"]))
     columns = 2 if all(len(name) <= 22 for name in families) else 1
     rows = -(-min(len(families), MOST_NAMES) // columns)
-    above, panel, gap = 0.19 * rows + 0.35, 3.0, 0.75
+    above, panel, gap = (NAMES_LINE * rows + 26) / 72, 3.0, 0.75
     width, height = 3.85, above + len(measures) * (panel + gap)
     drawn = Figure(figsize=(width, height))
     panels = drawn.subplots(len(measures), 1, squeeze=False)[:, 0]
@@ -85,13 +98,13 @@ def _narrow(board: Board, palette: Palette, data: pd.DataFrame, measures: list[s
         _panel(axes, board, palette, data, measure, size=9)
         axes.set_ylabel("test accuracy")
     shown = families if len(families) <= MOST_NAMES else families[: MOST_NAMES - 1]
-    handles = [_handle(palette.families[name]) for name in shown]
-    labels = [plain(name, 46 // columns) for name in shown]
+    for place, name in enumerate(shown):
+        column, row = divmod(place, rows)
+        name_with_look(drawn, plain(name, 44 // columns), palette.families[name],
+                       (4 + column * 36 * width, 72 * height - 8 - NAMES_LINE * row))
     if len(shown) < len(families):
-        handles.append(Line2D([], [], linestyle=""))
-        labels.append(f"and {len(families) - len(shown)} more")
-    drawn.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=9,
-                 handlelength=2.2, columnspacing=1.0, borderaxespad=0.2, labelspacing=0.25)
+        drawn.text(32 / 72 / width, 1 - (8 + NAMES_LINE * (rows - 1)) / 72 / height, f"and {len(families) - len(shown)} more",
+                   fontsize=NAMES_SIZE, va="center_baseline", color=INK)
     return drawn
 
 
@@ -114,8 +127,9 @@ def _panel(axes: Axes, board: Board, palette: Palette, data: pd.DataFrame, measu
         look = palette.families[family]
         x, y = members["leakage"], members["test_accuracy"]
         axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.6, zorder=3)
-        axes.hlines(y, members["leakage_low"], members["leakage_high"], color=look.colour, alpha=0.45, linewidth=1.4, zorder=2)
-        axes.vlines(x, members["test_accuracy_low"], members["test_accuracy_high"], color=look.colour, alpha=0.45, linewidth=1.4, zorder=2)
+        across = np.stack([members[["leakage_low", "leakage_high"]], np.stack([y, y], 1)], 2)
+        upright = np.stack([np.stack([x, x], 1), members[["test_accuracy_low", "test_accuracy_high"]]], 2)
+        axes.add_collection(LineCollection([*across, *upright], colors=look.colour, alpha=0.45, linewidths=1.4, zorder=2), autolim=False)
         for filled, of in members.groupby("safe"):
             axes.scatter(of["leakage"], of["test_accuracy"], marker=look.marker, s=130 if look.marker == "*" else 52, zorder=4,
                          facecolor=look.colour if filled else PAPER, edgecolor=look.colour, linewidth=1.6, clip_on=False)
@@ -164,11 +178,6 @@ def _names(axes: Axes, palette: Palette, rows: pd.DataFrame, room: float) -> Non
     if rows["family"].nunique() > len(last):
         axes.annotate(f"and {rows['family'].nunique() - len(last)} more", (1, 0), (30, -12), xycoords="axes fraction",
                       textcoords="offset points", fontsize=9.5)
-
-
-def _handle(look: Look) -> Line2D:
-    return Line2D([], [], color=look.colour, linestyle=look.line, linewidth=1.6, marker=look.marker,
-                  markersize=9 if look.marker == "*" else 6)
 
 
 def _written(row: object) -> str:

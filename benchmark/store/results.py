@@ -16,7 +16,7 @@ A cell is finished when it is trained, and all attacks of the grid and the ident
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,15 +111,22 @@ class MeasuredCell(Cell):
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run as read from disk: its finished cells, the table of its finished trials, and by the keys of trials and cells that failed
+class FoundRun:
+    """A run as found on disk: its finished cells, the table of its finished trials, and by the keys of trials and cells that failed
     what is recorded of it."""
 
     folder: Path
     manifest: dict[str, Any]
-    cells: list[MeasuredCell]
+    cells: Sequence[Cell]
     trials: pa.Table
     failures: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Run(FoundRun):
+    """A run as read from disk, with the tables of its cells."""
+
+    cells: Sequence[MeasuredCell]
 
 
 def images_key(checkpoint_epoch: int, attack: str, knowledge: str) -> str:
@@ -236,12 +243,19 @@ def read_run(run: Path) -> Run:
     Raises:
         InputError: the folder is no run, or a file in it is damaged; the text names the file.
     """
+    found = find_run(run)
+    return Run(run, found.manifest, [with_tables(cell, CellSpec.model_validate(found.manifest["cells"][cell.folder.name]))
+                                     for cell in found.cells], found.trials, found.failures)
+
+
+def find_run(run: Path) -> FoundRun:
+    """As :func:`read_run`, without the tables of cells, see :func:`with_tables`."""
     manifest = read_manifest(run)
     cells, trials, failures = [], [TRIALS.empty_table()], {}
-    for key, spec in manifest["cells"].items():
+    for key in manifest["cells"]:
         cell, missing = find_cell(run, key, manifest["attacks"], manifest["identifications"])
         if cell is not None and not missing:
-            cells.append(with_tables(cell, CellSpec.model_validate(spec)))
+            cells.append(cell)
     for key, spec in manifest["trials"].items():
         if find_trial(run, key) is not None:
             trials.append(read_trial(run, key, TrialSpec.model_validate(spec)))
@@ -249,7 +263,7 @@ def read_run(run: Path) -> Run:
         if (path := run / "failures" / f"{key}.json").is_file():
             failures[key] = read_json(path, "no failure")
             check(Failure, failures[key], path)
-    return Run(run, manifest, cells, pa.concat_tables(trials), failures)
+    return FoundRun(run, manifest, cells, pa.concat_tables(trials), failures)
 
 
 def read_trial(run: Path, key: str, spec: TrialSpec) -> pa.Table:
@@ -312,10 +326,11 @@ def _reconstructions(path: Path) -> pa.Table:
 
 def _identifications(path: Path) -> pa.Table:
     table = _of_known_attackers(read_table(path, IDENTIFICATIONS), path)
-    better, tied, candidates, share, mu, seconds = (table[name].to_pandas().astype(float) for name in (
+    # In numpy: a run has thousands of these tables of some rows, and pandas takes ten times as long. What is missing is no number.
+    better, tied, candidates, share, mu, seconds = (np.asarray(table[name], dtype=float) for name in (
         "better", "tied", "candidates", "label_share", "mu", "seconds"))
     right = (better >= 0) & (tied >= 0) & (better + tied < candidates) & (candidates >= 2) & (seconds >= 0) & (
-        share.isna() | share.between(0, 1)) & (mu.isna() | (mu > 0))
+        np.isnan(share) | ((share >= 0) & (share <= 1))) & (np.isnan(mu) | (mu > 0))
     if not right.all() or any(table[name].null_count for name in ("checkpoint_epoch", "method", "exact", "victim")):
         raise InputError(f"{path}: a row lacks something, or is no rank among its candidates; {REPAIR}")
     return table
