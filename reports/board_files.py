@@ -68,9 +68,9 @@ def draw_board(section: Section, palette: Palette, out: Path, page: str) -> Boar
 def _figures(board: Board, palette: Palette, out: Path, page: str) -> tuple[list[Picture], list[Picture]]:
     """What is drawn of a board's entries beside the trade-off: ASR over checkpoints, and identification by the size of the pool."""
     asset = f"assets/{page}"
-    curves = [_picture(figures.asr_against_epoch(board, mode, palette, out, f"{asset}-{mode}-epochs"),
-                       f"Worst-case ASR against the epochs of training{_of(board, mode)}, with 95 % intervals")
-              for mode in board.observed]
+    mode = board.ranked_by
+    curves = [_picture(figures.asr_against_epoch(board, mode, palette, out, f"{asset}-epochs"),
+                       f"Worst-case ASR against the epochs of training{_of(board, mode)}, with 95 % intervals")]
     pools = [_picture(figures.top_one_against_pool(board, mode, palette, out, f"{asset}-{mode}-pools"),
                       f"Top-1 against the number of candidates{_of(board, mode)}, of each defense at the checkpoint where it is "
                       "highest, with 95 % intervals; chance in grey, and dashed what a guarantee allows every attacker")

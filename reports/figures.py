@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def asr_against_epoch(board: Board, mode: str, palette: Palette, out: Path, file
     rates = dict(list(data.groupby("defense")))
     with style():
         drawn, axes = _figure(board)
-        spread = max(board.checkpoints[-1], 1) * 0.006
+        intervals, spread = [], max(board.checkpoints[-1], 1) * 0.006
         for place, entry in enumerate(seen):
             if (found := rates.get(labelled(entry))) is None:
                 continue
@@ -61,7 +62,8 @@ def asr_against_epoch(board: Board, mode: str, palette: Palette, out: Path, file
             x = found["checkpoint_epoch"] + (place - (len(seen) - 1) / 2) * spread
             look = palette.defenses[entry.defense]
             axes.plot(x, found["asr"], color=look.colour, linestyle=look.line, marker=look.marker, markersize=5)
-            _intervals(axes, x, found["asr_low"], found["asr_high"], look)
+            intervals.append((x, found["asr_low"], found["asr_high"], look))
+        _draw_intervals(axes, intervals)
         axes.set(xlabel="epochs of training before the observation", ylabel="worst-case attack success rate", ylim=(-0.03, 1.03),
                  xticks=board.checkpoints)
         legend(drawn, [(labelled(entry), palette.defenses[entry.defense], True) for entry in seen if labelled(entry) in rates])
@@ -87,7 +89,7 @@ def top_one_against_pool(board: Board, mode: str, palette: Palette, out: Path, f
     rates = dict(list(data.groupby("defense")))
     with style():
         drawn, axes = _figure(board)
-        sizes = np.geomspace(2, largest, 60)
+        intervals, sizes = [], np.geomspace(2, largest, 60)
         axes.plot(sizes, 1 / sizes, color=GREY, linewidth=1.6, linestyle=":", zorder=1)
         for place, (entry, result) in enumerate(found):
             look, of = palette.defenses[entry.defense], rates[labelled(entry)]
@@ -95,7 +97,7 @@ def top_one_against_pool(board: Board, mode: str, palette: Palette, out: Path, f
             x = of["pool_size"] * 1.6 ** (place / len(found) - 0.5)
             mean, low, high = (of[name].clip(lower=lowest) for name in ("top1", "top1_low", "top1_high"))
             axes.plot(x, mean, color=look.colour, linewidth=1.2, zorder=3, linestyle=look.line, marker=look.marker, markersize=4.5)
-            _intervals(axes, x, low, high, look)
+            intervals.append((x, low, high, look))
             if result.mu is not None:
                 axes.plot(sizes, ndtr(ndtri(1 / sizes) + result.mu), color=look.colour, linestyle="--", linewidth=1, zorder=2)
         names = [(labelled(entry), palette.defenses[entry.defense], True) for entry, _ in found[: MOST_NAMES - 3]]
@@ -103,6 +105,7 @@ def top_one_against_pool(board: Board, mode: str, palette: Palette, out: Path, f
             names.append((f"and {len(found) - len(names)} more", Look(INK, "", ""), False))
         if any(result.mu is not None for _, result in found):
             names.append(("bound of every attacker", Look(GREY, "--", ""), False))
+        _draw_intervals(axes, intervals)
         axes.set(xscale="log", yscale="log", ylim=(lowest, 1.3), xlabel="candidates (size of the pool)",
                  ylabel="share of victims identified")
         axes.minorticks_off()
@@ -179,9 +182,11 @@ def _corners(curves: dict[tuple[int, str, str], dict[str, np.ndarray]]) -> pd.Da
                          **dict(zip(("ssim", "share"), np.concatenate([row[-1] for row in rows]).T, strict=True))})
 
 
-def _intervals(axes: Axes, x: pd.Series, low: pd.Series, high: pd.Series, look: Look) -> None:
-    axes.add_collection(LineCollection(list(np.stack([np.stack([x, x], 1), np.stack([low, high], 1)], 2)), colors=look.colour,
-                                       linewidths=0.8, zorder=3), autolim=False)
+def _draw_intervals(axes: Axes, intervals: Sequence[tuple[pd.Series, pd.Series, pd.Series, Look]]) -> None:
+    """Upright lines at x from low to high, all as one artist."""
+    lines = [line for x, low, high, _ in intervals for line in np.stack([np.stack([x, x], 1), np.stack([low, high], 1)], 2)]
+    colours = [look.colour for x, _, _, look in intervals for _ in x]
+    axes.add_collection(LineCollection(lines, colors=colours, linewidths=0.8, zorder=3), autolim=False)
 
 
 def _figure(board: Board) -> tuple[Figure, Axes]:
