@@ -44,10 +44,13 @@ def run(
     attack: Annotated[Optional[list[str]], typer.Option(help='As above: "inverting-gradients(iterations=500)".')] = None,
     seed: Annotated[Optional[list[int]], typer.Option(help="As above.")] = None,
     epochs: Annotated[Optional[int], typer.Option(help="Epochs of training.")] = None,
+    tuning: Annotated[Optional[bool], typer.Option(
+        help="Choose step size and batch size of each defense on validation images.", show_default="as the grid says")] = None,
     checkpoint: Annotated[Optional[list[int]], typer.Option(
         help="Epochs before the observation: 0 untrained, -1 the last; repeatable.")] = None,
     victims: Annotated[Optional[int], typer.Option(help="Observed gradients per cell and checkpoint.")] = None,
-    batch_size: Annotated[Optional[int], typer.Option(help="Images behind each observed gradient.")] = None,
+    observed: Annotated[Optional[list[str]], typer.Option(
+        help="Images behind each observed gradient: as-trained, single, or a number; repeatable.")] = None,
     labels: Annotated[Optional[str], typer.Option(help="known or inferred: whether the attacker is given the labels.")] = None,
     candidates: Annotated[Optional[int], typer.Option(
         help="Images among which each victim's own is looked for (identification); 0: off.")] = None,
@@ -68,7 +71,7 @@ def run(
     threads: Annotated[Optional[int], typer.Option(
         help="CPU threads of each cell; rounding depends on it.", show_default="all cores")] = None,
 ) -> int:
-    """Train, observe, identify and attack in every cell of a grid, then write its report."""
+    """Tune every defense, train, observe, identify and attack in every cell of a grid, then write its report."""
     from benchmark import executors
     from benchmark.measure import interrupts
     from benchmark.run import runner
@@ -104,7 +107,7 @@ def _with_the_options_of_run(command: Any) -> Any:
 @app.command()
 @_with_the_options_of_run
 def plan(**options: Any) -> int:
-    """Show the cells of a grid, what is done, and the time that the rest takes by what was measured; runs nothing."""
+    """Show the trials and cells of a grid, what is done, and the time that the rest takes by what was measured; runs nothing."""
     from benchmark import executors
     from benchmark.run import planning, runner
 
@@ -113,7 +116,7 @@ def plan(**options: Any) -> int:
     with executors.create(options["executor"], **of_executor) as chosen:
         found = runner.identify(grid, chosen.device(options["device"]), data_root=options["data_root"], plugins=loaded,
                                 load_on=chosen.loads_on)
-    print(planning.describe(planning.planned(found.cells, found.attacks, found.identification, folder)))
+    print(planning.describe(planning.planned(found.trials, found.cells, found.attacks, found.identifications, folder)))
     return OK
 
 
@@ -241,8 +244,11 @@ def _chosen(options: dict[str, Any]) -> tuple[Any, Path, list[Any]]:
     named = {"datasets": "dataset", "models": "model", "defenses": "defense", "attacks": "attack", "seeds": "seed"}
     _override(content, {**{key: options[option] for key, option in named.items()}, "image_size": options["image_size"]})
     _override_section(content, "training", {"epochs": options["epochs"]})
+    if options["tuning"] is not None and (options["tuning"] is False or content.get("tuning") in (None, False, "off", "none")):
+        content["tuning"] = options["tuning"]
     _override_section(content, "evaluation", {
-        "checkpoints": options["checkpoint"], **{key: options[key] for key in ("victims", "batch_size", "labels", "candidates")}})
+        "checkpoints": options["checkpoint"],
+        **{key: options[key] for key in ("victims", "observed", "labels", "candidates")}})
     grid = configuration.make_grid(content, f"{origin} with the options given")
     return grid, options["out"] if options["out"] is not None else Path("runs") / grid.name, loaded
 

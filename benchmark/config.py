@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 import attacks
 import defenses
 from benchmark import models, specification
 from benchmark.errors import InputError, first_error
-from benchmark.specification import Checkpoints, Count, Knowledge, Labels, PositiveInt, StepSize, Strict
+from benchmark.specification import (
+    AS_TRAINED,
+    SINGLE,
+    Checkpoints,
+    Count,
+    FamilySpec,
+    Knowledge,
+    Labels,
+    Mode,
+    Optimizer,
+    PositiveInt,
+    Share,
+    StepSize,
+    Strict,
+)
 from defenses.support.registry import unknown
 
 
@@ -21,8 +36,29 @@ class Training(specification.Training):
     """How the models are trained, by default."""
 
     epochs: Count = 10
-    batch_size: PositiveInt = 64
+    optimizer: Optimizer = "adam"
     learning_rate: StepSize = 1e-3
+    batch_size: PositiveInt = 64
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Tuning(specification.Tuning):
+    """What is tried for every defense, by default."""
+
+    step_sizes: Annotated[tuple[StepSize, ...], Field(min_length=1, strict=False)] = (1e-3, 3e-3, 1e-2, 3e-2)
+    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)] = (64, 256)
+    optimizers: Annotated[tuple[Optimizer, ...], Field(min_length=1, strict=False)] = ("adam",)
+    validation: Share = 0.1
+    epochs: PositiveInt | None = None
+
+
+def _mode(value: Any) -> Any:
+    """A number of images as the text that it is elsewhere, and 1 as what it is called."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return SINGLE if text == "1" else text
+
+
+_GivenMode = Annotated[Mode, BeforeValidator(_mode)]
 
 
 class Evaluation(specification.Evaluation):
@@ -30,7 +66,8 @@ class Evaluation(specification.Evaluation):
 
     checkpoints: Checkpoints = (0,)
     victims: PositiveInt = 16
-    batch_size: PositiveInt = 1
+    observed: Annotated[tuple[_GivenMode, ...], Field(min_length=1, strict=False)] = (AS_TRAINED, SINGLE)
+    images: PositiveInt = 1024
     labels: Labels = "known"
     rounds: PositiveInt = 1
     knowledge: Knowledge = ("blind", "informed")
@@ -48,12 +85,26 @@ class Grid(Strict):
     attacks: Annotated[tuple[str, ...], Field(strict=False)] = ("inverting-gradients",)
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1, strict=False)] = (0,)
     training: Training = Training()
+    tuning: Tuning | None = None
     evaluation: Evaluation = Evaluation()
 
     @field_validator("defenses")
     @classmethod
     def _defenses(cls, specifications: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(defenses.create(s).label for s in specifications))
+        families = {" ".join(s.split()): defenses.family(s) for s in specifications}
+        return tuple(dict.fromkeys(family.name if family.parameter is None else s for s, family in families.items()))
+
+    @field_validator("tuning", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return None if value in ("off", "none", False) else {} if value in ("on", True) else value
+
+    @field_validator("evaluation", mode="before")
+    @classmethod
+    def _renamed(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "batch_size" in value:
+            raise ValueError(f"batch_size of earlier versions is now observed: [{value['batch_size']}], or as-trained")
+        return value
 
     @field_validator("attacks")
     @classmethod
@@ -80,11 +131,45 @@ class Grid(Strict):
 
     @model_validator(mode="after")
     def _precision(self) -> Grid:
-        guaranteed = [label for label in self.defenses if defenses.create(label).guarantees]
+        guaranteed = [label for label in self.points if defenses.create(label).guarantees]
         if self.training.precision != "float32" and guaranteed:
             raise ValueError(f"training.precision must be 'float32' for {guaranteed[0]}, got {self.training.precision!r}: norms of "
                              "three digits do not clip to a bound, so that epsilon would not hold")
         return self
+
+    @model_validator(mode="after")
+    def _tuned(self) -> Grid:
+        if self.tuning is None:
+            return self
+        if not self.training.epochs:
+            raise ValueError("training.epochs must be at least 1 where trainings are tuned, got 0")
+        if (self.tuning.epochs or 0) > self.training.epochs:
+            raise ValueError(f"tuning.epochs must be at most training.epochs = {self.training.epochs}, got {self.tuning.epochs}")
+        for name in ("optimizer", "learning_rate", "batch_size"):
+            if (given := getattr(self.training, name)) != Training.model_fields[name].default:
+                raise ValueError(f"training.{name} cannot be given where trainings are tuned, got {given!r}: name it in tuning, or "
+                                 "give tuning: off")
+        return self
+
+    @property
+    def families(self) -> tuple[FamilySpec, ...]:
+        """The defenses, by what they differ in; one that is also a strength of a family is no family of its own."""
+        found: dict[str, tuple[str | None, list[str]]] = {}
+        for family in map(defenses.family, self.defenses):
+            found.setdefault(family.name, (family.parameter, []))[1].extend(member.label for member in family.members)
+        swept = {label for parameter, labels in found.values() if parameter is not None for label in labels}
+        return tuple(FamilySpec(name=name, parameter=parameter, defenses=tuple(dict.fromkeys(labels)))
+                     for name, (parameter, labels) in found.items() if parameter is not None or labels[0] not in swept)
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """The specification of each defense at each strength, once."""
+        return tuple(dict.fromkeys(label for family in self.families for label in family.defenses))
+
+    @property
+    def trial_epochs(self) -> int:
+        """For how long trainings are tried."""
+        return self.training.epochs if self.tuning is None or self.tuning.epochs is None else self.tuning.epochs
 
     def checkpoints(self) -> tuple[int, ...]:
         """The epochs at which gradients are observed, in order."""
@@ -138,15 +223,23 @@ def make_grid(content: dict[str, Any], origin: str) -> Grid:
         raise InputError(f"{origin}: {_unknown_key(error) or first_error(error)}") from error
 
 
-def recorded(content: dict[str, Any]) -> dict[str, Any]:
-    """The grid of a run folder, with what those of earlier versions do not name: they had no identification."""
-    evaluation = content.get("evaluation")
-    return {**content, "evaluation": {"candidates": 0, **evaluation}} if isinstance(evaluation, dict) else content
+class _Loader(yaml.SafeLoader):
+    """Reads scalars as YAML 1.2 does: 1e-3 is a number, and off, no and their like are texts; PyYAML knows YAML 1.1."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    list("-+0123456789."))
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
@@ -165,4 +258,5 @@ def _unknown_key(error: ValidationError) -> str | None:
     known: Any = Grid
     for section in sections:
         known = known.model_fields[section].annotation
+        known = next((kind for kind in get_args(known) if kind is not type(None)), known)  # of what may be None
     return unknown("key", ".".join([*sections, key]), [".".join([*sections, name]) for name in known.model_fields])

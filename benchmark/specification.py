@@ -6,7 +6,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 #: Nothing but the named fields, and no number for a text.
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -23,14 +23,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 #: How many images are behind an observed gradient: as many as behind those of the defense's training, one, or a number of them.
 AS_TRAINED, SINGLE = "as-trained", "single"
 
-
-def _mode(value: Any) -> Any:
-    """Numbers as texts, and 1 as what it is called."""
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    return SINGLE if text == "1" else text
-
-
-Mode = Annotated[str, BeforeValidator(_mode), Field(pattern=rf"^({AS_TRAINED}|{SINGLE}|[1-9][0-9]{{0,5}})$")]
+Mode = Annotated[str, Field(pattern=rf"^({AS_TRAINED}|{SINGLE}|[1-9][0-9]{{0,5}})$")]
 
 
 class CellSpec(BaseModel):
@@ -92,8 +85,8 @@ class Strict(BaseModel):
 
 
 class Training(Strict):
-    """How the models are trained: by Adam, or SGD with a momentum of 0.9. ``precision`` is that of the clients' step, in training and
-    where it is observed. With a :class:`Tuning` the optimizer, the step size and the batch size are chosen for each defense."""
+    """How the models are trained: by Adam, or SGD with a momentum of 0.9. ``precision`` is that of the clients' step, in training
+    and where it is observed. With a :class:`Tuning` optimizer, step size and batch size are chosen for each defense."""
 
     epochs: Count
     optimizer: Optimizer
@@ -126,11 +119,11 @@ class Evaluation(Strict):
     """Which gradients are observed and attacked.
 
     ``checkpoints`` are numbers of epochs trained before the observation (0: untrained, -1: the last epoch); ``victims`` the
-    number of observed gradients, and ``observed`` of how many training images each is (a :data:`Mode`); where it is of several, so many
-    gradients are attacked that ``images`` are behind them; ``labels`` whether the attacker is given them; ``rounds``
-    how often each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the
-    defense: ``blind`` ones nothing, ``informed`` ones what it discloses; ``candidates`` among how many images each victim's own is
-    looked for (0: identification is not measured).
+    number of observed gradients, and ``observed`` of how many training images each is (a :data:`Mode`); where it is of several, so
+    many gradients are attacked that ``images`` are behind them; ``labels`` whether the attacker is given them; ``rounds`` how often
+    each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the defense:
+    ``blind`` ones nothing, ``informed`` ones what it discloses; ``candidates`` among how many images each victim's own is looked
+    for (0: identification is not measured).
     """
 
     checkpoints: Checkpoints

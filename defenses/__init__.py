@@ -4,8 +4,9 @@ A new defense is one new file and one line here, or a file of the user's own giv
 """
 
 from defenses.base import Account, Defense
-from defenses.composition import Composition
+from defenses.composition import Composition, joined
 from defenses.dp_sgd import DPSGD
+from defenses.families import Family, read_family
 from defenses.noise import NoisyGradients
 from defenses.none import NoDefense
 from defenses.ppp import PPP
@@ -24,20 +25,24 @@ def create(specification: str) -> Defense:
     """Build a defense from ``name``, ``name(parameter=value, ...)`` or several of these joined by ``+``.
 
     Raises:
-        SpecificationError: the text cannot be read, or a name or value in it is not acceptable.
+        SpecificationError: the text cannot be read, or a name or value in it is not acceptable; a list of values makes several
+            defenses, see :func:`family`.
     """
-    members = tuple(registry.create(part) for part in split_composition(specification))
-    if len(members) == 1:
-        return members[0]
-    try:
-        return Composition(members)
-    except ValueError as error:
-        raise SpecificationError(str(error)) from error
+    return joined([registry.create(part) for part in split_composition(specification)])
+
+
+def family(specification: str) -> Family:
+    """Build the defenses of a specification in which one parameter may be a list of values: ``noise(std=[0.001, 0.01])``.
+
+    Raises:
+        SpecificationError: as :func:`create`; the list is empty or names a value twice, or there are two lists.
+    """
+    return read_family(specification, registry)
 
 
 __all__ = [
-    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "GradientPruning",
-    "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "Plan", "Private", "Release", "Scaled",
-    "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck", "client_loss",
-    "create", "registry",
+    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family",
+    "GradientPruning", "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "Plan", "Private", "Release",
+    "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck",
+    "client_loss", "create", "family", "registry",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from defenses.base import Account, Defense
 from defenses.release import Release
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
+from defenses.support.registry import SpecificationError
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,17 @@ class Composition(Defense):
     def account(self, plan: Plan) -> Account | None:
         accounts = (member.account(plan) for member in self.members)
         return next((found for found in accounts if found is not None), None)
+
+
+def joined(members: Sequence[Defense]) -> Defense:
+    """The composition of several defenses, or the only one itself.
+
+    Raises:
+        SpecificationError: they do not compose.
+    """
+    if len(members) == 1:
+        return members[0]
+    try:
+        return Composition(tuple(members))
+    except ValueError as error:
+        raise SpecificationError(str(error)) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -125,7 +126,7 @@ class DPSGD(Defense):
         per_sample = GradSampleModuleFastGradientClipping(
             step.module, max_grad_norm=self.max_grad_norm, loss_reduction="mean", use_ghost_clipping=True)
         try:
-            with OutOfPlace():
+            with OutOfPlace(), _as_opacus_reads_them(step.module):
                 losses = step.losses(batch, per_sample)
             if len(batch.images) == 0:  # a Poisson sample can be empty: the released gradient is then noise alone
                 for parameter in parameters.values():
@@ -151,6 +152,21 @@ class DPSGD(Defense):
         if self.noise_multiplier > 0:
             stages += (Noise((self.noise_multiplier * self.max_grad_norm / facts.batch_size) ** 2),)
         return dict.fromkeys(shared, Release(stages))
+
+
+@contextmanager
+def _as_opacus_reads_them(module: nn.Module) -> Iterator[None]:
+    """Give convolutions their inputs in contiguous memory. Opacus takes patches by strides that hold there alone; of images whose
+    channels come last it computes other norms than those of the gradients (of inner layers even zero), and clips too little."""
+    def contiguous(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in inputs)
+
+    handles = [layer.register_forward_pre_hook(contiguous) for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class OpacusAccount:

@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from attack_cases import observation_of
@@ -30,7 +31,7 @@ from benchmark.config import Evaluation
 from benchmark.data.datasets import Dataset
 from benchmark.data.loaders import BatchLoader, LabelledImages
 from benchmark.measure import evaluation, training
-from benchmark.measure.evaluation import Victims
+from benchmark.measure.victims import Victims
 
 DEVICE = torch.device("cuda:0")
 DEFENSES = [cls.name for cls in defenses.registry if cls.__module__.startswith("defenses.") and not cls().guarantees]
@@ -71,9 +72,9 @@ def train_and_observe(defense: str, model: str) -> None:
             training._train_epoch(private, DEVICE, precision, None, None)
         training.test_accuracy(private.module, images, 0)
     assert {p.grad.device for p in private.module.parameters()} == {DEVICE}
-    victims = Victims(torch.zeros(3, 2, 2, 8, 8), None, torch.zeros(3, 2, dtype=torch.long), None, (0, 1, 2))
+    victims = Victims(images, np.arange(6).reshape(3, 2), (0, 1, 2))
     for precision in ("float32", "bfloat16"):
-        observed = evaluation.observe(private, victims, dataset, Evaluation(victims=3, batch_size=2, rounds=2), 0, precision=precision)
+        observed = evaluation.observe(private, victims, dataset, Evaluation(victims=3, rounds=2), 0, precision=precision)
         assert {g.device for known in (observed, observed.averaged()) for g in known.shared.values()} == {DEVICE}
 
 

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from benchmark.config import make_grid, recorded
+from benchmark.config import make_grid
 from benchmark.run import runner
 from benchmark.store import results
 
@@ -42,11 +42,23 @@ class Silent:
 
 
 def grid_of(shapes, **changes):
+    """Two defenses and two seeds, whose gradients are of two images. An evaluation that does not say otherwise is of single images,
+    and without identification."""
     content = {
         "datasets": [str(shapes)], "models": ["lenet"], "defenses": ["none", "noise(std=0.1)"], "seeds": [0, 1],
         "attacks": ["inverting-gradients(iterations=3)"], "training": {"epochs": 2, "batch_size": 8},
-        "evaluation": {"checkpoints": [0, -1], "victims": 3, "batch_size": 2}, **changes}
-    return make_grid(recorded(content), "test")  # without identification unless candidates are named
+        "evaluation": {"checkpoints": [0, -1], "victims": 3, "observed": [2]}, **changes}
+    return make_grid({**content, "evaluation": {"observed": ["single"], "candidates": 0, **content["evaluation"]}}, "test")
+
+
+#: Four trials for each defense.
+TUNING = {"step_sizes": [1e-3, 1e-2], "batch_sizes": [4, 8], "validation": 0.25}
+
+
+def tuned_grid_of(shapes, **changes):
+    """Of the same, each defense tuned."""
+    return grid_of(shapes, **{"training": {"epochs": 2}, "tuning": TUNING, "attacks": ["inverting-gradients(iterations=1)"],
+                              "evaluation": {"checkpoints": [-1], "victims": 2}, **changes})
 
 
 def run(grid, out, display=None, executor=None, **arguments):
@@ -57,7 +69,7 @@ def run(grid, out, display=None, executor=None, **arguments):
 def stop_by_ctrl_c(shapes, out, *options):
     """Start a long run by its command, interrupt it in the attack; its exit code and errors, which must come within five seconds."""
     command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "lenet",
-               "--defense", "none", "--epochs", "1", "--victims", "4", "--candidates", "0", "--attack",
+               "--defense", "none", "--epochs", "1", "--victims", "4", "--observed", "single", "--candidates", "0", "--attack",
                "inverting-gradients(iterations=100000)", "--out", str(out), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -75,3 +87,8 @@ def stop_by_ctrl_c(shapes, out, *options):
 def comparable(run_folder):
     """Its trainings, reconstructions and identifications."""
     return [table.drop(columns="seconds") for table in results.joined(results.read_run(run_folder).cells)]
+
+
+def trials(run_folder):
+    """Its trials."""
+    return results.read_run(run_folder).trials.to_pandas().drop(columns="seconds")

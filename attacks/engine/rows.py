@@ -41,6 +41,10 @@ class Rows(ABC):
         """Squared norms [K]."""
 
     @abstractmethod
+    def mean(self) -> Tensor:
+        """The mean of the rows [n]."""
+
+    @abstractmethod
     def masked_squared(self, masks: Tensor) -> Tensor:
         """Squared norms [V, K] over the entries that masks [V, *shape] leave."""
 
@@ -75,6 +79,9 @@ class FormedRows(Rows):
 
     def squared(self) -> Tensor:
         return self.values.double().square().sum(1)
+
+    def mean(self) -> Tensor:
+        return self.values.mean(0)
 
     def masked_squared(self, masks: Tensor) -> Tensor:
         return masks.flatten(1).double() @ self.values.double().square().mT
@@ -116,6 +123,9 @@ class OuterRows(Rows):
 
     def squared(self) -> Tensor:
         return ((self.delta @ self.delta.mT) * (self.a @ self.a.mT)).sum((1, 2))
+
+    def mean(self) -> Tensor:
+        return (self.delta.flatten(0, 1).mT @ self.a.flatten(0, 1)).flatten() / len(self.a)
 
     def masked_squared(self, masks: Tensor) -> Tensor:
         # A sum over pairs of positions, bilinear in the products within each pair, as a mask is its own square.

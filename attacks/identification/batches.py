@@ -81,7 +81,7 @@ class _Batches:
         public = self._rows(candidates.public_images[:count], labels, sampled=True)
         # What all gradients have in common is taken off, so that products in float32 tell apart what is left. Where the scale
         # of what was shared is not known, it cannot be.
-        self._middle = {name: rows.values.mean(0) for name, rows in public.items()
+        self._middle = {name: rows.mean() for name, rows in public.items()
                         if isinstance(rows, FormedRows) and not self._free_scale}
         self._public = self._less_middle(public)
         self._bases = {name: self._base(name) for name in self._seen}
@@ -166,8 +166,9 @@ class _Batches:
 
     def _base(self, name: str) -> float:
         """The variance of each entry of a parameter that is not that of the span of public gradients."""
-        gram, batch = self._public[name].gram(self._public[name]), self._observation.batch_size
-        spread = float(gram.diagonal().mean() - gram.mean()) / self._observation.shared[name][0].numel()
+        public, batch = self._public[name], self._observation.batch_size
+        mean = public.mean()
+        spread = float(public.squared().double().mean() - mean.double().square().sum()) / len(mean)
         return max(self._seen[name].variance + _RIDGE * spread * (batch - 1) / batch**2, torch.finfo(torch.float32).tiny)
 
     def _gram(self, a: Mapping[str, Rows], b: Mapping[str, Rows]) -> Tensor:

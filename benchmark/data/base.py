@@ -60,12 +60,13 @@ class DatasetBuilder(Named):
         raise NotImplementedError
 
 
-def split_by_class(labels: np.ndarray) -> np.ndarray:
-    """Mark 20 % of each class (at least one image, where there are two) as test images, with a fixed seed."""
+def split_by_class(labels: np.ndarray, share: float = _TEST_SHARE) -> np.ndarray:
+    """Mark a share of each class (at least one image, where there are two, and not all) as another split, by default 20 % as test
+    images, with a fixed seed."""
     generator = np.random.default_rng(_SPLIT_SEED)
     is_test = np.zeros(len(labels), dtype=bool)
     for value in np.unique(labels):
         members = np.flatnonzero(labels == value)
-        count = max(round(_TEST_SHARE * len(members)), 1) if len(members) > 1 else 0
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
         is_test[generator.permutation(members)[:count]] = True
     return is_test

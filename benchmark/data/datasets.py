@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import platformdirs
 import torch
 
 from benchmark.data import registry
-from benchmark.data.base import DatasetBuilder
+from benchmark.data.base import DatasetBuilder, split_by_class
 from benchmark.data.image_folders import ImageFolder
 from benchmark.data.loaders import LabelledImages
 from benchmark.errors import InputError
@@ -36,6 +36,13 @@ class Dataset:
     train: LabelledImages
     test: LabelledImages
     fingerprint: str
+
+    def without_test(self, validation: float) -> Dataset:
+        """The training images alone: a share of each class, always the same images, is its test split."""
+        held_out = torch.from_numpy(split_by_class(self.train.labels.cpu().numpy(), validation))
+        train, test = (self.train.select(upload(marked.nonzero().flatten(), self.train.labels.device))
+                       for marked in (~held_out, held_out))
+        return replace(self, train=train, test=test)
 
 
 @dataclass(frozen=True)

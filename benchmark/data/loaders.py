@@ -52,6 +52,11 @@ class LabelledImages:
         return np.array([first.setdefault(hashlib.blake2b(row, digest_size=16).digest(), index)
                          for index, row in enumerate(self._rows.cpu().numpy())])
 
+    def select(self, indices: Tensor) -> LabelledImages:
+        """Some of the images, normalised as before."""
+        pixels, labels, *normalisation = self.tensors()
+        return LabelledImages(pixels.index_select(0, indices), labels.index_select(0, indices), *normalisation)
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images [B, C, H, W] (channels-last memory) and labels [B] of some indices [B]."""
         rows = self._rows.index_select(0, indices).float().sub_(self._shift).mul_(self._scale)

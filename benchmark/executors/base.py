@@ -10,7 +10,7 @@ from types import TracebackType
 import torch
 
 from benchmark.data.datasets import Dataset
-from benchmark.measure.measuring import Event, Work
+from benchmark.measure.work import Event, Todo
 from benchmark.plugins import Plugin
 
 
@@ -67,13 +67,13 @@ class Executor:
         """
         raise NotImplementedError
 
-    def run(self, keys: Sequence[str], work: Callable[[str], Work], datasets: Mapping[str, Dataset], device: torch.device,
+    def run(self, keys: Sequence[str], work: Callable[[str], Todo], datasets: Mapping[str, Dataset], device: torch.device,
             plugins: Sequence[Plugin], tell: Tell) -> None:
-        """Measure cells.
+        """Measure cells, or trials.
 
         Args:
-            keys: of the cells.
-            work: what is left to be done of a cell at the time it is asked for.
+            keys: of the cells or trials.
+            work: what is left to be done of one at the time it is asked for; an InputError says that nothing can be.
             datasets: by name.
             device: where to compute.
             plugins: that were loaded in this process.

@@ -8,7 +8,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from types import TracebackType
@@ -26,7 +26,8 @@ from benchmark.errors import InputError
 from benchmark.executors.base import Executor, Failed, Finished, Started, Tell, failed
 from benchmark.measure import device as devices
 from benchmark.measure.environment import versions
-from benchmark.measure.measuring import Advanced, Event, Part, Work, measure
+from benchmark.measure.measuring import measure
+from benchmark.measure.work import Advanced, Event, Part, Todo, Work
 from benchmark.plugins import Plugin
 from defenses.support.upload import upload
 
@@ -50,8 +51,8 @@ class _Settings:
 
 
 class Ray(Executor):
-    """Measures as many parts of cells at once, trainings, identifications and attacks, as the cluster has place for. A part takes a
-    GPU (or a share), or on CPUs as many as it has threads. One whose machine is lost is begun again elsewhere.
+    """Measures as many trials, or parts of cells (trainings, identifications, attacks), at once as the cluster has place for. Each
+    takes a GPU (or a share), or on CPUs as many as it has threads. One whose machine is lost is begun again elsewhere.
 
     Args:
         address: of a cluster, ``auto`` for the one of this machine; None to start one, which ends with this process.
@@ -94,7 +95,7 @@ class Ray(Executor):
                              "expected auto, cpu or cuda")
         return torch.device(name)
 
-    def run(self, keys: Sequence[str], work: Callable[[str], Work], datasets: Mapping[str, Dataset], device: torch.device,
+    def run(self, keys: Sequence[str], work: Callable[[str], Todo], datasets: Mapping[str, Dataset], device: torch.device,
             plugins: Sequence[Plugin], tell: Tell) -> None:
         gpu = device.type == "cuda"
         options = {"num_cpus": 1 if gpu else self._of_each, "num_gpus": self._gpus if gpu else 0}
@@ -117,24 +118,19 @@ def _knock(address: str | None) -> None:
 
 
 class _Cell:
-    """A cell under way: its training is one task, and then its identification and each of its attacks."""
+    """A cell or trial under way: a training is one task, and then each identification and each attack."""
 
-    def __init__(self, todo: Work) -> None:
-        self.waiting: deque[Work] = deque()
+    def __init__(self, todo: Todo) -> None:
+        self.waiting: deque[Todo] = deque()
         self.running = 0
-        self._parts = (todo.weights is None) + (todo.identification is not None) + len(todo.attacks)
+        self._parts = todo.count
         self._done = 0
         self._shares: dict[Any, float] = {}
         self.add(todo)
 
-    def add(self, todo: Work) -> None:
-        """Wait for what can be begun now: all but the training needs the weights."""
-        if todo.weights is None:
-            self.waiting.append(replace(todo, attacks={}, identification=None))
-            return
-        if todo.identification is not None:
-            self.waiting.append(replace(todo, attacks={}))
-        self.waiting += [replace(todo, attacks={key: label}, identification=None) for key, label in todo.attacks.items()]
+    def add(self, todo: Todo) -> None:
+        """Wait for what can be begun now."""
+        self.waiting += todo.parts()
 
     def advance(self, stream: Any, share: float) -> float:
         """A task has come so far; how much of the cell is done."""
@@ -152,10 +148,10 @@ class _Tasks:
     """The cells that wait and those that are under way, of which trainings, identifications and single attacks are given to workers
     by themselves."""
 
-    def __init__(self, submit: Callable[[Work], Any], options: dict[str, float], work: Callable[[str], Work], tell: Tell) -> None:
+    def __init__(self, submit: Callable[[Todo], Any], options: dict[str, float], work: Callable[[str], Todo], tell: Tell) -> None:
         self._submit, self._options, self._work, self._tell = submit, options, work, tell
         self._cells: dict[str, _Cell] = {}
-        self._running: dict[Any, tuple[str, Work]] = {}
+        self._running: dict[Any, tuple[str, Todo]] = {}
         self._arrived: set[Any] = set()
         self._lost: Counter[str] = Counter()
 
@@ -199,10 +195,10 @@ class _Tasks:
             self._finish_if_over(key)
         return True
 
-    def _asked(self, key: str) -> Work | None:
+    def _asked(self, key: str) -> Todo | None:
         try:
             return self._work(key)
-        except InputError as error:  # what was saved before is damaged now
+        except InputError as error:  # what was saved before is damaged now, or tuning came to nothing
             self._fail(key, failed(error))
             return None
 
@@ -233,7 +229,7 @@ class _Tasks:
                 self._arrived.add(stream)
             self._tell(key, Advanced(cell.advance(stream, event.share), event.what) if isinstance(event, Advanced) else event)
 
-    def _begin_again(self, key: str, part: Work, error: Exception) -> None:
+    def _begin_again(self, key: str, part: Todo, error: Exception) -> None:
         self._lost[key] += 1
         if self._lost[key] <= _RETRIES:
             self._cells[key].waiting.appendleft(part)
@@ -247,8 +243,8 @@ class _Tasks:
         cell.end(stream, done=done)
         if not done:
             return
-        if part.weights is None and (todo := self._asked(key)) is not None:  # trained: the rest can begin
-            cell.add(todo)
+        if isinstance(part, Work) and part.weights is None and (todo := self._asked(key)) is not None:
+            cell.add(todo)  # trained: the rest can begin
         self._finish_if_over(key)
 
     def _finish_if_over(self, key: str) -> None:
@@ -267,7 +263,7 @@ class _Tasks:
 
 
 @ray.remote(num_returns="streaming")
-def _measured(work: Work, packed: tuple[Any, ...], settings: _Settings) -> Iterator[Event | Started | Finished | Failed]:
+def _measured(work: Todo, packed: tuple[Any, ...], settings: _Settings) -> Iterator[Event | Started | Finished | Failed]:
     """The events of a cell, in a process of Ray."""
     yield Started()
     try:

@@ -9,7 +9,8 @@ import torch
 from benchmark.data.datasets import Dataset
 from benchmark.executors.base import Executor, Finished, Started, Tell, failed
 from benchmark.measure import device as devices
-from benchmark.measure.measuring import Event, Work, measure
+from benchmark.measure.measuring import measure
+from benchmark.measure.work import Event, Todo
 from benchmark.plugins import Plugin
 
 
@@ -19,7 +20,7 @@ class Serial(Executor):
     def device(self, name: str) -> torch.device:
         return devices.choose(name)
 
-    def run(self, keys: Sequence[str], work: Callable[[str], Work], datasets: Mapping[str, Dataset], device: torch.device,
+    def run(self, keys: Sequence[str], work: Callable[[str], Todo], datasets: Mapping[str, Dataset], device: torch.device,
             plugins: Sequence[Plugin], tell: Tell) -> None:
         for key in keys:
             tell(key, Started())

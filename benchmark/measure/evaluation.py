@@ -24,42 +24,9 @@ from benchmark.config import Evaluation
 from benchmark.data.datasets import Dataset
 from benchmark.measure.metrics import compare
 from benchmark.measure.precision import autocast
+from benchmark.measure.victims import Victims
 from defenses import Private
 from defenses.support.seeds import derive
-from defenses.support.upload import upload
-
-
-@dataclass(frozen=True)
-class Victims:
-    """What the clients keep to themselves: normalised ``images`` [N, B, C, H, W], their ``pixels`` as uint8, ``labels`` [N, B] and
-    ``indices`` [N, B] among the training images; ``numbers`` names the N victims."""
-
-    images: Tensor
-    pixels: np.ndarray
-    labels: Tensor
-    indices: np.ndarray
-    numbers: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def select(self, first: int, count: int) -> Victims:
-        """Some victims in a row."""
-        some = slice(first, first + count)
-        return Victims(self.images[some], self.pixels[some], self.labels[some], self.indices[some], self.numbers[some])
-
-
-def choose_victims(dataset: Dataset, evaluation: Evaluation, seed: int) -> Victims:
-    """Draw training images (clients' private data) without replacement; the same for every model and defense of a seed."""
-    count = evaluation.victims * evaluation.batch_size
-    generator = torch.Generator().manual_seed(derive(seed, dataset.name, "victims"))
-    indices = torch.randperm(len(dataset.train), generator=generator)[:count]
-    chosen = upload(indices, dataset.train.labels.device)
-    shape = (evaluation.victims, evaluation.batch_size)
-    x, y = dataset.train.batch(chosen)
-    pixels = dataset.train.pixels(chosen).cpu().numpy()
-    return Victims(x.contiguous().unflatten(0, shape), pixels.reshape(*shape, *pixels.shape[1:]), y.unflatten(0, shape),
-                   indices.numpy().reshape(shape), tuple(range(evaluation.victims)))
 
 
 def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Evaluation, seed: int, *,
@@ -88,7 +55,7 @@ def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Ev
             shared: dict[str, Tensor] = {}
             for place, victim in enumerate(victims.numbers):
                 key = (victim, "client", number) if number else (victim, "client")
-                own = private.shared_gradient(victims.images[place], victims.labels[place], seed=derive(seed, *key))
+                own = private.shared_gradient(victims.images(place), victims.labels[place], seed=derive(seed, *key))
                 for name, g in own.items():
                     if name not in shared:
                         shape = (len(victims), *g.shape)
@@ -98,7 +65,7 @@ def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Ev
     return Observation(
         module=module,
         shared=dict(rounds[0].shared),
-        batch_size=evaluation.batch_size,
+        batch_size=victims.batch_size,
         image_shape=dataset.train.image_shape,
         mean=dataset.train.mean,
         std=dataset.train.std,

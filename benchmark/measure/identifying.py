@@ -15,9 +15,10 @@ from attacks import Observation, Progress
 from attacks.identification import Identifier, presence_mu
 from attacks.reading.labels import known_or_inferred_labels, label_obstacle
 from benchmark.data.datasets import Dataset
-from benchmark.measure.evaluation import Victims, attackers, labels_right
+from benchmark.measure.evaluation import attackers, labels_right
 from benchmark.measure.pools import Pools
 from benchmark.measure.victim_memory import allowed
+from benchmark.measure.victims import Victims
 
 #: How seldom a rate that a guarantee allows is taken for one that it does not.
 _MISTAKE = 1e-3

@@ -10,6 +10,10 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 
 #: Side of the SSIM window of Wang et al. (2004) as scikit-image sets it; no side of an image may be shorter.
 SSIM_WINDOW = 7
+#: The constants of its equation 13, with pixels in [0, 1].
+_C1, _C2 = 0.01**2, 0.03**2
+#: Of fewer pairs one by one is as fast.
+_FEW_PAIRS = 4
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,37 @@ def compare(originals: np.ndarray, reconstructions: np.ndarray) -> list[Similari
     the summed SSIM is highest.
     """
     originals, reconstructions = originals.astype(np.float64), reconstructions.astype(np.float64)
-    scores = np.array([[ssim(original, candidate) for candidate in reconstructions] for original in originals])
+    scores = ssim_of_pairs(originals, reconstructions)
     rows, columns = linear_sum_assignment(scores, maximize=True)
     return [_similarity(originals[i], reconstructions[j], float(scores[i, j]), int(j)) for i, j in zip(rows, columns, strict=True)]
+
+
+def ssim_of_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """:func:`ssim` of all pairs of images [A, C, H, W] and [B, C, H, W], [A, B].
+
+    One by one as scikit-image computes it, in one go for a gradient of many images, which have thousands of pairs: means and
+    variances within windows are those of single images, so that of a pair only the mean of their product is left.
+    """
+    if len(a) * len(b) < _FEW_PAIRS:
+        return np.array([[ssim(one, other) for other in b] for one in a])
+    (mean_a, square_a), (mean_b, square_b) = ((_windows(x), _windows(x * x)) for x in (a, b))
+    unbiased = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
+    variance_a, variance_b = unbiased * (square_a - mean_a**2), unbiased * (square_b - mean_b**2)
+    found = np.empty((len(a), len(b)))
+    for i, (image, mean, variance) in enumerate(zip(a, mean_a, variance_a, strict=True)):
+        product = mean * mean_b
+        covariance = unbiased * (_windows(image * b) - product)
+        similarity = (2 * product + _C1) * (2 * covariance + _C2) / ((mean**2 + mean_b**2 + _C1) * (variance + variance_b + _C2))
+        found[i] = similarity.mean((1, 2, 3))
+    return found
+
+
+def _windows(x: np.ndarray) -> np.ndarray:
+    """Means over all windows that lie within images [..., H, W]."""
+    height, width = (side - SSIM_WINDOW + 1 for side in x.shape[-2:])
+    rows: np.ndarray = sum(x[..., i:i + width] for i in range(SSIM_WINDOW))  # type: ignore[assignment]
+    means: np.ndarray = sum(rows[..., i:i + height, :] for i in range(SSIM_WINDOW)) / SSIM_WINDOW**2  # type: ignore[assignment]
+    return means
 
 
 def _similarity(original: np.ndarray, reconstruction: np.ndarray, score: float, position: int) -> Similarity:

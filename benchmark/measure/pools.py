@@ -12,12 +12,9 @@ from torch import Tensor
 from attacks.identification import Candidates
 from benchmark.config import Evaluation
 from benchmark.data.datasets import Dataset
-from benchmark.measure.evaluation import Victims
+from benchmark.measure.victims import Victims, public_images
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
-
-#: Most public images, from which the covariance of the gradients of companions is estimated.
-_PUBLIC = 2000
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Pools:
     Attributes:
         indices: [N, M] the candidates of each victim.
         places: [N] the position of the true one, the first image behind the victim's gradient.
-        public: [L] images that are in no pool and of no victim; none where a gradient is of one image, and nothing hides it.
+        public: [L] images that are in no pool and behind no gradient; none where a gradient is of one image, and nothing hides it.
         note: what to tell the user of them; "" where they are as many as were asked for.
         obstacle: why there are none; "" where there are.
     """
@@ -75,8 +72,8 @@ def draw_pools(dataset: Dataset, victims: Victims, evaluation: Evaluation, seed:
 
     A pool holds the target, which is the first image behind the gradient (victims are drawn at random), at a uniform place among
     images that are drawn uniformly and without replacement from those of its class, or from all where labels are to be inferred.
-    None of them is behind the same gradient, and no two have the same pixels. All pools of the victims are as large as the smallest
-    that can be filled.
+    None of them is behind the same gradient, and no two have the same pixels; images behind other gradients may be among them. All
+    pools of the victims are as large as the smallest that can be filled.
 
     Args:
         dataset: where the victims are from.
@@ -85,7 +82,8 @@ def draw_pools(dataset: Dataset, victims: Victims, evaluation: Evaluation, seed:
         seed: of the cell.
     """
     labels, alike = _labels(dataset), dataset.train.alike
-    public = _public(dataset, victims, seed) if evaluation.batch_size > 1 else np.array([], dtype=np.int64)
+    several = victims.batch_size > 1
+    public = public_images(dataset, victims.indices[:, 0], seed) if several else np.array([], dtype=np.int64)
     free = ~np.isin(alike, alike[public])
     # One image of those with the same pixels, in each class or in all.
     known = evaluation.labels == "known"
@@ -108,7 +106,7 @@ def draw_pools(dataset: Dataset, victims: Victims, evaluation: Evaluation, seed:
     obstacle = ""
     if size < 2:
         obstacle = f"there are no other training images{of} that could be candidates"
-    elif evaluation.batch_size > 1 and len(public) < 2:
+    elif several and len(public) < 2:
         obstacle = "there are no training images beside the victims' that could be public"
     if obstacle:
         return Pools(np.empty((len(others), 0), int), np.array([], int), public, f"no identification: {obstacle}", obstacle)
@@ -117,15 +115,6 @@ def draw_pools(dataset: Dataset, victims: Victims, evaluation: Evaluation, seed:
     rows = [np.insert(other[:size - 1], place, own[0])
             for other, place, own in zip(others, places, victims.indices, strict=True)]
     return Pools(np.stack(rows), places, public, note if size < evaluation.candidates else "")
-
-
-def _public(dataset: Dataset, victims: Victims, seed: int) -> np.ndarray:
-    """At most half of what is no victim's image, so that as many are left for pools."""
-    alike = dataset.train.alike
-    others = np.flatnonzero(~np.isin(alike, alike[victims.indices]))
-    generator = torch.Generator().manual_seed(derive(seed, dataset.name, "public"))
-    order = torch.randperm(len(others), generator=generator).numpy()
-    return others[order[:min(_PUBLIC, len(others) // 2)]]
 
 
 def _labels(dataset: Dataset) -> np.ndarray:

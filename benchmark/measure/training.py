@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,10 +16,16 @@ from benchmark.config import Training
 from benchmark.data.datasets import Dataset
 from benchmark.data.loaders import BatchLoader, LabelledImages
 from benchmark.measure.precision import autocast
+from benchmark.measure.sent_bytes import sent_bytes
 from benchmark.measure.step_memory import StepMemory
 from defenses import Defense, Private
 from defenses.support.seeds import derive
 
+#: The fused update is one call for all parameters; the plain one costs a tenth of a LeNet's step.
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "sgd": partial(torch.optim.SGD, momentum=0.9, fused=True),
+}
 _TEST_BATCH = 1024
 #: Steps whose memory is measured: the first has no optimizer state yet, and Poisson samples differ in size.
 _METERED = 5
@@ -29,8 +36,9 @@ class Epoch:
     """The state after an epoch; epoch 0 is the untrained model.
 
     ``train_loss`` is the mean over the batches (None for epoch 0), ``test_accuracy`` a share in [0, 1], ``epsilon`` what was
-    spent so far and ``delta`` where it holds (None without a guarantee), ``seconds`` the time of training without the test,
-    ``step_memory`` the most bytes that tensors held in one of the first steps of the first epoch (None in other epochs).
+    spent so far and ``delta`` where it holds (None without a guarantee), ``seconds`` the time of training without the test. Of
+    the first epoch, and None in others: ``step_memory``, the most bytes that tensors held in one of the first steps, and
+    ``sent_bytes``, those of the gradient that the last of these shared (:func:`benchmark.measure.sent_bytes.sent_bytes`).
     """
 
     epoch: int
@@ -39,11 +47,12 @@ class Epoch:
     epsilon: float | None
     delta: float | None
     seconds: float
-    step_memory: int | None
+    step_memory: int | None = None
+    sent_bytes: int | None = None
 
 
 def make_private(defense: Defense, dataset: Dataset, model: str, training: Training, seed: int) -> Private:
-    """A fresh model and Adam under the defense.
+    """A fresh model and its optimizer under the defense.
 
     Initial weights and the order of the batches follow from (seed, dataset, model) alone, so that defenses are compared from the
     same start; the weights that a defense adds are drawn after them. The defense's own noise has its own stream.
@@ -52,8 +61,7 @@ def make_private(defense: Defense, dataset: Dataset, model: str, training: Train
     with torch.random.fork_rng(devices=_cuda(device)):
         torch.manual_seed(derive(seed, dataset.name, model, "initial weights"))
         module = models.build(model, dataset.train.image_shape, len(dataset.classes)).to(device)
-        # The fused update is one call for all parameters; the plain one costs a tenth of a LeNet's step.
-        optimizer = torch.optim.Adam(module.parameters(), lr=training.learning_rate, fused=True)
+        optimizer = _OPTIMIZERS[training.optimizer](module.parameters(), lr=training.learning_rate)
         order = torch.Generator().manual_seed(derive(seed, dataset.name, "order"))
         noise = torch.Generator(device).manual_seed(derive(seed, dataset.name, model, defense.label, "defense"))
         loader = BatchLoader(dataset.train, training.batch_size, order)
@@ -77,30 +85,48 @@ def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, precisi
     """
     device = dataset.train.labels.device
     for epoch in range(epochs + 1):
-        loss, seconds, memory = None, 0.0, None
+        loss, seconds, first = None, 0.0, _FirstSteps(private) if epoch == 1 else None
         if epoch > 0:
             with torch.random.fork_rng(devices=_cuda(device)):
                 torch.manual_seed(derive(seed, "forward", epoch))
                 started = time.perf_counter()
-                meter = StepMemory(private.module, private.optimizer) if epoch == 1 else None
-                loss = _train_epoch(private, device, precision, on_step, meter)
-                seconds = time.perf_counter() - started
-                memory = meter.peak if meter is not None else None
+                loss = _train_epoch(private, device, precision, on_step, first)
+                seconds = time.perf_counter() - started - (first.counting if first is not None else 0.0)
         with autocast(device, precision):
             accuracy = test_accuracy(private.module, dataset.test, derive(seed, "test", epoch))
-        yield Epoch(epoch, loss, accuracy, private.privacy_spent(), private.delta, seconds, memory)
+        measured = (None, None) if first is None else (first.memory.peak, first.sent)
+        yield Epoch(epoch, loss, accuracy, private.privacy_spent(), private.delta, seconds, *measured)
+
+
+class _FirstSteps:
+    """What is measured in the first steps of a training, and the seconds that counting bytes took."""
+
+    def __init__(self, private: Private) -> None:
+        self.memory = StepMemory(private.module, private.optimizer)
+        self.sent: int | None = None
+        self.counting = 0.0
+        self._module = private.module
+
+    def count(self) -> None:
+        """The bytes of the gradient that was shared last."""
+        started = time.perf_counter()
+        self.sent = sent_bytes({name: p.grad for name, p in self._module.named_parameters() if p.grad is not None})
+        self.counting = time.perf_counter() - started
 
 
 def _train_epoch(private: Private, device: torch.device, precision: str, on_step: Callable[[int, int], None] | None,
-                 meter: StepMemory | None) -> float:
+                 first: _FirstSteps | None) -> float:
     private.module.train()
     # Summed on the device: reading the loss in every step would make a GPU wait.
     total, count = torch.zeros((), device=device), len(private.data_loader)
     for step, (x, y) in enumerate(private.data_loader, start=1):
-        with meter if meter is not None and step <= _METERED else nullcontext():
+        metered = first if first is not None and step <= _METERED else None
+        with metered.memory if metered is not None else nullcontext():
             with autocast(device, precision):
                 loss = private.backward(x, y)
             private.optimizer.step()
+        if metered is not None and step == min(_METERED, count):
+            metered.count()
         total += loss if len(x) else 0.0  # a Poisson sample can be empty and has no loss then
         if on_step is not None:
             on_step(step, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -11,7 +12,9 @@ from defenses.support.registry import Named
 
 @dataclass(frozen=True)
 class Model(Named):
-    """A classifier that can be built for any data set."""
+    """A classifier that can be built for any data set. Its label shows the parameters that differ from their defaults."""
+
+    first_shown: ClassVar[bool] = False
 
     def build(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
         """A module that maps normalised images [B, C, H, W] to class scores [B, classes], freshly initialised from torch's global

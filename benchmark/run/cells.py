@@ -1,4 +1,4 @@
-"""The cells of a grid, and what identifies a trained model and an attack on it."""
+"""The trials and cells of a grid, and what identifies a trained model and an attack on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmark import models
 from benchmark.config import Grid
 from benchmark.measure.environment import versions
 from benchmark.plugins import Plugin
-from benchmark.specification import CellSpec
+from benchmark.specification import AttackSpec, CellSpec, TrialSpec
 from benchmark.store import results
 
 
@@ -31,32 +31,50 @@ def determinants(device: torch.device, fingerprints: dict[str, str], plugins: Se
 def cells_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) -> dict[str, CellSpec]:
     """The cells by their keys. A key is a hash of all that determines the trained model, and nothing of how it is attacked: attacks
     that are added later find the model by it, also in the folder of another run."""
-    names = depends_on["fingerprints"]  # of the data sets, which the grid may give as paths
     specs = [CellSpec(dataset=d, model=m, defense=p, seed=s)
-             for d in names for m in grid.models for p in grid.defenses for s in grid.seeds]
-    environment = {name: depends_on[name] for name in (*versions(), "device")}
+             for d in depends_on["fingerprints"] for m in grid.models for p in grid.points for s in grid.seeds]
+    tuning = None if grid.tuning is None else grid.tuning.model_dump()
+    return {_hash([*_of_training(spec, grid, depends_on, plugins), grid.training.model_dump(), tuning]): spec for spec in specs}
+
+
+def trials_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) -> dict[str, TrialSpec]:
+    """The trials by their keys, which are hashes of all that determines what they come to."""
+    if grid.tuning is None:
+        return {}
+    specs = [TrialSpec(dataset=d, model=m, defense=p, optimizer=optimizer, learning_rate=step, batch_size=batch)
+             for d in depends_on["fingerprints"] for m in grid.models for p in grid.points
+             for optimizer, step, batch in grid.tuning.combinations()]
+    training = grid.training.model_dump(include={"epochs", "precision"})
+    how = [grid.tuning.validation, grid.trial_epochs, training]
+    return {_hash(["trial", *_of_training(spec, grid, depends_on, plugins), *how]): spec for spec in specs}
+
+
+def attacks_of(grid: Grid, plugins: Sequence[Plugin]) -> dict[str, AttackSpec]:
+    """The grid's attacks, on gradients of so many images each, by their keys: hashes of all that determines the outcome on a given
+    model."""
+    evaluation = grid.evaluation.model_dump(exclude={"candidates", "observed"})
     return {
-        _hash([results.FORMAT, environment, depends_on["fingerprints"][spec.dataset], spec.model_dump(), grid.image_size,
-               grid.training.model_dump(),
-               _digests([models.create(spec.model), *defenses.create(spec.defense).parts], plugins)]): spec
-        for spec in specs
+        _hash([results.FORMAT, VERSION, attack.label, mode, evaluation, _digests([attack], plugins)]):
+            AttackSpec(attack=attack.label, observed=mode)
+        for mode in grid.evaluation.observed for attack in map(attacks.create, grid.attacks)
     }
 
 
-def attacks_of(grid: Grid, plugins: Sequence[Plugin]) -> dict[str, str]:
-    """The specifications of the grid's attacks by their keys: hashes of all that determines the outcome on a given model."""
-    evaluation = grid.evaluation.model_dump(exclude={"candidates"})
-    return {
-        _hash([results.FORMAT, VERSION, attack.label, evaluation, _digests([attack], plugins)]): attack.label
-        for attack in map(attacks.create, grid.attacks)
-    }
-
-
-def identification_of(grid: Grid) -> str | None:
-    """The key of the grid's identification: a hash of all that determines the outcome on a given model. None where it is off."""
+def identifications_of(grid: Grid) -> dict[str, str]:
+    """Of how many images the gradients are in which victims are identified, by the keys of the identifications: hashes of all that
+    determines the outcome on a given model. None where it is off."""
     if not grid.evaluation.candidates:
-        return None
-    return _hash([results.FORMAT, VERSION, "identification", grid.evaluation.model_dump()])
+        return {}
+    evaluation = grid.evaluation.model_dump(exclude={"images", "observed"})
+    return {_hash([results.FORMAT, VERSION, "identification", mode, evaluation]): mode for mode in grid.evaluation.observed}
+
+
+def _of_training(spec: CellSpec | TrialSpec, grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) -> list[Any]:
+    """What determines any training of a model under a defense."""
+    environment = {name: depends_on[name] for name in (*versions(), "device")}
+    parts = [models.create(spec.model), *defenses.create(spec.defense).parts]
+    return [results.FORMAT, environment, depends_on["fingerprints"][spec.dataset], spec.model_dump(), grid.image_size,
+            _digests(parts, plugins)]
 
 
 def _digests(of: Any, plugins: Sequence[Plugin]) -> list[str]:

@@ -34,6 +34,7 @@ class LogLines:
 
     def begin(self, total: int) -> None:
         self._remaining.begin(total)
+        self._numbers.clear()
 
     def message(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -11,23 +11,25 @@ from typing import Any
 
 import torch
 
-from benchmark.config import Grid, make_grid, recorded
+from benchmark.config import Grid, make_grid
 from benchmark.errors import InputError
 from benchmark.executors import Executor, Failed, Finished, Started
-from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Identified, Note, Part, Trained, Work
+from benchmark.measure.work import Advanced, Attacked, EpochEnded, Event, Identified, Note, Part, Trained, Work
 from benchmark.plugins import Plugin
+from benchmark.run import tuning
 from benchmark.run.progress import Display
 from benchmark.run.provenance import provenance
-from benchmark.run.runner import identify, show
-from benchmark.specification import CellSpec
+from benchmark.run.recorder import show
+from benchmark.run.runner import identify
+from benchmark.specification import AttackSpec, CellSpec, TrialSpec
 from benchmark.store import results
 
 #: The largest difference in SSIM, and in test accuracy, of what counts as the same.
 TOLERANCE = 1e-4
 
 _EPOCH = ("epoch",)
-_IMAGE = ("checkpoint_epoch", "attack", "knowledge", "victim", "image")
-_VICTIM = ("checkpoint_epoch", "knowledge", "victim")
+_IMAGE = ("observed", "checkpoint_epoch", "attack", "knowledge", "victim", "image")
+_VICTIM = ("observed", "checkpoint_epoch", "knowledge", "victim")
 #: What one measurement takes for itself.
 _TIMES = "seconds"
 
@@ -72,9 +74,10 @@ class Sample:
 
     run: Path
     grid: Grid
+    trials: dict[str, TrialSpec]
     cells: dict[str, CellSpec]
-    attacks: dict[str, str]
-    identification: str | None
+    attacks: dict[str, AttackSpec]
+    identifications: dict[str, str]
     datasets: dict[str, Any]
     device: torch.device
     notes: list[str]
@@ -99,7 +102,7 @@ def draw(run: Path, count: int, device: torch.device, *, seed: int | None = None
     if count < 1:
         raise InputError(f"--sample must be at least 1, got {count}")
     manifest = results.read_manifest(run)
-    grid = make_grid(recorded(manifest["grid"]), str(run / "run.json"))
+    grid = make_grid(manifest["grid"], str(run / "run.json"))
     before = manifest["determinants"]
     found = identify(grid, device, data_root=data_root, plugins=plugins, load_on=load_on)
     now = found.depends_on
@@ -113,7 +116,7 @@ def draw(run: Path, count: int, device: torch.device, *, seed: int | None = None
                 raise InputError(f"the {hint} {name} of {run} {missing}")
     finished = {}
     for key, spec in manifest["cells"].items():
-        cell, missing_parts = results.find_cell(run, key, manifest["attacks"], manifest.get("identification"))
+        cell, missing_parts = results.find_cell(run, key, manifest["attacks"], manifest["identifications"])
         if cell is not None and not missing_parts:
             finished[key] = CellSpec.model_validate(spec)
     if not finished:
@@ -124,12 +127,15 @@ def draw(run: Path, count: int, device: torch.device, *, seed: int | None = None
     notes = [f"{name} was {before.get(name)!r}, is {now[name]!r} here" for name in names if before.get(name) != now[name]]
     notes += [f"{name} was {made.get(name)!r}, is {here[name]!r} here" for name in ("hardware", "threads", "platform")
               if made.get(name) != here[name]]
-    return Sample(run, grid, {key: finished[key] for key in chosen}, manifest["attacks"], manifest.get("identification"),
-                  found.datasets, device, notes)
+    trials = {key: TrialSpec.model_validate(spec) for key, spec in manifest["trials"].items()}
+    attacks = {key: AttackSpec.model_validate(spec) for key, spec in manifest["attacks"].items()}
+    return Sample(run, grid, trials, {key: finished[key] for key in chosen}, attacks, manifest["identifications"], found.datasets,
+                  device, notes)
 
 
 def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Sequence[Plugin] = ()) -> list[Comparison]:
-    """Train, identify and attack in the cells of a sample from the beginning, and compare with what the run has. Writes nothing."""
+    """Train, identify and attack in the cells of a sample from the beginning, and compare with what the run has. What was tried to
+    tune a defense is not tried again. Writes nothing."""
     measured: dict[str, list[Part]] = {key: [] for key in sample.cells}
     compared: dict[str, Comparison] = {}
     display.begin(len(sample.cells))
@@ -150,16 +156,16 @@ def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Seq
             display.end_cell(spec.name, "measured again")
 
     def work(key: str) -> Work:
-        grid = sample.grid
-        return Work(sample.cells[key], grid.training, grid.evaluation, grid.checkpoints(), None, sample.attacks,
-                    sample.identification)
+        grid, spec = sample.grid, sample.cells[key]
+        training = grid.training if grid.tuning is None else tuning.chosen(sample.run, sample.trials, spec, grid.training)
+        return Work(spec, training, grid.evaluation, grid.checkpoints(), None, sample.attacks, sample.identifications)
 
     executor.run(list(sample.cells), work, sample.datasets, sample.device, plugins, tell)
     return [compared[key] for key in sample.cells]
 
 
 def _compare(sample: Sample, key: str, events: list[Part]) -> Comparison:
-    cell, _ = results.find_cell(sample.run, key, sample.attacks, sample.identification)
+    cell, _ = results.find_cell(sample.run, key, sample.attacks, sample.identifications)
     assert cell is not None
     stored = results.with_tables(cell, sample.cells[key])
     before = [_by(table.to_pylist(), names) for table, names in (
@@ -172,8 +178,8 @@ def _compare(sample: Sample, key: str, events: list[Part]) -> Comparison:
     farthest = max(similarities, key=lambda place: similarities[place], default=None)
     where = "no reconstructions"
     if farthest is not None:
-        epoch, attack, knowledge, victim, _ = farthest
-        where = f"{attack}, after {epoch} epochs, {knowledge}, victim {victim}"
+        observed, epoch, attack, knowledge, victim, _ = farthest
+        where = f"{attack}, {observed}, after {epoch} epochs, {knowledge}, victim {victim}"
     return Comparison(
         sample.cells[key], all(_without_times(a) == _without_times(b) for a, b in zip(before, now, strict=True)),
         max(accuracies.values(), default=0.0), max(similarities.values(), default=0.0), max(ranks), where)

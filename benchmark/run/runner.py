@@ -1,10 +1,9 @@
-"""Running a grid: every cell is trained, observed, attacked and written, once."""
+"""Running a grid: every defense is tuned, and every cell is trained, observed, attacked and written, once."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,35 +13,39 @@ from filelock import FileLock
 
 import defenses
 from benchmark import models
-from benchmark.config import Grid, recorded
+from benchmark.config import Grid
 from benchmark.data.datasets import Dataset, DatasetSource, find, load
 from benchmark.errors import InputError
-from benchmark.executors import Executor, Failed, Finished, Serial, Started
-from benchmark.measure.measuring import Advanced, Attacked, EpochEnded, Event, Identified, Note, Part, Trained, Work
+from benchmark.executors import Executor, Serial
 from benchmark.measure.metrics import SSIM_WINDOW
+from benchmark.measure.victims import most_public
+from benchmark.measure.work import Todo, TrialWork, Work
 from benchmark.plugins import Plugin
-from benchmark.run.cells import attacks_of, cells_of, determinants, identification_of
+from benchmark.run import tuning
+from benchmark.run.cells import attacks_of, cells_of, determinants, identifications_of, trials_of
+from benchmark.run.folder import claim
 from benchmark.run.progress import Display
 from benchmark.run.provenance import provenance
-from benchmark.specification import CellSpec
-from benchmark.store import recording, results, run_lock
+from benchmark.run.recorder import Recorder
+from benchmark.specification import AttackSpec, CellSpec, TrialSpec
+from benchmark.store import recording, results
 from benchmark.store.result_files import read_checkpoint
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A checked grid with its data sets loaded. ``depends_on`` is what a result depends on beside the grid; ``cells`` and
-    ``attacks`` map keys to cells, and to the specifications of the attacks that each cell is measured with; ``identification`` is
-    the key of its identification, where it is on."""
+    """A checked grid with its data sets loaded. ``depends_on`` is what a result depends on beside the grid; by their keys there are
+    the ``trials``, the ``cells``, and the ``attacks`` and ``identifications`` that each cell is measured with."""
 
     grid: Grid
     device: torch.device
     datasets: dict[str, Dataset]
     plugins: tuple[Plugin, ...]
     depends_on: dict[str, Any]
+    trials: dict[str, TrialSpec]
     cells: dict[str, CellSpec]
-    attacks: dict[str, str]
-    identification: str | None
+    attacks: dict[str, AttackSpec]
+    identifications: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,6 @@ class Outcome:
     kept: int
     finished: int
     failed: int
-
-
-class CannotWrite(InputError):
-    """The run folder takes no more."""
 
 
 def identify(grid: Grid, device: torch.device, *, data_root: Path | None = None, plugins: Sequence[Plugin] = (),
@@ -90,8 +89,8 @@ def identify(grid: Grid, device: torch.device, *, data_root: Path | None = None,
     for name, dataset in datasets.items():
         _check_dataset(grid, name, dataset)
     depends_on = determinants(device, {name: dataset.fingerprint for name, dataset in datasets.items()}, plugins)
-    return Cells(grid, device, datasets, tuple(plugins), depends_on, cells_of(grid, depends_on, plugins), attacks_of(grid, plugins),
-                 identification_of(grid))
+    return Cells(grid, device, datasets, tuple(plugins), depends_on, trials_of(grid, depends_on, plugins),
+                 cells_of(grid, depends_on, plugins), attacks_of(grid, plugins), identifications_of(grid))
 
 
 def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | None = None, plugins: Sequence[Plugin] = (),
@@ -100,13 +99,14 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
 
     Args:
         grid: what to run.
-        out: the run folder; made, or continued where it holds the same grid, which may have got further attacks, or identification.
+        out: the run folder; made, or continued where it holds the same grid, which may have got further attacks, further numbers of
+            images behind a gradient, or identification.
         device: where to compute.
         data_root: see :func:`benchmark.data.datasets.find`.
         plugins: that were loaded.
         load_on: see :func:`identify`.
         command: as given, for the record.
-        models_from: folders of other runs, whose trained models are taken where they are those of this grid.
+        models_from: folders of other runs, whose trials and trained models are taken where they are those of this grid.
 
     Raises:
         InputError: a model or data set cannot be used, the folder belongs to another grid, or another run is working in it.
@@ -116,12 +116,13 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
         results.read_manifest(folder)
     manifest = {
         "format": results.FORMAT, "name": grid.name, "grid": grid.model_dump(mode="json"), "determinants": found.depends_on,
-        "cells": {key: spec.model_dump() for key, spec in found.cells.items()}, "attacks": found.attacks,
-        "identification": found.identification,
-        "undefended": next((label for label in grid.defenses if defenses.create(label).plain), None),
+        "families": [family.model_dump() for family in grid.families],
+        **{kind: {key: spec.model_dump() for key, spec in getattr(found, kind).items()} for kind in ("trials", "cells", "attacks")},
+        "identifications": found.identifications,
+        "undefended": next((label for label in grid.points if defenses.create(label).plain), None),
         "provenance": provenance(command, device),
     }
-    plan = Plan(**found.__dict__, out=out, lock=_claim(out, json.loads(json.dumps(manifest))))
+    plan = Plan(**found.__dict__, out=out, lock=claim(out, json.loads(json.dumps(manifest))))
     try:
         for folder in models_from:
             _take_models(plan, folder)
@@ -134,97 +135,64 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
 
 
 def run(plan: Plan, display: Display, executor: Executor | None = None) -> Outcome:
-    """Run what is not done, by default one cell after another in this process. A cell that fails is recorded and does not stop the
-    others; a part of one that is damaged on disk is set aside and measured again."""
+    """Run what is not done, by default one after another in this process: trials, and then cells. One that fails is recorded and
+    does not stop the others; what is damaged on disk is set aside and measured again."""
+    executor = executor or Serial()
     try:
-        todo = _to_do(plan, display)
-        kept = len(plan.cells) - len(todo)
-        if kept:
-            display.message(f"{plan.out}: {kept} of {len(plan.cells)} cells are done already and kept")
-        recorder = _Recorder(plan, display, len(todo))
-        if todo:
-            (executor or Serial()).run(todo, lambda key: _work(plan, key), plan.datasets, plan.device, plan.plugins, recorder.tell)
+        for folder in (*(results.trial_folder(plan.out, key) for key in plan.trials),
+                       *(results.cell_folder(plan.out, key) for key in plan.cells)):
+            for part, problem in results.damage(folder).items():
+                display.message(f"{problem}; it was moved to {recording.set_aside(plan.out, folder, part)}")
+        found = {key: _found(plan, key) for key in plan.cells}
+        todo = [key for key, (cell, missing) in found.items() if cell is None or missing]
+        if kept := len(found) - len(todo):
+            display.message(f"{plan.out}: {kept} of {len(found)} cells are done already and kept")
+        trials = [key for key in plan.trials if results.find_trial(plan.out, key) is None]
+        if trials:
+            display.message(f"tuning: {len(trials)} trials; then each defense is trained on all images as in its best one")
+            _executed(plan, display, executor, trials, lambda key: _trial(plan, key))
+        recorder = _executed(plan, display, executor, todo, lambda key: _work(plan, key))
         return Outcome(kept, recorder.finished, recorder.failed)
     finally:
         plan.lock.release()
 
 
-def _to_do(plan: Plan, display: Display) -> list[str]:
-    todo = []
-    for key in plan.cells:
-        for part, problem in results.damage(results.cell_folder(plan.out, key)).items():
-            display.message(f"{problem}; it was moved to {recording.set_aside(plan.out, key, part)}")
-        cell, missing = results.find_cell(plan.out, key, plan.attacks, plan.identification)
-        if cell is None or missing:
-            todo.append(key)
-    return todo
+def _executed(plan: Plan, display: Display, executor: Executor, todo: list[str], work: Callable[[str], Todo]) -> Recorder:
+    recorder = Recorder(plan.out, {**plan.trials, **plan.cells}, display, len(todo))
+    if todo:
+        executor.run(todo, work, plan.datasets, plan.device, plan.plugins, recorder.tell)
+    return recorder
+
+
+def _found(plan: Plan, key: str) -> tuple[results.Cell | None, list[str]]:
+    return results.find_cell(plan.out, key, plan.attacks, plan.identifications)
+
+
+def _trial(plan: Plan, key: str) -> TrialWork:
+    grid, spec = plan.grid, plan.trials[key]
+    assert grid.tuning is not None
+    return TrialWork(spec, tuning.training_of(spec, grid.training), grid.tuning.validation, grid.trial_epochs)
 
 
 def _work(plan: Plan, key: str) -> Work:
     """What is left to be done of a cell."""
-    points = plan.grid.checkpoints()
-    cell, missing = results.find_cell(plan.out, key, plan.attacks, plan.identification)
+    grid, spec = plan.grid, plan.cells[key]
+    points = grid.checkpoints()
+    cell, missing = _found(plan, key)
     weights = None if cell is None else {epoch: read_checkpoint(results.checkpoint_path(cell.folder, epoch)) for epoch in points}
-    return Work(plan.cells[key], plan.grid.training, plan.grid.evaluation, points, weights,
-                {attack: label for attack, label in plan.attacks.items() if attack in missing},
-                plan.identification if plan.identification in missing else None)
-
-
-def show(display: Display, name: str, event: Started | Advanced | EpochEnded | Note) -> None:
-    """Tell a display how a cell, by its name, goes."""
-    if isinstance(event, Started):
-        display.start_cell(name)
-    elif isinstance(event, Advanced):
-        display.step(name, event.share, event.what)
-    elif isinstance(event, EpochEnded):
-        display.epoch(name, event.epoch, event.epochs)
-    else:
-        display.message(f"{name}: {event.text}")
-
-
-class _Recorder:
-    """Writes what is measured, and shows it."""
-
-    def __init__(self, plan: Plan, display: Display, total: int) -> None:
-        self._plan, self._display = plan, display
-        self.finished = self.failed = 0
-        self._started: dict[str, float] = {}
-        display.begin(total)
-
-    def tell(self, key: str, event: Event | Started | Finished | Failed) -> None:
-        if isinstance(event, Started):
-            self._started[key] = time.perf_counter()
-        if isinstance(event, (Started, Advanced, EpochEnded, Note)):
-            show(self._display, self._plan.cells[key].name, event)
-        else:
-            try:
-                self._write(key, event)
-            except OSError as error:
-                text = error.strerror or str(error)
-                raise CannotWrite(f"cannot write to {self._plan.out}: {text}; what is finished so far is kept") from error
-
-    def _write(self, key: str, event: Part | Finished | Failed) -> None:
-        out, spec = self._plan.out, self._plan.cells[key]
-        if isinstance(event, Trained):
-            recording.write_trained(out, key, info=event.info, training=event.training, weights=event.weights)
-        elif isinstance(event, Attacked):
-            recording.write_attacked(out, key, event.attack, info=event.info, reconstructions=event.reconstructions,
-                                     images=event.images)
-        elif isinstance(event, Identified):
-            recording.write_identified(out, key, event.identification, info=event.info, identifications=event.identifications)
-        elif isinstance(event, Finished):
-            recording.remove_failure(out, key)
-            self.finished += 1
-            self._display.end_cell(spec.name, f"done in {time.perf_counter() - self._started[key]:.1f} s")
-        else:
-            recording.write_failure(out, key, {**spec.model_dump(), "error": event.error, "traceback": event.traceback})
-            self.failed += 1
-            self._display.end_cell(spec.name, f"FAILED: {event.error}")
+    training = grid.training if grid.tuning is None else tuning.chosen(plan.out, plan.trials, spec, grid.training)
+    return Work(spec, training, grid.evaluation, points, weights,
+                {attack: of for attack, of in plan.attacks.items() if attack in missing},
+                {identification: mode for identification, mode in plan.identifications.items() if identification in missing})
 
 
 def _take_models(plan: Plan, folder: Path) -> None:
-    """Copy trained models of another run that hold all checkpoints of this one, where they are whole."""
+    """Copy trials, and trained models that hold all checkpoints of this run, of another run, where they are whole."""
     needed = set(plan.grid.checkpoints())
+    for key in plan.trials:
+        source = results.trial_folder(folder, key)
+        if source.is_dir() and not results.trial_folder(plan.out, key).exists() and not results.damage(source):
+            recording.copy_trial(folder, key, plan.out)
     for key in plan.cells:
         source = results.cell_folder(folder, key)
         if (source / results.TRAINED).is_dir() and not (results.cell_folder(plan.out, key) / results.TRAINED).exists() \
@@ -235,68 +203,17 @@ def _take_models(plan: Plan, folder: Path) -> None:
 
 
 def _check_dataset(grid: Grid, name: str, dataset: Dataset) -> None:
-    needed = grid.evaluation.victims * grid.evaluation.batch_size
-    if needed > len(dataset.train):
-        raise InputError(f"dataset {name} has {len(dataset.train)} training images, but evaluation needs {needed} "
-                         f"(victims x batch_size)")
+    images, victims = len(dataset.train), grid.evaluation.victims
+    if victims > images:
+        raise InputError(f"dataset {name} has {images} training images, but evaluation.victims is {victims}")
+    trained = [grid.training.batch_size] if grid.tuning is None else grid.tuning.batch_sizes
+    largest = max(grid.evaluation.images_of(mode, batch) for mode in grid.evaluation.observed for batch in trained)
+    private = images - most_public(images - victims)
+    if largest > 1 and largest > private:
+        raise InputError(f"dataset {name} has {images} training images, of which {images - private} are public: gradients of "
+                         f"{largest} images cannot be observed (evaluation.observed)")
     shape = dataset.train.image_shape
     if min(shape[1:]) < SSIM_WINDOW:
         raise InputError(f"dataset {name} has images of {shape[2]}x{shape[1]}; SSIM needs at least {SSIM_WINDOW} pixels a side")
     for model in grid.models:
         models.check(model, shape, len(dataset.classes))
-
-
-def _claim(out: Path, manifest: dict[str, Any]) -> FileLock:
-    """Make the run folder, or check that it holds the same grid and note what was added; returns its lock, taken."""
-    try:
-        new = not (out / "run.json").exists()
-        if new and out.exists() and (
-                not out.is_dir() or set(out.iterdir()) - {out / run_lock.NAME, *recording.drafts(out)}):
-            raise InputError(f"the output folder {out} exists and is not a run of leakboard; name another with --out")
-        out.mkdir(parents=True, exist_ok=True)
-        held = run_lock.lock(out)
-        try:
-            existing = results.read_manifest(out) if (out / "run.json").exists() else None
-            if existing is not None:
-                _require_continuation(out, existing, manifest)
-            recording.remove_drafts(out)
-            if existing is None or any(existing.get(added) != manifest[added] for added in ("attacks", "identification")):
-                recording.write_atomically(out / "run.json", json.dumps(manifest, indent=1))
-            (out / "cells").mkdir(exist_ok=True)  # behind run.json, without which a folder is no run
-        except BaseException:
-            held.release()
-            raise
-        return held
-    except OSError as error:
-        raise InputError(f"cannot write the output folder {out}: {error.strerror or error}") from error
-
-
-def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse a grid that is not that of the folder. It may have further attacks, also of further plugins, and identification."""
-    given = wanted["grid"]["attacks"]
-    gone = [attack for attack in existing["attacks"].values() if attack not in given]
-    if gone:
-        raise InputError(f"the output folder {out} was made by another grid: it has the attack {gone[0]}, which this one lacks; "
-                         "attacks can be added to a run, not taken away: name it too, or another folder with --out")
-    there, now = existing["determinants"], wanted["determinants"]
-    if isinstance(there.get("plugins"), dict):
-        now = {**now, "plugins": {name: now["plugins"].get(name) for name in there["plugins"]}}
-    # Data sets are compared by name and fingerprint: where they lie may change.
-    before, after = ({**recorded(of["grid"]), "attacks": None, "datasets": list(of["determinants"].get("fingerprints") or ())}
-                     for of in (existing, wanted))
-    evaluation, asked = before.get("evaluation"), after["evaluation"]["candidates"]
-    if isinstance(evaluation, dict):
-        if (candidates := evaluation["candidates"]) not in (0, asked):
-            raise InputError(f"the output folder {out} was made by another grid: evaluation.candidates was {candidates!r} "
-                             f"there and is {asked} now; identification can be added to a run, not changed or taken away: give "
-                             f"--candidates {candidates!r}, or name another folder with --out")
-        before["evaluation"] = {**evaluation, "candidates": asked}
-    _require_same(out, before, after, "grid")
-    _require_same(out, there, now, "determinants")
-
-
-def _require_same(out: Path, existing: dict[str, Any], wanted: dict[str, Any], section: str) -> None:
-    for key in sorted(existing.keys() | wanted.keys()):
-        if existing.get(key) != wanted.get(key):
-            raise InputError(f"the output folder {out} was made by another grid: {section} {key} was {existing.get(key)!r} "
-                             f"there and is {wanted.get(key)!r} now; name another folder with --out")

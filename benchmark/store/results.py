@@ -2,12 +2,12 @@
 
 A run folder holds
 
-- ``run.json``: the grid, its families of defenses, its trials, cells, attacks and identifications by their keys, which of the defenses
-  is the plain client, what else determines the results, and where and how they were made;
+- ``run.json``: the grid, its families of defenses, its trials, cells, attacks and identifications by their keys, which of the
+  defenses is the plain client, what else determines the results, and where and how they were made;
 - ``trials/KEY/``: what was tried to tune a defense, put there in one step: ``part.json`` and ``trial.parquet``;
 - ``cells/KEY/``: the parts of each cell (dataset, model, defense, seed), put there in one atomic step each: ``trained/`` with
-  ``part.json``, ``training.parquet`` and ``checkpoint-EPOCH.safetensors``, for each attack on gradients of so many
-  images ``attack-KEY/`` with ``part.json``, ``reconstructions.parquet`` and ``images.npz``, and likewise ``identification-KEY/`` with
+  ``part.json``, ``training.parquet`` and ``checkpoint-EPOCH.safetensors``, for each attack on gradients of so many images
+  ``attack-KEY/`` with ``part.json``, ``reconstructions.parquet`` and ``images.npz``, and likewise ``identification-KEY/`` with
   ``part.json`` and ``identifications.parquet`` (written by :mod:`benchmark.store.recording`);
 - ``failures/KEY.json``: the error of a trial or cell that failed.
 
@@ -90,8 +90,9 @@ class Cell:
                 *(self.folder / name / "identifications.parquet" for name in self.identified)]
 
     def images(self, observed: str) -> dict[str, np.ndarray]:
-        """uint8 images [victims, B, C, H, W] of a mode: ``original``, and per checkpoint, attack and what it knew :func:`images_key`;
-        reconstructions are in the order of their originals. They are those of the first victims, where there are many."""
+        """uint8 images [victims, B, C, H, W] of a mode: ``original``, and per checkpoint, attack and what it knew
+        :func:`images_key`; reconstructions are in the order of their originals. They are those of the first victims, where there
+        are many."""
         found: dict[str, np.ndarray] = {}
         for name, info in self.attacks.items():
             if info["observed"] == observed:
@@ -112,8 +113,8 @@ class MeasuredCell(Cell):
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run as found on disk: its finished cells, the table of its finished trials, and by the keys of trials and cells that failed
-    what is recorded of it."""
+    """A run as found on disk: its finished cells, the table of its finished trials, and by the keys of trials and cells that
+    failed what is recorded of it."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -180,7 +181,8 @@ def find_cell(run: Path, key: str, attacks: Iterable[str], identifications: Iter
     if not (folder / TRAINED).is_dir():
         return None, missing
     trained = read_part(folder / TRAINED, TrainedPart)
-    return Cell(folder, trained, *({name: found[name] for name in names if name in found} for names in (attacked, identified))), missing
+    parts = ({name: found[name] for name in names if name in found} for names in (attacked, identified))
+    return Cell(folder, trained, *parts), missing
 
 
 def find_trial(run: Path, key: str) -> dict[str, Any] | None:
@@ -230,8 +232,8 @@ def read_manifest(run: Path) -> dict[str, Any]:
     path = run / "run.json"
     manifest = read_json(path, f"{run} is not a run folder: it has no run.json")
     if (found := manifest.get("format")) != FORMAT:
-        replaced = (": an earlier version made it, which trained all defenses alike; run the grid again (leakboard run), its models "
-                    "have to be trained again too" if found in range(1, FORMAT) else "")
+        replaced = (": an earlier version made it, which trained all defenses alike; run the grid again (leakboard run), its "
+                    "models have to be trained again too" if found in range(1, FORMAT) else "")
         raise InputError(f"{path} has format {found!r}, expected {FORMAT}{replaced}")
     check(Manifest, manifest, path)
     return manifest
@@ -255,6 +257,7 @@ def find_run(run: Path) -> FoundRun:
     for key in manifest["cells"]:
         cell, missing = find_cell(run, key, manifest["attacks"], manifest["identifications"])
         if cell is not None and not missing:
+            _require_modes(cell, manifest)
             cells.append(cell)
     for key, spec in manifest["trials"].items():
         if find_trial(run, key) is not None:
@@ -286,11 +289,14 @@ def with_tables(cell: Cell, spec: CellSpec) -> MeasuredCell:
     """
     read = {"training": (TRAINING, _training), "reconstructions": (RECONSTRUCTIONS, _reconstructions),
             "identifications": (IDENTIFICATIONS, _identifications)}
-    tables = {kind: pa.concat_tables([schema.empty_table(), *(take(path) for path in cell.tables() if path.stem == kind)])
-              for kind, (schema, take) in read.items()}
-    for table in tables.values():
-        _require_rows_of(spec, table, cell.folder)
-    return MeasuredCell(**vars(cell), **tables)
+    parts = cell.attacks | cell.identified
+    tables = {kind: [schema.empty_table()] for kind, (schema, _) in read.items()}
+    for path in cell.tables():
+        table = read[path.stem][1](path)
+        part = parts.get(path.parent.name)
+        _require_rows_of([*spec, *([] if part is None else [("observed", part["observed"])])], table, cell.folder)
+        tables[path.stem].append(table)
+    return MeasuredCell(**vars(cell), **{kind: pa.concat_tables(of_kind) for kind, of_kind in tables.items()})
 
 
 def joined(cells: Iterable[MeasuredCell]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -305,11 +311,20 @@ def joined(cells: Iterable[MeasuredCell]) -> tuple[pd.DataFrame, pd.DataFrame, p
             one(IDENTIFICATIONS, [cell.identifications for cell in cells]))
 
 
-def _require_rows_of(spec: CellSpec | TrialSpec, table: pa.Table, folder: Path) -> None:
+def _require_rows_of(spec: Iterable[tuple[str, Any]], table: pa.Table, folder: Path) -> None:
     for column, expected in spec:
         for other in set(table[column].unique().to_pylist()) - {expected}:
             raise InputError(f"{folder}: a table has rows of {column} {other!r}, expected {expected!r}; remove the folder and give "
                              "the command of the run again")
+
+
+def _require_modes(cell: Cell, manifest: dict[str, Any]) -> None:
+    modes = {attack_folder(key): spec["observed"] for key, spec in manifest["attacks"].items()}
+    modes |= {identification_folder(key): mode for key, mode in manifest["identifications"].items()}
+    for name, info in (cell.attacks | cell.identified).items():
+        if info["observed"] != modes[name]:
+            raise InputError(f"{cell.folder / name / 'part.json'}: observed is {info['observed']!r}, expected {modes[name]!r}; remove "
+                             "the folder and give the command of the run again")
 
 
 def _obstacles(parts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmark.specification import Training, TrialSpec
+from benchmark.specification import TrialSpec
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,6 @@ class Tried:
         """Whether the loss of the last epoch is no number any more."""
         return not math.isfinite(self.train_loss)
 
-    def applied_to(self, training: Training) -> Training:
-        """A training by the optimizer, step size and batch size of this trial."""
-        return training.model_copy(update=self.spec.model_dump(include={"optimizer", "learning_rate", "batch_size"}))
-
-
 def tried(table: pa.Table) -> list[Tried]:
     """The trials of a table of :data:`benchmark.store.tables.TRIALS`, in its order."""
     last: dict[TrialSpec, dict[str, Any]] = {}
@@ -42,6 +37,6 @@ def tried(table: pa.Table) -> list[Tried]:
 
 
 def best(trials: Iterable[Tried]) -> Tried | None:
-    """The one that is taken: of the highest validation accuracy among those that did not diverge, of equal ones the first; None where
-    all diverged."""
+    """The one that is taken: of the highest validation accuracy among those that did not diverge, of equal ones the first; None
+    where all diverged."""
     return max((one for one in trials if not one.diverged), key=lambda one: one.validation_accuracy, default=None)

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 _SPECIFICATION = re.compile(r"\s*([A-Za-z0-9][\w:.-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -26,23 +26,32 @@ class Named:
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
 
+    #: Whether labels show the first parameter also where it has its default.
+    first_shown: ClassVar[bool] = True
+
     @property
     def label(self) -> str:
         """``name(parameter=value, ...)`` with the first parameter and those that differ from their defaults; it parses back to an
         equal object. The first one is what a defense is mostly varied by, so tables always show it."""
-        fields, name = [field for field in dataclasses.fields(self) if field.init], self.name
-        if name.endswith(_MEMBER):
-            name = f"{name.removesuffix(_MEMBER)}:{getattr(self, fields.pop(0).name)}"
-        given = [
-            f"{field.name}={value!r}"
-            for place, field in enumerate(fields)
-            if (value := getattr(self, field.name)) != field.default or (place == 0 and value is not None)
-        ]
-        return f"{name}({', '.join(given)})" if given else name
+        return written(self)
 
     def parameters(self) -> dict[str, Any]:
         """All parameters by name, defaults included."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+
+
+def written(named: Named, swept: str | None = None) -> str:
+    """The label of an object, in which a swept parameter stands by its name alone, for all its values."""
+    fields, name = [field for field in dataclasses.fields(named) if field.init], named.name
+    if name.endswith(_MEMBER):
+        name = f"{name.removesuffix(_MEMBER)}:{getattr(named, fields.pop(0).name)}"
+    given = [
+        field.name if field.name == swept else f"{field.name}={value!r}"
+        for place, field in enumerate(fields)
+        if (value := getattr(named, field.name)) != field.default or field.name == swept
+        or (place == 0 and named.first_shown and value is not None)
+    ]
+    return f"{name}({', '.join(given)})" if given else name
 
 
 T = TypeVar("T", bound=Named)
@@ -50,7 +59,7 @@ T = TypeVar("T", bound=Named)
 
 class Registry(Generic[T]):
     """Named classes of one kind. Each is a frozen dataclass with a class attribute ``name``; its fields are its parameters. A name
-    that ends in ``:NAME`` is that of a family: ``torchvision:NAME`` of ``torchvision:resnet18``; the first field is the member."""
+    that ends in ``:NAME`` is that of a group: ``torchvision:NAME`` of ``torchvision:resnet18``; the first field is the member."""
 
     def __init__(self, kind: str, base: type[T], *classes: type[T]) -> None:
         self.kind, self.base = kind, base
@@ -97,15 +106,22 @@ class Registry(Generic[T]):
         return self._classes[name]
 
     def create(self, specification: str) -> T:
-        """Build an object from ``name`` or ``name(parameter=value, ...)``; values are Python literals.
+        """Build an object from ``name`` or ``name(parameter=value, ...)``; see :func:`parse`.
 
         Raises:
             SpecificationError: the text does not parse, or the name, a parameter or a value is not acceptable.
         """
-        name, arguments = parse(specification, self.kind)
-        family, colon, member = name.partition(":")
-        members = (member,) if colon and family + _MEMBER in self._classes else ()
-        cls = self.find(family + _MEMBER if members else name)
+        return self.build(*parse(specification, self.kind))
+
+    def build(self, name: str, arguments: Mapping[str, Any]) -> T:
+        """Build an object from its name and arguments.
+
+        Raises:
+            SpecificationError: the name, a parameter or a value is not acceptable.
+        """
+        group, colon, member = name.partition(":")
+        members = (member,) if colon and group + _MEMBER in self._classes else ()
+        cls = self.find(group + _MEMBER if members else name)
         known = [field.name for field in dataclasses.fields(cls) if field.init][len(members):]
         for argument in arguments:
             if argument not in known:
@@ -113,7 +129,8 @@ class Registry(Generic[T]):
         try:
             return cls(*members, **arguments)
         except (ValueError, TypeError) as error:
-            raise SpecificationError(f"{self.kind} {specification.strip()!r}: {error}") from error
+            given = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
+            raise SpecificationError(f"{self.kind} {name}({given}): {error}") from error
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -127,8 +144,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}{guess}{listing}"
 
 
-def parse(specification: str, kind: str) -> tuple[str, dict[str, Any]]:
-    """Split ``name(parameter=value, ...)`` into the name and its arguments, evaluating literals only."""
+def parse(specification: str, kind: str, *, lists: bool = False) -> tuple[str, dict[str, Any]]:
+    """Split ``name(parameter=value, ...)`` into the name and its arguments. Values are Python literals, and bare words are texts:
+    ``lenet(activation=tanh)``. A list stands for several values, one at a time; only where ``lists`` is set.
+
+    Raises:
+        SpecificationError: the text does not parse, or has a list where none is allowed.
+    """
     expected = f"expected NAME or NAME(parameter=value, ...), such as noise(std=0.01), got {specification!r}"
     match = _SPECIFICATION.fullmatch(specification)
     if match is None:
@@ -140,9 +162,19 @@ def parse(specification: str, kind: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(f"f({text})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError("parameters must be written as name=value")
-        return name, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        arguments = {str(keyword.arg): ast.literal_eval(_WordsAsTexts().visit(keyword.value)) for keyword in call.keywords}
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise SpecificationError(f"cannot read {kind}: {expected}") from error
+    for argument, value in arguments.items():
+        if isinstance(value, list) and not lists:
+            raise SpecificationError(f"{kind} {specification.strip()!r}: {argument} takes one value here, got {value!r}; only the "
+                                     "defenses of a grid take lists, which make families (defenses.family)")
+    return name, arguments
+
+
+class _WordsAsTexts(ast.NodeTransformer):
+    def visit_Name(self, node: ast.Name) -> ast.Constant:
+        return ast.copy_location(ast.Constant(node.id), node)
 
 
 def split_composition(specification: str) -> list[str]:

@@ -19,7 +19,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def tiny(shapes: Path, out: Path) -> list[str]:
-    return ["run", "--dataset", str(shapes), "--model", "mlp", "--epochs", "1", "--checkpoint", "0", "--victims", "2", "--candidates", "0", "--seed", "0",
+    return ["run", "--dataset", str(shapes), "--model", "mlp", "--epochs", "1", "--checkpoint", "0", "--victims", "2", "--observed", "single", "--candidates", "0", "--seed", "0",
             "--attack", "inverting-gradients(iterations=2)", "--out", str(out), "--device", "cpu"]
 
 
@@ -44,7 +44,7 @@ def test_grid_from_a_file(shapes, tmp_path, capsys):
         models: [mlp]
         attacks: []
         training: {{epochs: 1}}
-        evaluation: {{victims: 2, candidates: 0}}
+        evaluation: {{victims: 2, observed: [single], candidates: 0}}
     """))
     assert execute(["run", str(tmp_path / "my grid.yaml"), "--out", str(tmp_path / "run")]) == 0
     assert "1 cells finished" in capsys.readouterr().out

@@ -41,6 +41,15 @@ def test_sizes_of_the_papers():
     assert count == {"lenet": 912 + 3612 + 3612 + 7690, "mlp": 3_146_752 + 1_049_600 + 10_250}
 
 
+@pytest.mark.parametrize(("specification", "label", "activation"), [
+    ("lenet", "lenet", nn.Sigmoid), ("lenet(activation=sigmoid)", "lenet", nn.Sigmoid),
+    ("lenet(activation=tanh)", "lenet(activation='tanh')", nn.Tanh), ("lenet(activation='relu')", "lenet(activation='relu')", nn.ReLU)])
+def test_a_lenet_is_labelled_by_an_activation_other_than_its_own(specification, label, activation):
+    assert models.create(specification).label == label
+    layers = [type(layer) for layer in models.build(specification, (1, 8, 8), 3)]
+    assert layers == [*3 * (nn.Conv2d, activation), nn.Flatten, nn.Linear]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_torchvision_models_take_any_channels(channels):
     module = models.build("torchvision:resnet18", (channels, 28, 28), 7).eval()
@@ -73,7 +82,7 @@ def narrow():
 
 def test_a_grid_names_models_with_parameters_in_one_way(narrow):
     grid = make_grid({"models": ["narrow( width = 8 )", "narrow(width=8)", "narrow", "lenet", "mlp", "torchvision:resnet18"]}, "test")
-    assert grid.models == ("narrow(width=8)", "narrow(width=4)", "lenet", "mlp", "torchvision:resnet18")
+    assert grid.models == ("narrow(width=8)", "narrow", "lenet", "mlp", "torchvision:resnet18")
     assert models.build(grid.models[0], (1, 2, 2), 3)[1].out_features == 8
 
 
@@ -83,7 +92,10 @@ def test_a_grid_names_models_with_parameters_in_one_way(narrow):
     ("torchvision", "did you mean 'torchvision:NAME'"), ("torchvision:", "unknown torchvision model ''"),
     ("torchvision:resnet18(width=3)", r"unknown parameter of model torchvision:resnet18 'width' \(it has none\)"),
     ("torchvision:alexnet", "does not take images of 3x32x32"), ("torchvision:vit_b_32", None), ("torchvision:vit_b_16", None),
-    ("lenet(width=3)", "unknown parameter of model lenet 'width'"), ("narrow(widht=3)", "did you mean 'width'"),
+    ("lenet(width=3)", "unknown parameter of model lenet 'width'"), ("lenet(activation=tanh)", None),
+    ("lenet(activation=tan)", "activation must be one of sigmoid, tanh, relu, got 'tan'"),
+    ("lenet(activation=[tanh, relu])", "activation takes one value here, got .'tanh', 'relu'.; only the defenses of a grid take lists"),
+    ("narrow(widht=3)", "did you mean 'width'"),
     ("narrow(width=0)", "width must be at least 1, got 0"), ("narrow(width=7)", None), ("le net", "expected NAME or NAME"),
     ("narrow(returns='pixels')", r"must return class scores of shape \[batch, 10\]"),
     ("narrow(returns='else')", "cannot be built for images of 3x32x32: 'else'"),

@@ -69,7 +69,7 @@ class Shades(DatasetBuilder):
         return DecodedImages(("dark", "bright"), pixels[~is_test], labels[~is_test], pixels[is_test], labels[is_test])
 """}
 OPTIONS = ["--dataset", "shades(count=40)", "--model", "narrow( width = 8 )", "--defense", "none", "--defense", "scaled(factor=0.25)",
-           "--attack", "grey", "--epochs", "1", "--victims", "2", "--candidates", "0", "--seed", "0", "--threads", "1"]
+           "--attack", "grey", "--epochs", "1", "--victims", "2", "--observed", "single", "--candidates", "0", "--seed", "0", "--threads", "1"]
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_changed_file_makes_other_cells_where_it_makes_other_models(files, cle
     for _ in range(2):
         loaded = [plugins.read(path) for path in files.values()]
         grid = make_grid({"datasets": ["shades"], "models": ["narrow"], "defenses": ["scaled"], "attacks": ["grey"],
-                          "evaluation": {"victims": 2}}, "test")
+                          "evaluation": {"victims": 2, "observed": ["single"]}}, "test")
         found.append(runner.identify(grid, CPU, plugins=loaded))
         clean_registry()
         files[changed].write_text(FILES[changed].replace(line, other))

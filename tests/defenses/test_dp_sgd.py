@@ -6,6 +6,7 @@ import torchvision
 from conftest import MODELS, batch, loader
 from opacus import GradSampleModule, PrivacyEngine
 from opacus.optimizers import DPOptimizer
+from torch import nn
 from torch.nn import functional as F
 
 from defenses import DPSGD, create
@@ -20,19 +21,39 @@ def make(defense: DPSGD, model: str = "lenet", **arguments):
     return private
 
 
-@pytest.mark.parametrize("model", ["lenet", "mlp"])
-def test_clipping_against_one_sample_at_a_time(model):
-    private = make(DPSGD(noise_multiplier=0.0, max_grad_norm=0.3), model)
+def deeper() -> nn.Module:
+    """The last of maps of one pixel."""
+    return nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Conv2d(4, 6, 3, stride=4, padding=2, dilation=2, groups=2),
+                         nn.Tanh(), nn.Conv2d(6, 4, 3, padding=1), nn.Flatten(), nn.Linear(4, 5))
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x, "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "of rows": lambda x: x.permute(0, 2, 3, 1).flatten(1).clone().view(-1, 8, 8, 2).permute(0, 3, 1, 2),  # as the benchmark's loader
+    "turned": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3), "a part": lambda x: F.pad(x, (1, 2, 1, 2))[..., 1:-2, 1:-2]}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("model_layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("model", [*MODELS, "deeper"])
+def test_clipping_against_one_sample_at_a_time(model, model_layout, layout, monkeypatch):
+    monkeypatch.setitem(MODELS, "deeper", deeper)
+    clip = 0.03
+    private = make(DPSGD(noise_multiplier=0.0, max_grad_norm=clip), model)
+    private.module.to(memory_format=model_layout)
+    for layer in private.module.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
     x, y = batch(4)
     expected = [torch.zeros_like(p) for p in private.module.parameters()]
-    norms = []
     for i in range(len(x)):
         gradient = torch.autograd.grad(F.cross_entropy(private.module(x[i : i + 1]), y[i : i + 1]), list(private.module.parameters()))
-        norm = torch.sqrt(sum(g.square().sum() for g in gradient))
-        norms.append(norm.item())
-        expected = [e + g * min(1.0, 0.3 / norm.item()) / len(x) for e, g in zip(expected, gradient, strict=True)]
-    assert max(norms) > 0.3  # some sample is clipped
-    shared = private.shared_gradient(x, y)
+        norm = torch.sqrt(sum(g.square().sum() for g in gradient)).item()
+        assert norm > clip  # the sample is clipped, and by itself to that norm
+        alone = private.shared_gradient(LAYOUTS[layout](x[i : i + 1]), y[i : i + 1])
+        assert torch.sqrt(sum(g.square().sum() for g in alone.values())).item() == pytest.approx(clip, rel=1e-4)
+        expected = [e + g * clip / norm / len(x) for e, g in zip(expected, gradient, strict=True)]
+    shared = private.shared_gradient(LAYOUTS[layout](x), y)
     for gradient, reference in zip(shared.values(), expected, strict=True):
         torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-7)
 

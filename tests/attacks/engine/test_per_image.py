@@ -82,6 +82,12 @@ def test_convolutions(kernel, stride, padding, dilation, groups, bias, size):
     check(through(nn.Sequential(first, nn.Sigmoid(), second, nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)), (2, *size)))
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu"])
+@pytest.mark.parametrize("side", [4, 8])
+def test_lenets_of_all_activations(activation, side):
+    check(through(models.build(f"lenet(activation={activation})", (2, side, side), 3), (2, side, side)))
+
+
 def test_convolutions_over_few_positions_are_not_formed():
     module = nn.Sequential(nn.Conv2d(3, 24, 2, 2), nn.Tanh(), nn.Conv2d(24, 20, 3, 1, 1), nn.Tanh(), nn.Flatten(), nn.Linear(80, 3))
     found = check(through(module, (3, 4, 4)))

@@ -7,7 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
-from run_cases import CPU, Silent, comparable, grid_of, run, stop_by_ctrl_c
+from run_cases import CPU, Silent, comparable, grid_of, run, stop_by_ctrl_c, trials, tuned_grid_of
 
 from benchmark import executors, plugins
 from benchmark.cli import execute
@@ -112,7 +112,7 @@ def test_a_training_the_identification_and_each_attack_are_tasks_of_their_own(sh
 
     def noted(self, submit, *arguments):
         def submitted(todo):
-            given.append((todo.weights is None, list(todo.attacks.values()), todo.identification is not None))
+            given.append((todo.weights is None, [of.attack for of in todo.attacks.values()], bool(todo.identifications)))
             return submit(todo)
 
         made(self, submitted, *arguments)
@@ -120,7 +120,7 @@ def test_a_training_the_identification_and_each_attack_are_tasks_of_their_own(sh
     monkeypatch.setattr(ray_executor._Tasks, "__init__", noted)
     labels = ["inverting-gradients(iterations=3)", "dlg(iterations=2)", "idlg(iterations=2)"]
     grid = grid_of(shapes, defenses=["none"], seeds=[0], attacks=labels,
-                   evaluation={"checkpoints": [0, -1], "victims": 3, "batch_size": 2, "candidates": 5})
+                   evaluation={"checkpoints": [0, -1], "victims": 3, "observed": [2], "candidates": 5})
     display = Silent()
     assert run_by_ray(grid, tmp_path / "ray", cluster.address, display).finished == 1
     assert given[:2] == [(True, [], False), (False, [], True)]
@@ -128,6 +128,20 @@ def test_a_training_the_identification_and_each_attack_are_tasks_of_their_own(sh
     assert all(0 <= share <= 1 for share in display.shares)
     serial(grid, tmp_path / "serial")
     same_tables(tmp_path / "ray", tmp_path / "serial")
+
+
+def test_a_tuned_grid_gives_the_same_trials_and_choices(shapes, tmp_path, cluster, loaded):
+    """One that fails, too, and a defense of a plugin."""
+    grid = tuned_grid_of(shapes, defenses=["noise(std=[0.01, 0.1])", "broken", "halved"], seeds=[0], attacks=["inverting-gradients(iterations=1)"],
+                         evaluation={"checkpoints": [-1], "victims": 2, "observed": ["as-trained"]})
+    outcome = run_by_ray(grid, tmp_path / "ray", cluster.address, loaded=[loaded])
+    assert outcome == runner.Outcome(kept=0, finished=3, failed=1)
+    with executors.create("serial", threads=1) as executor:
+        assert run(grid, tmp_path / "serial", executor=executor, plugins=[loaded]) == outcome
+    pd.testing.assert_frame_equal(trials(tmp_path / "ray"), trials(tmp_path / "serial"))
+    same_tables(tmp_path / "ray", tmp_path / "serial")
+    failures = [{failure["error"] for failure in results.read_run(tmp_path / name).failures.values()} for name in ("ray", "serial")]
+    assert failures[0] == failures[1] and len(failures[0]) == 2
 
 
 def test_both_machines_work_a_failing_cell_stops_no_other_and_plugins_travel(shapes, tmp_path, cluster, loaded):
@@ -203,7 +217,7 @@ def test_cells_of_a_machine_with_gpus_take_one_each(monkeypatch):
 
 def test_a_command_runs_on_ray_and_then_finds_all_done(shapes, tmp_path, capsys):
     command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "mlp",
-               "--defense", "none", "--epochs", "1", "--victims", "2", "--attack", "dlg(iterations=1)", "--seed", "0", "--seed", "1",
+               "--defense", "none", "--epochs", "1", "--victims", "2", "--observed", "single", "--attack", "dlg(iterations=1)", "--seed", "0", "--seed", "1",
                "--threads", "1", "--out", str(tmp_path / "run")]
     first = subprocess.run([*command, "--executor", "ray"], capture_output=True, text=True, timeout=120)
     assert first.returncode == 0 and "2 cells finished, 0 kept, 0 failed" in first.stdout, first.stderr

@@ -51,7 +51,7 @@ def test_an_attack_that_is_added_later_does_not_train_and_gives_what_it_gives_at
 
 def test_models_of_another_run_are_taken_where_they_are_the_same(shapes, tmp_path, monkeypatch):
     run(grid_of(shapes), tmp_path / "first")
-    other = {"victims": 4, "batch_size": 1, "checkpoints": [-1], "labels": "inferred"}
+    other = {"victims": 4, "observed": [1], "checkpoints": [-1], "labels": "inferred"}
     run(grid_of(shapes, evaluation=other), tmp_path / "trained")
     grid = grid_of(shapes, evaluation=other, attacks=[SECOND, FIRST])
     longer = grid_of(shapes, evaluation=other, training={"epochs": 3, "batch_size": 8})
@@ -137,7 +137,7 @@ def test_a_portfolio_is_a_list_of_attacks_each_saved_by_itself(shapes, tmp_path,
 def test_fewer_victims_at_once_where_memory_is_short_give_the_same(shapes, tmp_path, monkeypatch, defense, rounds, checkpoints):
     monkeypatch.setattr("attacks.portfolio.BUDGETS", {"fast": (4, 1)})
     grid = grid_of(shapes, models=["lenet"], defenses=[defense], seeds=[0], attacks=["portfolio(budget='fast')"],
-                   evaluation={"victims": 11, "batch_size": 2, "checkpoints": checkpoints, "rounds": rounds, "labels": "inferred"})
+                   evaluation={"victims": 11, "observed": [2], "checkpoints": checkpoints, "rounds": rounds, "labels": "inferred"})
     run(grid, tmp_path / "all")
     display = Silent()
     with monkeypatch.context() as patch:
@@ -146,7 +146,7 @@ def test_fewer_victims_at_once_where_memory_is_short_give_the_same(shapes, tmp_p
     assert any("4 victims are attacked at once" in message for message in display.messages)
     for first, second in zip(comparable(tmp_path / "all"), comparable(tmp_path / "parts"), strict=True):
         pd.testing.assert_frame_equal(first, second)
-    whole, parts = (results.read_run(tmp_path / name).cells[0].images() for name in ("all", "parts"))
+    whole, parts = (results.read_run(tmp_path / name).cells[0].images("2") for name in ("all", "parts"))
     assert whole.keys() == parts.keys() and all(np.array_equal(whole[name], parts[name]) for name in whole)
 
 
@@ -199,13 +199,14 @@ def test_what_trains_is_what_leaks_in_bfloat16_too(shapes):
     from benchmark.data import datasets
     from benchmark.measure import evaluation, training
     from benchmark.measure.precision import autocast
+    from benchmark.measure.victims import choose_victims
     dataset = datasets.load(datasets.find(str(shapes)), CPU)
     private = training.make_private(defenses.create("none"), dataset, "lenet", Training(), 0)
     observed = Evaluation(victims=3)
-    victims = evaluation.choose_victims(dataset, observed, 0)
+    victims = choose_victims(dataset, observed, 1, 0)
     found = evaluation.observe(private, victims, dataset, observed, 0, precision="bfloat16")
     for victim in range(3):
         with autocast(CPU, "bfloat16"):
-            private.backward(victims.images[victim], victims.labels[victim])
+            private.backward(victims.images(victim), victims.labels[victim])
         for name, p in private.module.named_parameters():
             assert p.grad.dtype == torch.float32 and torch.equal(p.grad, found.shared[name][victim])

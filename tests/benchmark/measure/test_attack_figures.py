@@ -16,8 +16,9 @@ import attacks
 import defenses
 from benchmark.config import Evaluation, Training
 from benchmark.data import datasets
-from benchmark.measure.evaluation import choose_victims, observe, rebuild
+from benchmark.measure.evaluation import observe, rebuild
 from benchmark.measure.training import make_private, train
+from benchmark.measure.victims import choose_victims
 from defenses.support.seeds import derive
 from reports import worst_case
 
@@ -26,11 +27,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_data")]
 
 
 @cache
-def observed(defense: str, model: str = "lenet", dataset: str = "cifar10", epochs: int = 0, victims: int = 32, **evaluation):
+def observed(defense: str, model: str = "lenet", dataset: str = "cifar10", epochs: int = 0, victims: int = 32,
+             batch_size: int = 1, **evaluation):
     data = datasets.load(datasets.find(dataset), CPU)
     settings = Evaluation(victims=victims, **evaluation)
     private = make_private(defenses.create(defense), data, model, Training(epochs=epochs), 0)
-    chosen = choose_victims(data, settings, 0)
+    chosen = choose_victims(data, settings, batch_size, 0)
     for _ in train(private, data, epochs, derive(0, dataset, model, defense)):
         pass
     return chosen, observe(private, chosen, data, settings, derive(0, "observe", epochs))

@@ -11,17 +11,18 @@ from attacks import Attack, Reconstruction
 from benchmark.config import Evaluation, Training
 from benchmark.data import datasets
 from benchmark.measure import metrics
-from benchmark.measure.evaluation import choose_victims, labels_right, mapped, observe, rebuild
+from benchmark.measure.evaluation import labels_right, mapped, observe, rebuild
 from benchmark.measure.training import make_private
+from benchmark.measure.victims import choose_victims
 
 CPU = torch.device("cpu")
 
 
-def observed(shapes, specification: str = "none", model: str = "lenet", **evaluation):
+def observed(shapes, specification: str = "none", model: str = "lenet", batch_size: int = 1, **evaluation):
     dataset = datasets.load(datasets.find(str(shapes)), CPU)
     settings = Evaluation(**{"victims": 3, **evaluation})
     private = make_private(defenses.create(specification), dataset, model, Training(), 0)
-    victims = choose_victims(dataset, settings, 0)
+    victims = choose_victims(dataset, settings, batch_size, 0)
     return private, victims, observe(private, victims, dataset, settings, seed=5), dataset
 
 
@@ -31,7 +32,7 @@ def test_victims_are_training_images_the_same_for_every_defense_and_model(shapes
     assert np.array_equal(plain.pixels, other.pixels)
     everything = dataset.train.pixels(torch.arange(len(dataset.train)))
     assert all((torch.from_numpy(p[0]) == everything).flatten(1).all(1).any() for p in plain.pixels)
-    assert not np.array_equal(choose_victims(dataset, Evaluation(victims=3), 1).pixels, plain.pixels)
+    assert not np.array_equal(choose_victims(dataset, Evaluation(victims=3), 1, 1).pixels, plain.pixels)
 
 
 @pytest.mark.parametrize("specification", ["none", "noise", "precode", "dp-sgd"])
@@ -39,7 +40,7 @@ def test_observed_is_what_the_client_shares(shapes, specification):
     private, victims, observation, _ = observed(shapes, specification, batch_size=2)
     from defenses.support.seeds import derive
     for victim in range(3):
-        shared = private.shared_gradient(victims.images[victim], victims.labels[victim], seed=derive(5, victim, "client"))
+        shared = private.shared_gradient(victims.images(victim), victims.labels[victim], seed=derive(5, victim, "client"))
         assert all(torch.equal(g, observation.shared[name][victim]) for name, g in shared.items())
 
 
@@ -69,7 +70,7 @@ def test_layers_that_a_defense_freezes_share_no_gradient_and_can_be_attacked(sha
     dataset = datasets.load(datasets.find(str(shapes)), CPU)
     private = make_private(Frozen(), dataset, "lenet", Training(), 0)
     settings = Evaluation(victims=3)
-    victims = choose_victims(dataset, settings, 0)
+    victims = choose_victims(dataset, settings, 1, 0)
     observation = observe(private, victims, dataset, settings, 0)
     assert "0.weight" not in observation.shared and "2.weight" in observation.shared
     rows = rebuild(attacks.create("inverting-gradients(iterations=2)"), observation, victims, 0).rows
@@ -121,7 +122,7 @@ def test_rounds_are_kept_each_and_averaged(shapes):
         assert one.number == 0 and one.module is observation.module
         again = (number,) if number else ()
         for victim in range(3):
-            shared = private.shared_gradient(victims.images[victim], victims.labels[victim], seed=derive(5, victim, "client", *again))
+            shared = private.shared_gradient(victims.images(victim), victims.labels[victim], seed=derive(5, victim, "client", *again))
             for name, g in shared.items():
                 assert torch.equal(one.shared[name][victim], g) and torch.equal(mapped_too.rounds[number].shared[name][victim], g)
     for name, g in observation.averaged().shared.items():
@@ -143,7 +144,7 @@ def test_every_victim_begins_with_what_the_client_of_the_training_keeps(shapes):
     dataset = datasets.load(datasets.find(str(shapes)), CPU)
     private = make_private(defenses.create("error-feedback"), dataset, "lenet", Training(), 0)
     settings = Evaluation(victims=3)
-    victims = choose_victims(dataset, settings, 0)
+    victims = choose_victims(dataset, settings, 1, 0)
     private.module.train()
     fresh = observe(private, victims, dataset, settings, 0)
     private.backward(*dataset.train.batch(torch.arange(8)))

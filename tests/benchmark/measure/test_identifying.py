@@ -12,11 +12,12 @@ import defenses
 from benchmark.config import Evaluation, Training
 from benchmark.data import datasets
 from benchmark.measure import identifying, victim_memory
-from benchmark.measure.evaluation import choose_victims, observe, rebuild
+from benchmark.measure.evaluation import observe, rebuild
 from benchmark.measure.identifying import identify, require_within_bound
 from benchmark.measure.pools import draw_pools
 from benchmark.measure.training import make_private
-from benchmark.store.results import IDENTIFICATIONS
+from benchmark.measure.victims import choose_victims
+from benchmark.store.tables import IDENTIFICATIONS
 
 CPU = torch.device("cpu")
 
@@ -24,11 +25,11 @@ CPU = torch.device("cpu")
 class Case:
     """An observation of a cell with its pools."""
 
-    def __init__(self, shapes, specification: str = "none", model: str = "lenet", **evaluation):
+    def __init__(self, shapes, specification: str = "none", model: str = "lenet", batch_size: int = 1, **evaluation):
         self.dataset = datasets.load(datasets.find(str(shapes)), CPU)
         self.evaluation = Evaluation(**{"victims": 5, "candidates": 6, **evaluation})
         private = make_private(defenses.create(specification), self.dataset, model, Training(), 0)
-        self.victims = choose_victims(self.dataset, self.evaluation, 0)
+        self.victims = choose_victims(self.dataset, self.evaluation, batch_size, 0)
         self.pools = draw_pools(self.dataset, self.victims, self.evaluation, 0)
         self.observation = observe(private, self.victims, self.dataset, self.evaluation, 5)
 
@@ -61,7 +62,7 @@ def test_a_plain_gradient_is_that_of_its_own_image(shapes):
     found = case.identified()
     assert not found.obstacle and [row["victim"] for row in found.rows] == list(range(5))
     for row in found.rows:
-        assert row.keys() == set(IDENTIFICATIONS.names) - {"dataset", "model", "defense", "defense_params", "seed", "checkpoint_epoch"}
+        assert row.keys() == set(IDENTIFICATIONS.names) - {"dataset", "model", "defense", "defense_params", "seed", "checkpoint_epoch", "observed", "batch_size"}
         assert (row["knowledge"], row["candidates"], row["better"], row["tied"]) == ("both", 6, 0, 0)
         assert row["label_share"] == 1.0 and row["mu"] is None and row["seconds"] > 0
 
@@ -152,7 +153,7 @@ def test_fewer_victims_at_once_where_the_images_do_not_fit_give_the_same(shapes,
 
 
 def test_what_does_not_apply(shapes):
-    few = Case(shapes, victims=16, batch_size=2)  # all images are victims'
+    few = Case(shapes, victims=31, batch_size=2)  # and one image is nobody's target
     assert few.identified() == identifying.Ranked([], few.pools.obstacle) and "could be public" in few.pools.obstacle
     diverged = Case(shapes)
     diverged.observation.rounds[0].shared["0.weight"][2, 0] = torch.inf

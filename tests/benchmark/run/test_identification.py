@@ -1,4 +1,4 @@
-"""Identification as a part of cells: measured once, added to runs of earlier versions, measured again, planned."""
+"""Identification as a part of cells: measured once, added to runs without it, measured again, planned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmark.run import planning, reproducing, runner
 from benchmark.store import results
 from reports.submission import record
 
-EVALUATION = {"checkpoints": [0, -1], "victims": 3, "batch_size": 1}
+EVALUATION = {"checkpoints": [0, -1], "victims": 3, "observed": [1]}
 CHOSEN = {"defenses": ["none", "pruning(p=0.5)"], "seeds": [0], "attacks": ["inverting-gradients(iterations=3)"]}
 
 
@@ -32,13 +32,11 @@ def nothing_but_identification(monkeypatch):
 
 @pytest.fixture(scope="module")
 def made(shapes, tmp_path_factory):
-    """A run with identification, and one as earlier versions left it."""
+    """A run with identification, and one without."""
     folder = tmp_path_factory.mktemp("made")
     run(grid_with(shapes, 5), folder / "new")
     run(grid_with(shapes, 0), folder / "old")
-    manifest = json.loads((folder / "old" / "run.json").read_text())
-    assert manifest.pop("identification") is None and manifest["grid"]["evaluation"].pop("candidates") == 0
-    (folder / "old" / "run.json").write_text(json.dumps(manifest))
+    assert results.read_manifest(folder / "old")["identifications"] == {}
     return folder
 
 
@@ -81,7 +79,7 @@ def test_identification_does_not_depend_on_attacks_and_is_measured_once(shapes, 
         pd.testing.assert_frame_equal(first, second)
 
 
-def test_it_is_added_to_a_run_of_an_earlier_version_without_training_or_attacking(shapes, made, old, monkeypatch):
+def test_it_is_added_to_a_run_without_training_or_attacking(shapes, made, old, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in (old / "cells").rglob("*") if path.is_file()}
     assert len(results.read_run(old).cells) == 2
     hashed = record(results.read_run(old)).tables_sha256
@@ -91,18 +89,9 @@ def test_it_is_added_to_a_run_of_an_earlier_version_without_training_or_attackin
     for first, second in zip(comparable(old), comparable(made / "new"), strict=True):
         pd.testing.assert_frame_equal(first, second)
     manifest, whole = results.read_manifest(old), results.read_manifest(made / "new")
-    assert all(manifest[key] == whole[key] for key in ("identification", "grid", "cells", "attacks"))
+    assert all(manifest[key] == whole[key] for key in ("identifications", "grid", "cells", "attacks"))
     assert record(results.read_run(old)).tables_sha256 != hashed
     assert run(grid_with(shapes, 5), old) == runner.Outcome(kept=2, finished=0, failed=0)
-
-
-def test_the_tables_of_a_run_without_it_hash_as_before(made, old):
-    """Nothing of a run of an earlier version is told differently by its being off."""
-    manifest = results.read_manifest(old)
-    off = record(results.read_run(old)).tables_sha256
-    manifest["grid"]["evaluation"]["candidates"] = 0
-    (old / "run.json").write_text(json.dumps({**manifest, "identification": None}))
-    assert record(results.read_run(old)).tables_sha256 == off == record(results.read_run(made / "old")).tables_sha256
 
 
 @pytest.mark.parametrize("candidates", [0, 6])
@@ -120,15 +109,12 @@ def test_other_changes_are_still_refused(shapes, old):
         runner.prepare(grid_with(shapes, 5, evaluation={**EVALUATION, "victims": 4, "candidates": 5}), old, CPU)
 
 
-def test_the_command_adds_it_to_an_old_run_by_default(shapes, tmp_path, capsys):
+def test_the_command_adds_it_by_default(shapes, tmp_path, capsys):
     arguments = ["--dataset", str(shapes), "--model", "mlp", "--defense", "none", "--epochs", "1", "--checkpoint", "0", "--victims", "2",
-                 "--seed", "0", "--attack", "dlg(iterations=1)", "--out", str(tmp_path / "run")]
+                 "--seed", "0", "--observed", "single", "--attack", "dlg(iterations=1)", "--out", str(tmp_path / "run")]
     (tmp_path / "grid.yaml").write_text("name: mine\n")
     command = ["run", str(tmp_path / "grid.yaml"), *arguments]
     assert execute([*command, "--candidates", "0"]) == 0
-    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
-    del manifest["identification"], manifest["grid"]["evaluation"]["candidates"]
-    (tmp_path / "run" / "run.json").write_text(json.dumps(manifest))
     capsys.readouterr()
     assert execute(["plan", *command[1:]]) == 0
     assert "begun" in (output := capsys.readouterr().out) and "time left unknown" in output
@@ -165,12 +151,12 @@ def test_a_cell_that_is_stopped_between_its_parts_goes_on_from_there(shapes, mad
 
 def test_where_it_does_not_apply_the_cell_is_finished_and_says_why(shapes, tmp_path):
     display = Silent()
-    grid = grid_with(shapes, 5, evaluation={**EVALUATION, "victims": 16, "batch_size": 2, "candidates": 5})
+    grid = grid_with(shapes, 5, evaluation={**EVALUATION, "victims": 31, "observed": [2], "candidates": 5})
     assert run(grid, tmp_path / "run", display) == runner.Outcome(kept=0, finished=2, failed=0)
     read = results.read_run(tmp_path / "run")
     assert len(results.joined(read.cells)[2]) == 0
     reason = "there are no training images beside the victims' that could be public"
-    assert read.cells[0].unidentified == [{"checkpoint_epoch": epoch, "knowledge": knowledge, "reason": reason}
+    assert read.cells[0].unidentified == [{"observed": "2", "checkpoint_epoch": epoch, "knowledge": knowledge, "reason": reason}
                                           for epoch in (0, 2) for knowledge in ("blind", "informed")]
     assert sum(f"no identification: {reason}" in message for message in display.messages) == 2
 
@@ -183,7 +169,7 @@ def test_a_rate_above_the_guarantee_fails_the_cell(shapes, tmp_path, monkeypatch
     assert "8 of 8 victims are found among 8 candidates" in failure["error"] and "this is a bug" in failure["error"]
 
 
-def test_a_run_of_an_earlier_version_is_reproduced_without_it(old, monkeypatch):
+def test_a_run_is_reproduced_without_it(old, monkeypatch):
     monkeypatch.setattr(measuring, "identify", lambda *arguments, **others: pytest.fail("identified"))
     sample = reproducing.draw(old, 2, CPU, seed=0)
     assert all(comparison.identical for comparison in reproducing.reproduce(sample, Silent(), executors.Serial()))
@@ -192,7 +178,7 @@ def test_a_run_of_an_earlier_version_is_reproduced_without_it(old, monkeypatch):
 def test_its_time_is_planned(shapes, old, tmp_path):
     def plan_of(grid, folder):
         found = runner.identify(grid, CPU)
-        return planning.planned(found.cells, found.attacks, found.identification, folder)
+        return planning.planned(found.trials, found.cells, found.attacks, found.identifications, folder)
 
     assert {(cell.state, cell.seconds) for cell in plan_of(grid_with(shapes, 5), old)} == {("begun", None)}
     run(grid_with(shapes, 5), old)

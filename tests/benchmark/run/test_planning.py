@@ -25,7 +25,7 @@ def set_seconds(folder, seconds):
 
 def plan_of(grid, folder):
     found = runner.identify(grid, CPU)
-    return planning.planned(found.cells, found.attacks, found.identification, folder)
+    return planning.planned(found.trials, found.cells, found.attacks, found.identifications, folder)
 
 
 def test_estimates_are_those_of_the_cells_most_alike(shapes, tmp_path):
@@ -38,19 +38,19 @@ def test_estimates_are_those_of_the_cells_most_alike(shapes, tmp_path):
     assert times["lenet", "noise(std=0.1)", 2] == ("to do", 60.0) and times["lenet", "pruning(p=0.5)", 0] == ("to do", 40.0)
     assert times["mlp", "none", 0] == ("to do", 40.0)  # another model: by all of the data set
     left = 20 + 60 + 3 * 40 + 9 * 40
-    assert planning.describe(cells).splitlines()[-1] == f"4 of 18 cells done; time left about {left // 60}:{left % 60:02}, one cell after another"
+    assert planning.describe(cells).splitlines()[-1] == f"4 of 18 cells done; time left about {left // 60}:{left % 60:02}, one after another"
 
 
 def test_without_any_measurement_the_time_is_unknown(shapes, tmp_path):
     cells = plan_of(grid_of(shapes), tmp_path / "nowhere")
     assert {(cell.state, cell.seconds) for cell in cells} == {("to do", None)}
-    assert planning.describe(cells).endswith("0 of 4 cells done; time left unknown until a cell is finished")
+    assert planning.describe(cells).endswith("0 of 4 cells done; time left unknown until one like it is finished")
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_the_command_has_the_options_of_run_and_changes_nothing(shapes, tmp_path, capsys):
     arguments = ["--dataset", str(shapes), "--model", "mlp", "--defense", "none", "--attack", "dlg(iterations=1)", "--epochs", "1",
-                 "--victims", "2", "--candidates", "0", "--out", str(tmp_path / "run")]
+                 "--victims", "2", "--observed", "single", "--candidates", "0", "--out", str(tmp_path / "run")]
     assert execute(["plan", *arguments]) == 0
     assert "0 of 2 cells done" in capsys.readouterr().out and not (tmp_path / "run").exists()
     assert execute(["run", *arguments]) == 0

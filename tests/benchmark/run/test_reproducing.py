@@ -21,7 +21,7 @@ from benchmark.store import results
 def made(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "run"
     grid = grid_of(shapes, defenses=["none", "precode"], attacks=["inverting-gradients(iterations=30)", "omit-stochastic(iterations=3)"],
-                   evaluation={"checkpoints": [0, -1], "victims": 3, "batch_size": 2, "candidates": 5})
+                   evaluation={"checkpoints": [0, -1], "victims": 3, "observed": [2], "candidates": 5})
     run(grid, folder)
     return folder
 

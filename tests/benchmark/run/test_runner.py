@@ -18,6 +18,7 @@ from benchmark.errors import InputError
 from benchmark.executors import serial
 from benchmark.run import runner
 from benchmark.store import recording, results
+from benchmark.store.tables import TRAINING
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_tables_images_and_checkpoints(shapes, tmp_path):
     assert set(training["defense"]) == {"none", "noise(std=0.1)"}
     assert json.loads(training["defense_params"].iloc[-1]) == {"std": 0.1, "distribution": "gaussian"}
     cell = read.cells[0]
-    images = cell.images()
+    images = cell.images("2")
     assert {key: image.shape for key, image in images.items()} == dict.fromkeys(
         ["original", "epoch 0 both inverting-gradients(iterations=3)", "epoch 2 both inverting-gradients(iterations=3)"], (3, 2, 3, 8, 8))
     weights = [load_checkpoint(results.checkpoint_path(cell.folder, epoch)) for epoch in (0, 2)]
@@ -57,7 +58,7 @@ def test_the_stored_images_score_what_the_table_says(shapes, tmp_path):
     from benchmark.measure.metrics import ssim
     run(grid_of(shapes, defenses=["none"], seeds=[0]), tmp_path / "run")
     read = results.read_run(tmp_path / "run")
-    images = read.cells[0].images()
+    images = read.cells[0].images("2")
     for row in results.joined(read.cells)[1].itertuples():
         rebuilt = images[results.images_key(row.checkpoint_epoch, row.attack, row.knowledge)][row.victim, row.image] / 255
         original = images["original"][row.victim, row.image] / 255
@@ -119,7 +120,7 @@ def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(shapes, tmp_pat
 
 def test_an_attack_that_does_not_apply_is_noted_not_scored(shapes, tmp_path):
     grid = grid_of(shapes, defenses=["none", "noise"], seeds=[0], attacks=["likelihood(iterations=2)"],
-                   evaluation={"victims": 2, "batch_size": 2, "labels": "inferred", "checkpoints": [0]})
+                   evaluation={"victims": 2, "observed": [2], "labels": "inferred", "checkpoints": [0]})
     run(grid, tmp_path / "run")
     read = results.read_run(tmp_path / "run")
     rebuilt = results.joined(read.cells)[1]
@@ -174,7 +175,7 @@ def test_folder_of_another_grid_or_of_something_else_is_refused(shapes, tmp_path
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"evaluation": {"victims": 40}}, "32 training images, but evaluation needs 40"),
+    ({"evaluation": {"victims": 40}}, "32 training images, but evaluation.victims is 40"),
     ({"models": ["torchvision:alexnet"]}, "does not take images"),
     ({"datasets": ["nowhere"]}, "unknown dataset"),
 ])
@@ -194,7 +195,7 @@ def test_a_damaged_cell_file_is_named(shapes, tmp_path):
 
 def test_rows_have_exactly_the_columns_of_the_table(tmp_path):
     with pytest.raises(ValueError, match="expected"):
-        recording.write_table(tmp_path / "t.parquet", [{"dataset": "x"}], results.TRAINING)
+        recording.write_table(tmp_path / "t.parquet", [{"dataset": "x"}], TRAINING)
 
 
 def test_attacks_see_paired_victims_and_starts(shapes, tmp_path):
@@ -203,10 +204,10 @@ def test_attacks_see_paired_victims_and_starts(shapes, tmp_path):
     label = "inverting-gradients(iterations=1, step_size=1e-12)"
     run(grid_of(shapes, models=["lenet"], defenses=["none", "noise(std=0.1)", "precode"], attacks=[label]), tmp_path / "run")
     read = results.read_run(tmp_path / "run")
-    (label,) = read.manifest["attacks"].values()
+    label = next(iter(read.manifest["attacks"].values()))["attack"]
     of_seeds = []
     for seed in (0, 1):
-        images = [cell.images() for cell in read.cells if cell.trained["seed"] == seed]
+        images = [cell.images("2") for cell in read.cells if cell.trained["seed"] == seed]
         assert len(images) == 3 and [len(own) for own in images] == [3, 3, 5]  # PRECODE's attackers differ, blind and informed
         names = ["original", *(results.images_key(epoch, label, "both") for epoch in (0, 2))]
         first = {name: images[0][name] for name in names}
@@ -234,12 +235,12 @@ def test_each_checkpoint_is_attacked_in_its_own_state(shapes, tmp_path):
     assert (first["cost"] != last["cost"]).all()
 
 
-def test_no_image_is_a_victim_twice(shapes, tmp_path):
-    """All 32 training images are victims, in pairs."""
-    grid = grid_of(shapes, models=["lenet"], defenses=["none"], seeds=[0], evaluation={"victims": 16, "batch_size": 2},
+def test_no_image_is_a_target_twice(shapes, tmp_path):
+    """All 32 training images are targets."""
+    grid = grid_of(shapes, models=["lenet"], defenses=["none"], seeds=[0], evaluation={"victims": 32},
                    attacks=["inverting-gradients(iterations=1)"])
     run(grid, tmp_path / "run")
-    originals = results.read_run(tmp_path / "run").cells[0].images()["original"]
+    originals = results.read_run(tmp_path / "run").cells[0].images("single")["original"]
     assert len(np.unique(originals.reshape(32, -1), axis=0)) == 32
 
 

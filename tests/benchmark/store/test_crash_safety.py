@@ -34,7 +34,7 @@ def test_twenty_kills_at_random_moments(shapes, tmp_path):
             child = os.fork()
             if child == 0:
                 grid = grid_of({str(shapes)!r}, seeds=list(range(8)), attacks=["inverting-gradients(iterations=20)"],
-                               evaluation={{"checkpoints": [0, -1], "victims": 3, "batch_size": 2, "candidates": 5}})
+                               evaluation={{"checkpoints": [0, -1], "victims": 3, "observed": [2], "candidates": 5}})
                 runner.run(runner.prepare(grid, __import__("pathlib").Path({str(tmp_path)!r}) / name, CPU), Silent())
                 os._exit(0)
             return child
@@ -64,13 +64,14 @@ def test_a_run_that_was_killed_while_it_claimed_its_folder_goes_on(shapes, tmp_p
     grid, out = grid_of(shapes, seeds=[0]), tmp_path / "run"
     runner.prepare(grid, out, CPU).lock.release()
     (out / "cells").rmdir()
+    (out / "trials").rmdir()
     content = (out / "run.json").read_text()
     for path in out.iterdir():
         path.unlink()
     for name in left:
         (out / name).write_text(content if name == "run.json" else content[:100])
     assert run(grid, out) == runner.Outcome(kept=0, finished=2, failed=0)
-    assert {path.name for path in out.iterdir()} == {".lock", "run.json", "cells"}
+    assert {path.name for path in out.iterdir()} == {".lock", "run.json", "trials", "cells"}
     (out / "run.json").unlink()
     with pytest.raises(InputError, match="exists and is not a run of leakboard"):
         runner.prepare(grid, out, CPU)
@@ -82,7 +83,7 @@ def test_a_run_that_was_killed_while_it_claimed_its_folder_goes_on(shapes, tmp_p
 @pytest.mark.parametrize("harm", [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"\0" * len(content)],
                          ids=["cut off", "empty", "zeros"])
 def test_a_damaged_part_of_a_cell_is_set_aside_and_measured_again(shapes, tmp_path, name, harm):
-    grid = grid_of(shapes, defenses=["none"], evaluation={"checkpoints": [-1], "victims": 3, "batch_size": 2, "candidates": 5})
+    grid = grid_of(shapes, defenses=["none"], evaluation={"checkpoints": [-1], "victims": 3, "observed": [2], "candidates": 5})
     run(grid, tmp_path / "run")
     before = comparable(tmp_path / "run")
     file = sorted((tmp_path / "run").glob(f"cells/*/{name}"))[0]

@@ -15,6 +15,7 @@ from run_cases import grid_of, run
 from benchmark.errors import InputError
 from benchmark.specification import CellSpec
 from benchmark.store import recording, results
+from benchmark.store.tables import IDENTIFICATIONS
 from reports.gallery import Pictures
 from reports.leaderboard import build
 from reports.submission import record
@@ -24,7 +25,8 @@ from reports.submission import record
 def finished(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "run"
     run(grid_of(shapes, seeds=[0], attacks=["inverting-gradients(iterations=1)", "likelihood(iterations=1)"],
-                evaluation={"checkpoints": [0], "victims": 3, "batch_size": 2, "candidates": 5}), folder)
+                training={"epochs": 1}, tuning={"step_sizes": [1e-2], "batch_sizes": [8]},
+                evaluation={"checkpoints": [0], "victims": 3, "observed": [2, "as-trained"], "candidates": 5}), folder)
     return folder
 
 
@@ -32,11 +34,12 @@ def read(folder):
     """All that a report reads."""
     found = results.read_run(folder)
     for section in build([found]):
-        pictures = Pictures(section)
         (folder / "out" / "assets").mkdir(parents=True, exist_ok=True)
-        for entry in section.board.entries:
-            pictures.of_defense(entry, folder / "out", "x")
-        pictures.of_board(folder / "out", "x")
+        for mode in section.board.observed:
+            pictures = Pictures(section, mode)
+            for entry in section.board.entries:
+                pictures.of_defense(entry, folder / "out", "x")
+            pictures.of_board(folder / "out", "x")
     record(found)
 
 
@@ -99,7 +102,7 @@ def test_a_row_that_is_no_rank(finished, tmp_path, column, value):
     file = min((tmp_path / "run").glob("cells/*/*/identifications.parquet"))
     rows = pq.read_table(file).to_pylist()
     rows[-1] = {**rows[-1], **({"better": 1, "tied": 1} if column in ("tied", "candidates") else {}), column: value}
-    pq.write_table(pa.Table.from_pylist(rows, schema=results.IDENTIFICATIONS), file)
+    pq.write_table(pa.Table.from_pylist(rows, schema=IDENTIFICATIONS), file)
     with pytest.raises(InputError, match=rf"{file.name}: .*the command of the run sets it aside and measures it again"):
         results.read_run(tmp_path / "run")
     assert list(results.damage(file.parents[1])) == [file.parent.name]
@@ -108,19 +111,22 @@ def test_a_row_that_is_no_rank(finished, tmp_path, column, value):
 def test_what_was_written_is_read(tmp_path):
     """With what there is not in every row."""
     cell = {"dataset": "d", "model": "m", "defense": "none", "seed": 0}
-    rows = [{**cell, "defense_params": "{}", "checkpoint_epoch": 0, "knowledge": knowledge, "method": "cosine", "exact": False, "victim": 0,
+    rows = [{**cell, "defense_params": "{}", "checkpoint_epoch": 0, "observed": "2", "batch_size": 2, "knowledge": knowledge, "method": "cosine", "exact": False, "victim": 0,
              "candidates": 9, "better": 3, "tied": 1, "label_share": share, "mu": mu, "seconds": 0.5}
             for knowledge, share, mu in (("blind", None, None), ("informed", 0.5, 0.1))]
     obstacles = [{"checkpoint_epoch": 4, "knowledge": "blind", "reason": "x"}]
     recording.write_trained(tmp_path, "a" * 20, info={**cell, "checkpoints": [], "seconds": 1.0}, training=[], weights={})
-    recording.write_identified(tmp_path, "a" * 20, "b" * 20, info={"candidates": 9, "inapplicable": obstacles, "seconds": 2.0}, identifications=rows)
-    found, missing = results.find_cell(tmp_path, "a" * 20, [], "b" * 20)
-    assert missing == [] and found.unidentified == obstacles and results.damage(found.folder) == {}
+    recording.write_identified(tmp_path, "a" * 20, "b" * 20, info={"observed": "2", "candidates": 9, "inapplicable": obstacles, "seconds": 2.0}, identifications=rows)
+    found, missing = results.find_cell(tmp_path, "a" * 20, [], ["b" * 20])
+    assert missing == [] and found.unidentified == [{"observed": "2", **obstacle} for obstacle in obstacles] and results.damage(found.folder) == {}
     assert results.with_tables(found, CellSpec(**cell)).identifications.to_pylist() == rows
-    assert results.find_cell(tmp_path, "a" * 20, ["c" * 20], "d" * 20)[1] == ["c" * 20, "d" * 20]
+    assert results.find_cell(tmp_path, "a" * 20, ["c" * 20], ["d" * 20])[1] == ["c" * 20, "d" * 20]
     assert len(results.with_tables(results.find_cell(tmp_path, "a" * 20, [])[0], CellSpec(**cell)).identifications) == 0
     with pytest.raises(InputError, match="rows of seed 0, expected 1"):
         results.with_tables(found, CellSpec(**{**cell, "seed": 1}))
+    next(iter(found.identified.values()))["observed"] = "3"
+    with pytest.raises(InputError, match="rows of observed '2', expected '3'"):
+        results.with_tables(found, CellSpec(**cell))
 
 
 def test_keys_of_cells_do_not_lead_out_of_the_folder(finished, tmp_path):

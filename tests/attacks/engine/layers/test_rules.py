@@ -10,6 +10,7 @@ from torch import nn
 
 from attacks.engine.layers.blocked_convolution import BlockedConvolution
 from attacks.objective.costs import Cosine, Euclidean
+from benchmark import models
 
 
 @settings(max_examples=60)
@@ -46,6 +47,14 @@ def test_strided_convolutions_of_few_channels(batch, channels, kernel, stride, p
     assert BlockedConvolution.helps(first) is (channels * stride**2 <= 16)
     module = nn.Sequential(first, nn.Sigmoid(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3))
     check(module, (channels, *size), batch_size=batch, cost=cost)
+
+
+@settings(max_examples=20)
+@given(activation=st.sampled_from(["sigmoid", "tanh", "relu"]), batch=BATCHES, size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
+       cost=COSTS, dense=st.booleans())
+def test_lenets_of_all_activations(activation, batch, size, cost, dense):
+    with as_they_are(dense):
+        check(models.build(f"lenet(activation={activation})", (2, *size), 3), (2, *size), batch_size=batch, cost=cost)
 
 
 @given(batch=BATCHES, bias=st.booleans(), tokens=st.booleans(), cost=COSTS)

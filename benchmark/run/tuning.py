@@ -1,0 +1,54 @@
+"""Choosing by what each defense is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmark.config import Training
+from benchmark.errors import InputError
+from benchmark.specification import CellSpec, TrialSpec
+from benchmark.store import results
+from benchmark.store.result_files import read_json
+from benchmark.store.trials import Tried, best, tried
+
+
+class NotTuned(InputError):
+    """There is nothing to train a defense by."""
+
+
+def training_of(spec: TrialSpec, training: Training) -> Training:
+    """The training of a grid by the optimizer, step size and batch size of a trial."""
+    return training.model_copy(update=spec.model_dump(include={"optimizer", "learning_rate", "batch_size"}))
+
+
+def chosen(run: Path, trials: Mapping[str, TrialSpec], cell: CellSpec, training: Training) -> Training:
+    """The training of a grid as it is for a cell, by the best of the trials.
+
+    Args:
+        run: the folder of the run.
+        trials: those of the grid, by their keys.
+        cell: which is to be trained.
+        training: that of the grid.
+
+    Raises:
+        NotTuned: a trial failed, or all diverged.
+    """
+    made: list[Tried] = []
+    for key, spec in trials.items():
+        if (spec.dataset, spec.model, spec.defense) != (cell.dataset, cell.model, cell.defense):
+            continue  # a choice is for a defense on a data set and model, alike for all seeds
+        if results.find_trial(run, key) is None:
+            path = run / "failures" / f"{key}.json"
+            reason = read_json(path, "").get("error") if path.is_file() else "it is not done"
+            raise NotTuned(f"the {_text(spec)} failed: {reason}")
+        made += tried(results.read_trial(run, key, spec))
+    found = best(made)
+    if found is None:
+        losses = "; ".join(f"{_text(one.spec)}: loss {one.train_loss:g}" for one in made)
+        raise NotTuned(f"all {len(made)} trials diverged: {losses}")
+    return training_of(found.spec, training)
+
+
+def _text(spec: TrialSpec) -> str:
+    return f"trial of {spec.optimizer}, step size {spec.learning_rate:g}, batch size {spec.batch_size}"
