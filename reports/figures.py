@@ -169,7 +169,7 @@ def _panel(axes: Axes, corner: tuple[float, float], curves: dict[str, np.ndarray
                         autolim=False)
     axes.add_collection(LineCollection([[(x + SUCCESS_SSIM, y), (x + SUCCESS_SSIM, y + 1)]], colors=GREY, linewidths=0.8,
                                        linestyles=":"), autolim=False)
-    lines = [np.maximum(line, (-0.08, 0)) + corner for line in curves.values()]
+    lines = [np.maximum(line, 0) + corner for line in curves.values()]
     axes.add_collection(LineCollection(lines, linewidths=1.2, colors=[look.colour for look in looks],
                                        linestyles=[look.line for look in looks]), autolim=False)
     epoch, knowledge, name = place
