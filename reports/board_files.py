@@ -56,13 +56,14 @@ def draw_board(section: Section, palette: Palette, out: Path, page: str) -> Boar
             galleries[mode] = gallery
             excerpts[mode] = _excerpt(section, mode, pictures)
     curves, pools = _figures(board, palette, out, page)
-    drawn = [_picture(figures.accuracy_curves(section, palette, out, f"{asset}-accuracy"), "Test accuracy, with the range over seeds")]
+    accuracies = _picture(figures.accuracy_curves(section, palette, out, f"{asset}-accuracy"),
+                          "Test accuracy, with the range over seeds")
     similarities = [
         _picture(figures.ssim_distributions(section, mode, palette, out, f"{asset}-{mode}-ssim"),
-                 f"How well images are rebuilt{_of(board, mode)}: at SSIM {SUCCESS_SSIM} (dotted) a curve gives the ASR; of an attack "
-                 "with several settings, of each victim the likeliest reconstruction") for mode in board.observed]
-    return BoardFiles(tradeoff_figure(board, palette, out, f"{asset}-tradeoff"), [*_there(drawn), *curves, *_there(similarities)], pools,
-                      galleries, of_defenses, excerpts)
+                 f"How well images are rebuilt{_of(board, mode)}: at SSIM {SUCCESS_SSIM} (dotted) a curve gives the ASR; of an "
+                 "attack with several settings, of each victim the likeliest reconstruction") for mode in board.observed]
+    return BoardFiles(tradeoff_figure(board, palette, out, f"{asset}-tradeoff"),
+                      [*_there([accuracies]), *curves, *_there(similarities)], pools, galleries, of_defenses, excerpts)
 
 
 def _figures(board: Board, palette: Palette, out: Path, page: str) -> tuple[list[Picture], list[Picture]]:

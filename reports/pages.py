@@ -17,7 +17,7 @@ from reports.documents import Leaderboard
 from reports.entries import Entry
 from reports.gallery import Gallery
 from reports.heat_map import heat_maps
-from reports.page_tables import Tables, body, name
+from reports.page_tables import Tables, body, breakable
 from reports.plan import Plan
 from reports.summary_figure import summary_figure
 
@@ -31,7 +31,7 @@ class Pages:
         self.environment = jinja2.Environment(
             loader=jinja2.PackageLoader("reports"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
             lstrip_blocks=True)
-        self.environment.filters.update(body=body, name=name)
+        self.environment.filters.update(body=body, name=breakable)
         self.environment.globals.update(
             version=version("leakboard"), success=SUCCESS_SSIM, protocol=text.protocol, cautions=text.cautions, mode=text.mode,
             identification=text.IDENTIFICATION, tuning_costs=text.TUNING_COSTS, thresholds=Thresholds(),

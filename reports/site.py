@@ -62,7 +62,8 @@ def write_leaderboard(document: Leaderboard, out: Path) -> Path:
     return out / "index.html"
 
 
-def _in_processes(gathered: Sequence[Gathered], palette: Palette, out: Path, pages: Sequence[str]) -> list[tuple[Board, BoardFiles]]:
+def _in_processes(gathered: Sequence[Gathered], palette: Palette, out: Path, pages: Sequence[str]
+                  ) -> list[tuple[Board, BoardFiles]]:
     cells = sum(len(each.cells) for each in gathered)
     processes = max(1, min(joblib.cpu_count(), len(gathered), cells // _CELLS_EACH))
     made: list[tuple[Board, BoardFiles]] = joblib.Parallel(n_jobs=processes)(
@@ -77,7 +78,8 @@ def _make(gathered: Gathered, palette: Palette, out: Path, page: str) -> tuple[B
 
 @contextmanager
 def _replaced(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` for all files of a report, which takes its place in the end, so that a report is whole or not there."""
+    """A folder beside ``out`` for all files of a report, which takes its place in the end, so that a report is whole or not
+    there."""
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CSV).is_file())):
         raise InputError(f"the output folder {out} exists and is not a report of leakboard; name another with --out")
     draft, old = (out.parent / f".{out.name}.{name}.{os.getpid()}" for name in ("new", "old"))

@@ -30,8 +30,8 @@ _LINES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Excerpt:
-    """What the figure shows of a board in one mode: the checkpoint of the pictures, of each defense the mean test accuracy by epoch,
-    and its first originals with what the worst case rebuilds of them, both [VICTIMS, C, H, W]."""
+    """What the figure shows of a board in one mode: the checkpoint of the pictures, of each defense the mean test accuracy by
+    epoch, and its first originals with what the worst case rebuilds of them, both [VICTIMS, C, H, W]."""
 
     epoch: int
     accuracies: dict[str, pd.Series]
@@ -58,12 +58,13 @@ def summary_figure(boards: list[tuple[Board, Excerpt]], mode: str, palette: Pale
             _pictures(drawn.add_subplot(grid[0, column]), defenses, board, excerpt, mode)
         model, space = plain(boards[0][0].model), "\n" if len(boards) == 1 else " "
         more = f"; {left_out} more in the tables" if left_out else ""
-        drawn.suptitle(f"{model}, gradients {text.mode(mode)}, {checkpoint(min(excerpt.epoch for _, excerpt in boards))}: originals,{space}"
-                       f"and the worst case's reconstructions; bold: mean SSIM ≥ {SUCCESS_SSIM}{more}",
+        epoch = checkpoint(min(excerpt.epoch for _, excerpt in boards))
+        drawn.suptitle(f"{model}, gradients {text.mode(mode)}, {epoch}: originals,{space}and the worst case's reconstructions; "
+                       f"bold: mean SSIM ≥ {SUCCESS_SSIM}{more}",
                        fontsize=9.5, y=1 - 0.12 / height, va="top")
         return save(drawn, out, file, f"{boards[0][0].model}, gradients {text.mode(mode)}: what is rebuilt",
-                    f"Originals of {', '.join(board.dataset for board, _ in boards)}, and per defense its training curves and the worst "
-                    "case's reconstructions; the numbers are in the tables of the boards")
+                    f"Originals of {', '.join(board.dataset for board, _ in boards)}, and per defense its training curves and the "
+                    "worst case's reconstructions; the numbers are in the tables of the boards")
 
 
 def _curves(axes: Axes, defenses: list[str], boards: list[tuple[Board, Excerpt]], palette: Palette) -> None:
@@ -82,7 +83,8 @@ def _curves(axes: Axes, defenses: list[str], boards: list[tuple[Board, Excerpt]]
         axes.text(-0.02 * last, top + 0.93, "0", fontsize=7, ha="right", va="center")
         for line, (_, excerpt) in zip(_LINES * len(boards), boards, strict=False):
             if (curve := excerpt.accuracies.get(defense)) is not None:
-                axes.plot(curve.index, top + 1 - curve.to_numpy(), color=palette.defenses[defense].colour, linestyle=line, linewidth=1.3)
+                axes.plot(curve.index, top + 1 - curve.to_numpy(), color=palette.defenses[defense].colour, linestyle=line,
+                          linewidth=1.3)
     bottom = rows * (1 + _GAP) - _GAP
     for epoch in (0, last):
         axes.text(epoch, bottom + 0.06, f"{epoch:g}", fontsize=7, ha="center", va="top")
@@ -101,7 +103,7 @@ def _pictures(axes: Axes, defenses: list[str], board: Board, excerpt: Excerpt, m
         example = excerpt.examples.get(defense)
         if example is None or result is None or result.asr is None or result.ssim is None:
             axes.text(2, row * (1 + _GAP) + 0.5, "not run", ha="center", va="center", fontsize=8)
-        elif not np.array_equal(example[0], originals):
+        elif originals is not None and not np.array_equal(example[0], originals):
             axes.text(2, row * (1 + _GAP) + 0.5, f"batches of {result.batch_size}, of other images: see its page", ha="center",
                       va="center", fontsize=8)
         else:
