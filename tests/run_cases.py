@@ -69,7 +69,7 @@ def run(grid, out, display=None, executor=None, **arguments):
 def stop_by_ctrl_c(shapes, out, *options):
     """Start a long run by its command, interrupt it in the attack; its exit code and errors, which must come within five seconds."""
     command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "lenet",
-               "--defense", "none", "--epochs", "1", "--victims", "4", "--observed", "single", "--candidates", "0", "--attack",
+               "--defense", "none", "--epochs", "1", "--victims", "4", "--observed", "single", "--candidates", "0", "--no-tuning", "--attack",
                "inverting-gradients(iterations=100000)", "--out", str(out), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

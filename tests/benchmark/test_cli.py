@@ -19,8 +19,8 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def tiny(shapes: Path, out: Path) -> list[str]:
-    return ["run", "--dataset", str(shapes), "--model", "mlp", "--epochs", "1", "--checkpoint", "0", "--victims", "2", "--observed", "single", "--candidates", "0", "--seed", "0",
-            "--attack", "inverting-gradients(iterations=2)", "--out", str(out), "--device", "cpu"]
+    return ["run", "--dataset", str(shapes), "--model", "mlp", "--epochs", "1", "--checkpoint", "0", "--victims", "2", "--observed", "single", "--candidates", "0", "--no-tuning",
+            "--seed", "0", "--attack", "inverting-gradients(iterations=2)", "--out", str(out), "--device", "cpu"]
 
 
 def test_run_then_run_again_then_report(shapes, tmp_path, capsys):

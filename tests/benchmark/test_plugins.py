@@ -69,7 +69,7 @@ class Shades(DatasetBuilder):
         return DecodedImages(("dark", "bright"), pixels[~is_test], labels[~is_test], pixels[is_test], labels[is_test])
 """}
 OPTIONS = ["--dataset", "shades(count=40)", "--model", "narrow( width = 8 )", "--defense", "none", "--defense", "scaled(factor=0.25)",
-           "--attack", "grey", "--epochs", "1", "--victims", "2", "--observed", "single", "--candidates", "0", "--seed", "0", "--threads", "1"]
+           "--attack", "grey", "--epochs", "1", "--victims", "2", "--observed", "single", "--candidates", "0", "--no-tuning", "--seed", "0", "--threads", "1"]
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def test_cells_of_a_machine_with_gpus_take_one_each(monkeypatch):
 
 def test_a_command_runs_on_ray_and_then_finds_all_done(shapes, tmp_path, capsys):
     command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "--dataset", str(shapes), "--model", "mlp",
-               "--defense", "none", "--epochs", "1", "--victims", "2", "--observed", "single", "--attack", "dlg(iterations=1)", "--seed", "0", "--seed", "1",
+               "--defense", "none", "--epochs", "1", "--victims", "2", "--observed", "single", "--no-tuning", "--attack", "dlg(iterations=1)", "--seed", "0", "--seed", "1",
                "--threads", "1", "--out", str(tmp_path / "run")]
     first = subprocess.run([*command, "--executor", "ray"], capture_output=True, text=True, timeout=120)
     assert first.returncode == 0 and "2 cells finished, 0 kept, 0 failed" in first.stdout, first.stderr
