@@ -3,6 +3,7 @@ drawn in processes of their own, which hand back what the pages need."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from reports.boards import Board
 from reports.drawing import Drawn, Palette
 from reports.gallery import Gallery, Pictures
 from reports.leaderboard import Section
-from reports.summary_figure import VICTIMS, Excerpt
+from reports.summary_figure import VICTIMS, Excerpt, summary_figure
 from reports.tradeoff_figure import Tradeoff, tradeoff_figure
 
 
@@ -101,3 +102,31 @@ def _excerpt(section: Section, mode: str, pictures: Pictures) -> Excerpt:
         if (example := pictures.example(entry.defense, epoch, VICTIMS)) is not None:
             shown[entry.defense] = example
     return Excerpt(epoch, {str(defense): curve.droplevel(0) for defense, curve in curves.groupby(level=0)}, shown)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a figure over the boards of a model shows by gradients of one mode, and its file."""
+
+    boards: list[tuple[Board, Excerpt]]
+    mode: str
+    file: str
+
+    def draw(self, palette: Palette, out: Path) -> Picture:
+        """Write it."""
+        return Picture(summary_figure(self.boards, self.mode, palette, out, self.file),
+                       f"{self.boards[0][0].model}, gradients {text.mode(self.mode)}: what is rebuilt under each defense")
+
+
+def summaries(made: Sequence[tuple[Board, BoardFiles]]) -> list[Summary]:
+    """One of each model and mode over the data sets; of several protocols of a data set of the first."""
+    found = []
+    for number, model in enumerate(dict.fromkeys(board.model for board, _ in made)):
+        for mode in dict.fromkeys(mode for board, _ in made for mode in board.observed):
+            chosen: dict[str, tuple[Board, Excerpt]] = {}
+            for board, files in made:
+                if board.model == model and mode in files.excerpts:
+                    chosen.setdefault(board.dataset, (board, files.excerpts[mode]))
+            if chosen:
+                found.append(Summary(list(chosen.values()), mode, f"assets/summary-{number}-{mode}"))
+    return found
