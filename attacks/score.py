@@ -102,7 +102,7 @@ def _evaluate(observation: Observation, objective: Objective, images: Tensor, la
     for start in range(0, len(observation), _AT_ONCE):
         places = list(range(start, min(start + _AT_ONCE, len(observation))))
         # Slots that are left over compute what nobody reads (attacks.engine.slots).
-        slots = places + places[:1] * (filled(len(places), _AT_ONCE) - len(places))
+        slots = places + places[:1] * (filled(len(places), _AT_ONCE, observation.batch_size) - len(places))
         seeds = [derive(seed, "score", observation.victims[place]) for place in slots]
         matcher = GradientMatcher(observation, labels, objective, seeds=seeds, positions=slots)
         costs.append(matcher.step(images[upload(slots, images.device)])[1][: len(places)])

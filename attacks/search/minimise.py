@@ -82,7 +82,7 @@ class _Slots:
 
     def __init__(self, problem: Problem, optimizer: type[Optimizer], starts: list[Start], waiting: deque[Start],
                  results: _Results, width: int) -> None:
-        left_over = filled(len(starts), width) - len(starts)
+        left_over = filled(len(starts), width, problem.observation.batch_size) - len(starts)
         self._idle = [False] * len(starts) + [True] * left_over
         self._starts = starts = starts + starts[:1] * left_over
         self._problem, self._waiting, self._results, self._width = problem, waiting, results, width
@@ -167,7 +167,7 @@ class _Slots:
             self._best[slot], self._since[slot] = torch.inf, 0
             self._at[slot] = self._evaluations[slot] = 0
         working = self._idle.count(False)
-        spare = filled(working, self._width) - working
+        spare = filled(working, self._width, self._problem.observation.batch_size) - working
         idle = [slot for slot, unused in enumerate(self._idle) if unused]
         if spare < len(idle) and working:
             self._keep([slot for slot in range(len(self._starts)) if slot not in idle[spare:]])

@@ -31,7 +31,7 @@ def choose_width(problem: Problem, waiting: Sequence[Start]) -> int:
 
     most = even(max(1, memory.budget(image.device) // matcher(1).bytes_per_victim(image)))
     # Equal parts: a last part of a few victims would waste what a large one shares.
-    fitting = min(most, filled(-(-len(waiting) // -(-len(waiting) // most)), most))
+    fitting = min(most, filled(-(-len(waiting) // -(-len(waiting) // most)), most, problem.observation.batch_size))
     if fitting <= _SMALLEST or iterations < _ITERATIONS_WORTH_MEASURING or image.device.type != "cpu":
         return fitting
     seconds: dict[int, float] = {}
