@@ -87,6 +87,5 @@ def filled(count: int, width: int, images: int) -> int:
     """Slots for ``count`` victims of so many images each, where ``width``, an even number, are worked on at once: as many, or up to
     three more, so that victims are rounded alike. Where their images, which are the rows of most products, are a multiple of four
     already, two slots are enough (measured on LeNet and MLP: one alone, and five, are rounded otherwise)."""
-    if width < _ALIKE:
-        return count
-    return max(2, count) if count < _ALIKE and images % _ALIKE == 0 else -(-count // _ALIKE) * _ALIKE
+    slots = max(2, count) if count < _ALIKE and images % _ALIKE == 0 else -(-count // _ALIKE) * _ALIKE
+    return slots if slots <= width else count
