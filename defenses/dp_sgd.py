@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -105,8 +106,7 @@ class DPSGD(Defense):
             return self
         if plan.epochs is None:
             raise ValueError("dp-sgd with target_epsilon needs the planned number of epochs: make_private(..., epochs=...)")
-        multiplier = get_noise_multiplier(target_epsilon=self.target_epsilon, target_delta=self.delta, sample_rate=plan.sample_rate,
-                                          epochs=max(plan.epochs, 1), accountant=self.accountant)
+        multiplier = _noise_multiplier(self.target_epsilon, self.delta, plan.sample_rate, max(plan.epochs, 1), self.accountant)
         return replace(self, noise_multiplier=multiplier, target_epsilon=None)
 
     def account(self, plan: Plan) -> Account | None:
@@ -167,6 +167,13 @@ def _as_opacus_reads_them(module: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@lru_cache(maxsize=64)
+def _noise_multiplier(epsilon: float, delta: float, sample_rate: float, epochs: int, accountant: str) -> float:
+    """Kept, since it takes seconds to find, and trainings that differ in something else have it alike."""
+    return get_noise_multiplier(target_epsilon=epsilon, target_delta=delta, sample_rate=sample_rate, epochs=epochs,
+                                accountant=accountant)
 
 
 class OpacusAccount:

@@ -35,8 +35,8 @@ _STYLE = {"svg.hashsalt": "leakboard", "svg.fonttype": "none", "axes.grid": True
           "axes.spines.right": False, "font.size": 9.5, "figure.dpi": 72,
           # The first is what widths are computed with, the second as wide.
           "font.sans-serif": ["DejaVu Sans", "Verdana"]}
-#: Colours after those of Okabe and Ito (2008), which readers with and without colour blindness tell apart, so dark that texts can be
-#: read on white paper, and what each becomes on dark.
+#: Colours after those of Okabe and Ito (2008), which readers with and without colour blindness tell apart, so dark that texts can
+#: be read on white paper, and what each becomes on dark.
 _COLOURS = {"#0068a8": "#5ab4f0", "#b84e00": "#ff9a4d", "#00724f": "#3fc79a", "#a1428b": "#e08fcf", "#806000": "#d9b13a",
             "#5156b8": "#a2a6f2", "#b03048": "#f08a98", "#3a7482": "#86c5d6"}
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
@@ -57,8 +57,8 @@ class Look:
 class Palette:
     """How each family and each of its defenses is drawn, the same in every figure of a report.
 
-    Families are told apart by colour and, for who sees none, by marker and line; the defenses of a family share its colour and marker,
-    and differ by their lines. The plain client is drawn in ink.
+    Families are told apart by colour and, for who sees none, by marker and line; the defenses of a family share its colour and
+    marker, and differ by their lines. The plain client is drawn in ink.
     """
 
     def __init__(self, families: Iterable[tuple[str, Iterable[str]]], undefended: Iterable[str | None]) -> None:
@@ -134,9 +134,9 @@ def name_with_look(drawn: Figure, label: str, look: Look, place: tuple[float, fl
     """A name behind a piece of its line and its marker, at a place in points from the lower left."""
     width, height = drawn.get_size_inches() * 72
     x, y = place[0] / width, place[1] / height
-    drawn.add_artist(Line2D([x, x + 11 / width, x + 22 / width], [y] * 3, color=look.colour, linestyle=look.line or "none", linewidth=1.5,
-                            marker=look.marker if marked else "", markevery=[1], markersize=9 if look.marker == "*" else 6,
-                            transform=drawn.transFigure))
+    drawn.add_artist(Line2D([x, x + 11 / width, x + 22 / width], [y] * 3, color=look.colour, linestyle=look.line or "none",
+                            linewidth=1.5, marker=look.marker if marked else "", markevery=[1],
+                            markersize=9 if look.marker == "*" else 6, transform=drawn.transFigure))
     drawn.text(x + 28 / width, y, label, fontsize=NAMES_SIZE, va="center_baseline", color=INK)
 
 
@@ -148,8 +148,8 @@ def plain(label: str, longest: int = _LONGEST) -> str:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure that was drawn: its file from the report without ending, its size in pixels, the text for who cannot see it, and whether
-    its data is beside it."""
+    """A figure that was drawn: its file from the report without ending, its size in pixels, the text for who cannot see it, and
+    whether its data is beside it."""
 
     file: str
     width: int
@@ -159,8 +159,8 @@ class Drawn:
 
 
 def save(drawn: Figure, out: Path, file: str, title: str, description: str, data: pd.DataFrame | None = None) -> Drawn:
-    """Write a figure as SVG, whose texts stay texts, with a title and a description for who cannot see it, and the data that it draws
-    beside it as CSV."""
+    """Write a figure as SVG, whose texts stay texts, with a title and a description for who cannot see it, and the data that it
+    draws beside it as CSV."""
     if data is not None:
         data.to_csv(out / f"{file}.csv", index=False)
     buffer = io.StringIO()

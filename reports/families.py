@@ -37,13 +37,17 @@ def is_safe(board: Board, entry: Entry, mode: str) -> bool:
 
     Who knows the defense must have tried both to rebuild images and to identify them.
     """
+    return _is_safe(board, entry, mode, estimated(board, mode))
+
+
+def _is_safe(board: Board, entry: Entry, mode: str, by_estimates: bool) -> bool:
     thresholds, seen = board.protocol.thresholds, entry.seen(mode)
     worst, identified = seen.worst_case, seen.identified
     if ("informed" not in board.protocol.evaluation.knowledge or not entry.above_chance
             or worst is None or worst.asr is None or identified is None):
         return False
     asr, top1 = worst.asr.mean, identified.compared.rate.mean
-    if not estimated(board, mode):
+    if not by_estimates:
         if (_victims(seen) or 0) < thresholds.victims:
             return False
         asr, top1 = ranks.upper_limit(round(asr * worst.images), worst.images), identified.limit
@@ -62,10 +66,10 @@ def leakage(board: Board, entry: Entry) -> FreePrivacy | None:
     asks for was not measured, or the model learned nothing."""
     seen = entry.seen(board.ranked_by)
     worst, identified = seen.worst_case, board.identification(seen)
-    asr = worst.asr if worst is not None and board.protocol.attacks else None
-    top1 = identified.compared.rate if identified is not None and board.protocol.evaluation.candidates else None
-    if (not entry.above_chance or entry.accuracy is None or (asr is None and top1 is None)
-            or (asr is None) is bool(board.protocol.attacks) or (top1 is None) is bool(board.protocol.evaluation.candidates)):
+    asr = worst.asr if worst is not None else None
+    top1 = identified.compared.rate if identified is not None else None
+    missing = (asr is None and board.protocol.attacks) or (top1 is None and board.protocol.evaluation.candidates)
+    if missing or (asr is None and top1 is None) or entry.accuracy is None or not entry.above_chance:
         return None
     return FreePrivacy(entry.defense, asr, top1, entry.accuracy)
 
@@ -83,7 +87,7 @@ def _judged(board: Board, family: Family) -> Family:
 
 def _standing(board: Board, members: list[Entry], mode: str) -> Standing:
     few = estimated(board, mode)
-    safe = [entry for entry in members if is_safe(board, entry, mode)]
+    safe = [entry for entry in members if _is_safe(board, entry, mode, few)]
     if not safe:
         return Standing(mode, estimated=few)
     tuned = board.protocol.tuning is not None
@@ -93,7 +97,7 @@ def _standing(board: Board, members: list[Entry], mode: str) -> Standing:
         return entry.accuracy.mean if not tuned else -1.0 if entry.validation is None else entry.validation
 
     best = max(safe, key=chosen_by)
-    return Standing(mode, best.defense, best.accuracy, best.validation if tuned else None, few)
+    return Standing(mode, best.defense, best.accuracy, best.validation, few)
 
 
 #: The place of families without a rank.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,8 @@ def accuracy_curves(section: Section, palette: Palette, out: Path, file: str) ->
                           markevery=[-1], markersize=6)
                 axes.fill_between(curve["epoch"], curve["min"], curve["max"], color=look.colour, alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel="test accuracy")
-        legend(drawn, [(entry.defense, palette.defenses[entry.defense], True) for entry in section.board.entries if entry.defense in curves])
+        legend(drawn, [(entry.defense, palette.defenses[entry.defense], True) for entry in section.board.entries
+                       if entry.defense in curves])
         return save(drawn, out, file, f"{section.board.title}: test accuracy over training",
                     "Test accuracy of each defense over the epochs of training, after the last one: " + _ends(
                         {name: curve["mean"].iloc[-1] for name, curve in curves.items()}), data)
@@ -45,15 +47,17 @@ def accuracy_curves(section: Section, palette: Palette, out: Path, file: str) ->
 def asr_against_epoch(board: Board, mode: str, palette: Palette, out: Path, file: str) -> Drawn | None:
     """The ASR of the worst case at each checkpoint of a mode, with its interval; where there are several checkpoints."""
     seen = [entry.seen(mode) for entry in board.entries]
-    results = [(entry, result) for entry in seen for epoch in board.checkpoints if (result := entry.worst_case_at(epoch)) is not None]
-    data = pd.DataFrame([{"defense": labelled(entry), "checkpoint_epoch": result.checkpoint_epoch, "asr": result.asr.mean,
-                          "asr_low": result.asr.low, "asr_high": result.asr.high} for entry, result in results if result.asr is not None])
+    results = [(entry, result) for entry in seen for epoch in board.checkpoints
+               if (result := entry.worst_case_at(epoch)) is not None]
+    data = pd.DataFrame([
+        {"defense": labelled(entry), "checkpoint_epoch": result.checkpoint_epoch, "asr": result.asr.mean,
+         "asr_low": result.asr.low, "asr_high": result.asr.high} for entry, result in results if result.asr is not None])
     if data.empty or data["checkpoint_epoch"].nunique() < 2:
         return None
     rates = dict(list(data.groupby("defense")))
     with style():
         drawn, axes = _figure(board)
-        spread = max(board.checkpoints[-1], 1) * 0.006
+        intervals, spread = [], max(board.checkpoints[-1], 1) * 0.006
         for place, entry in enumerate(seen):
             if (found := rates.get(labelled(entry))) is None:
                 continue
@@ -61,7 +65,8 @@ def asr_against_epoch(board: Board, mode: str, palette: Palette, out: Path, file
             x = found["checkpoint_epoch"] + (place - (len(seen) - 1) / 2) * spread
             look = palette.defenses[entry.defense]
             axes.plot(x, found["asr"], color=look.colour, linestyle=look.line, marker=look.marker, markersize=5)
-            _intervals(axes, x, found["asr_low"], found["asr_high"], look)
+            intervals.append((x, found["asr_low"], found["asr_high"], look))
+        _draw_intervals(axes, intervals)
         axes.set(xlabel="epochs of training before the observation", ylabel="worst-case attack success rate", ylim=(-0.03, 1.03),
                  xticks=board.checkpoints)
         legend(drawn, [(labelled(entry), palette.defenses[entry.defense], True) for entry in seen if labelled(entry) in rates])
@@ -81,13 +86,14 @@ def top_one_against_pool(board: Board, mode: str, palette: Palette, out: Path, f
         "defense": labelled(entry), "checkpoint_epoch": result.checkpoint_epoch, "pool_size": point.size, "top1": point.rate.mean,
         "top1_low": point.rate.mean if point.rate.low is None else point.rate.low,
         "top1_high": point.rate.mean if point.rate.high is None else point.rate.high,
-        "bound": None if result.mu is None else ndtr(ndtri(1 / point.size) + result.mu)} for entry, result in found for point in result.top1])
+        "bound": None if result.mu is None else ndtr(ndtri(1 / point.size) + result.mu)}
+        for entry, result in found for point in result.top1])
     largest = max(result.candidates for _, result in found)
     lowest = 0.4 / largest
     rates = dict(list(data.groupby("defense")))
     with style():
         drawn, axes = _figure(board)
-        sizes = np.geomspace(2, largest, 60)
+        intervals, sizes = [], np.geomspace(2, largest, 60)
         axes.plot(sizes, 1 / sizes, color=GREY, linewidth=1.6, linestyle=":", zorder=1)
         for place, (entry, result) in enumerate(found):
             look, of = palette.defenses[entry.defense], rates[labelled(entry)]
@@ -95,7 +101,7 @@ def top_one_against_pool(board: Board, mode: str, palette: Palette, out: Path, f
             x = of["pool_size"] * 1.6 ** (place / len(found) - 0.5)
             mean, low, high = (of[name].clip(lower=lowest) for name in ("top1", "top1_low", "top1_high"))
             axes.plot(x, mean, color=look.colour, linewidth=1.2, zorder=3, linestyle=look.line, marker=look.marker, markersize=4.5)
-            _intervals(axes, x, low, high, look)
+            intervals.append((x, low, high, look))
             if result.mu is not None:
                 axes.plot(sizes, ndtr(ndtri(1 / sizes) + result.mu), color=look.colour, linestyle="--", linewidth=1, zorder=2)
         names = [(labelled(entry), palette.defenses[entry.defense], True) for entry, _ in found[: MOST_NAMES - 3]]
@@ -103,6 +109,7 @@ def top_one_against_pool(board: Board, mode: str, palette: Palette, out: Path, f
             names.append((f"and {len(found) - len(names)} more", Look(INK, "", ""), False))
         if any(result.mu is not None for _, result in found):
             names.append(("bound of every attacker", Look(GREY, "--", ""), False))
+        _draw_intervals(axes, intervals)
         axes.set(xscale="log", yscale="log", ylim=(lowest, 1.3), xlabel="candidates (size of the pool)",
                  ylabel="share of victims identified")
         axes.minorticks_off()
@@ -110,8 +117,8 @@ def top_one_against_pool(board: Board, mode: str, palette: Palette, out: Path, f
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         legend(drawn, [*names, ("chance", Look(GREY, ":", ""), False)])
         return save(drawn, out, file, f"{board.title}, {mode}: identification by the size of the pool",
-                    "Share of victims identified under each defense, against the number of candidates, both on logarithmic axes; among "
-                    "all candidates " + _ends({labelled(entry): result.at_all.mean for entry, result in found}), data)
+                    "Share of victims identified under each defense, against the number of candidates, both on logarithmic axes; "
+                    "among all candidates " + _ends({labelled(entry): result.at_all.mean for entry, result in found}), data)
 
 
 def ssim_distributions(section: Section, mode: str, palette: Palette, out: Path, file: str) -> Drawn | None:
@@ -142,8 +149,8 @@ def ssim_distributions(section: Section, mode: str, palette: Palette, out: Path,
         drawn.text((drawn.subplotpars.left + drawn.subplotpars.right) / 2, 0.01, "SSIM", fontsize=9, ha="center", va="bottom")
         drawn.text(0.01, 0.5, "share of images with at least this SSIM", fontsize=9, rotation=90, ha="left", va="center")
         return save(drawn, out, file, f"{section.board.title}, {mode}: similarity of reconstructions",
-                    "Share of images rebuilt at least as well as an SSIM, a panel per attack, what it knew, and checkpoint, and a curve "
-                    f"per defense; at SSIM {SUCCESS_SSIM} it gives the attack success rate", _corners(curves))
+                    "Share of images rebuilt at least as well as an SSIM, a panel per attack, what it knew, and checkpoint, and a "
+                    f"curve per defense; at SSIM {SUCCESS_SSIM} it gives the attack success rate", _corners(curves))
 
 
 #: From one panel of similarities, which is 1 wide and high, to the next.
@@ -155,15 +162,19 @@ def _panel(axes: Axes, corner: tuple[float, float], curves: dict[str, np.ndarray
     """One panel of similarities at a corner of the axes, with numbers below and to its left."""
     x, y = corner
     looks = [palette.defenses[defense] for defense in curves]
-    frame = [[(0, 1), (0, 0), (1, 0)], *([(tick, 0), (tick, -0.03)] for tick in (0, 0.5, 1)), *([(0, tick), (-0.03, tick)] for tick in (0, 0.5, 1))]
-    axes.add_collection(LineCollection([np.add(line, corner) for line in frame], colors=INK, linewidths=0.8), autolim=False)
-    axes.add_collection(LineCollection([[(x + SUCCESS_SSIM, y), (x + SUCCESS_SSIM, y + 1)]], colors=GREY, linewidths=0.8, linestyles=":"),
+    ticks = (0, 0.5, 1)
+    frame = [[(0, 1), (0, 0), (1, 0)], *([(tick, 0), (tick, -0.03)] for tick in ticks),
+             *([(0, tick), (-0.03, tick)] for tick in ticks)]
+    axes.add_collection(LineCollection([np.add(np.asarray(line), corner) for line in frame], colors=INK, linewidths=0.8),
                         autolim=False)
-    axes.add_collection(LineCollection([np.maximum(line, (-0.08, 0)) + corner for line in curves.values()], linewidths=1.2,
-                                       colors=[look.colour for look in looks], linestyles=[look.line for look in looks]), autolim=False)
+    axes.add_collection(LineCollection([[(x + SUCCESS_SSIM, y), (x + SUCCESS_SSIM, y + 1)]], colors=GREY, linewidths=0.8,
+                                       linestyles=":"), autolim=False)
+    lines = [np.maximum(line, 0) + corner for line in curves.values()]
+    axes.add_collection(LineCollection(lines, linewidths=1.2, colors=[look.colour for look in looks],
+                                       linestyles=[look.line for look in looks]), autolim=False)
     epoch, knowledge, name = place
     axes.text(x + 0.5, y + 1.06, f"{plain(name, 26)}\n{knowledge}, {checkpoint(epoch)}", fontsize=8, ha="center", va="bottom")
-    for tick in (0, 0.5, 1):
+    for tick in ticks:
         if numbers[0]:
             axes.text(x + tick, y - 0.06, f"{tick:g}", fontsize=8, ha="center", va="top")
         if numbers[1]:
@@ -179,9 +190,11 @@ def _corners(curves: dict[tuple[int, str, str], dict[str, np.ndarray]]) -> pd.Da
                          **dict(zip(("ssim", "share"), np.concatenate([row[-1] for row in rows]).T, strict=True))})
 
 
-def _intervals(axes: Axes, x: pd.Series, low: pd.Series, high: pd.Series, look: Look) -> None:
-    axes.add_collection(LineCollection(list(np.stack([np.stack([x, x], 1), np.stack([low, high], 1)], 2)), colors=look.colour,
-                                       linewidths=0.8, zorder=3), autolim=False)
+def _draw_intervals(axes: Axes, intervals: Sequence[tuple[pd.Series, pd.Series, pd.Series, Look]]) -> None:
+    """Upright lines at x from low to high, all as one artist."""
+    lines = [line for x, low, high, _ in intervals for line in np.stack([np.stack([x, x], 1), np.stack([low, high], 1)], 2)]
+    colours = [look.colour for x, _, _, look in intervals for _ in x]
+    axes.add_collection(LineCollection(lines, colors=colours, linewidths=0.8, zorder=3), autolim=False)
 
 
 def _figure(board: Board) -> tuple[Figure, Axes]:

@@ -82,8 +82,9 @@ class Pictures:
         self._cells: dict[str, Cell] = {cell.trained["defense"]: cell for cell in section.cells if cell.trained["seed"] == first}
         frame: pd.DataFrame = section.reconstructions
         self._rows: dict[tuple[str, int, str, str, str], pd.DataFrame] = {} if frame.empty else dict(list(
-            frame[(frame["seed"] == first) & (frame["observed"] == observed)].sort_values(["victim", "image"], kind="stable").groupby(
-                ["defense", "checkpoint_epoch", "kind", "attack", "knowledge"], sort=False)))
+            frame[(frame["seed"] == first) & (frame["observed"] == observed)].sort_values(
+                ["victim", "image"], kind="stable").groupby(
+                    ["defense", "checkpoint_epoch", "kind", "attack", "knowledge"], sort=False)))
         self._section, self._observed = section, observed
         self._examples: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
         self._worst: dict[str, _Strip] = {}
@@ -127,7 +128,8 @@ class Pictures:
 
     def _strip(self, defense: str, result: AttackResult, images: dict[str, np.ndarray]) -> _Strip | None:
         """The row of a result, put together from the attacks that were chosen; None where their images are not stored."""
-        rows, originals = self._rows.get((defense, result.checkpoint_epoch, result.kind, result.attack, result.knowledge)), _flat(images["original"])
+        rows = self._rows.get((defense, result.checkpoint_epoch, result.kind, result.attack, result.knowledge))
+        originals = _flat(images["original"])
         if rows is None or len(rows) < len(originals):
             return None
         measured, rows, shown = len(rows), rows.iloc[: len(originals)], np.empty_like(originals)

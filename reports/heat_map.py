@@ -10,8 +10,8 @@ from reports.entries import Entry, Trial
 
 @dataclass(frozen=True)
 class Cell:
-    """A trial: its validation accuracy as text, how it compares with the others of its defense (0 the lowest, 1 the highest; None where
-    there is no number), and whether it was chosen."""
+    """A trial: its validation accuracy as text, how it compares with the others of its defense (0 the lowest, 1 the highest; None
+    where there is no number), and whether it was chosen."""
 
     text: str
     level: float | None = None

@@ -78,9 +78,10 @@ def _guaranteed(mu: np.ndarray) -> float | None:
 
 
 def _means(values: np.ndarray) -> tuple[list[Estimate], list[float]]:
-    """Means over victims of each column [victims, columns], and their one-sided upper limits; where each victim is a hit or a miss,
-    with Wilson's interval, which is not empty at all or none of few."""
+    """Means over victims of each column [victims, columns], and their one-sided upper limits: by the bootstrap, and where each
+    victim is a hit or a miss by Wilson and by Clopper and Pearson, which say something at all or none of few, too."""
     estimates, limits = bootstrap(values)
     for column in np.flatnonzero(np.isin(values, (0.0, 1.0)).all(0)):
-        estimates[column] = share(int(values[:, column].sum()), len(values))
+        hits = int(values[:, column].sum())
+        estimates[column], limits[column] = share(hits, len(values)), ranks.upper_limit(hits, len(values))
     return estimates, limits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +21,8 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Label:
-    """A text beside a point of some axes, in the units of their data; ``needed`` ones are shown even where something is in the way."""
+    """A text beside a point of some axes, in the units of their data; ``needed`` ones are shown even where something is in the
+    way."""
 
     x: float
     y: float
@@ -60,7 +62,7 @@ class Places:
 
     def along(self, label: Label, size: float) -> None:
         """Write a label above or below a horizontal line through its point, as far to the right as there is room."""
-        left, bottom, right, top = self._frame
+        left, _, right, _ = self._frame
         width, height = LETTER * size * len(label.text), _LINE * size
         y = self._axes.transData.transform((label.x, label.y))[1]
         centres = [(right - width / 2 - shift * (right - left - width), y + up * (height / 2 + 1.5))
@@ -71,13 +73,15 @@ class Places:
         """Write a label above its point, as far down as there is room."""
         width, height = LETTER * size * len(label.text), _LINE * size
         x, y = self._axes.transData.transform((label.x, label.y))
-        self._write(label, [(x, y + (step + 0.7) * height) for step in range(int((self._frame[3] - y) / height) - 1)], width, height, size)
+        steps = range(int((self._frame[3] - y) / height) - 1)
+        self._write(label, [(x, y + (step + 0.7) * height) for step in steps], width, height, size)
 
     def _write(self, label: Label, centres: Sequence[tuple[float, float]], width: float, height: float, size: float) -> bool:
         found = []
         for turn, (x, y) in enumerate(centres):
             box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-            inside = (box[0] >= self._frame[0] and box[1] >= self._frame[1] and box[2] <= self._frame[2] and box[3] <= self._frame[3])
+            left, bottom, right, top = self._frame
+            inside = box[0] >= left and box[1] >= bottom and box[2] <= right and box[3] <= top
             hit = sum(_overlap(box, other) for other in self._taken) + int(_within(box, self._points, 3).sum()) + 2 * (not inside)
             found.append((hit, int(_within(box, self._paths, 0).sum()), turn, box))
         hit, _, turn, box = min(found)
@@ -113,7 +117,7 @@ def _first(block: list[float], gap: float, low: float, high: float) -> float:
 
 def _dense(line: np.ndarray) -> np.ndarray:
     """Points along a line of [N, 2], some points apart."""
-    steps = [np.linspace(a, b, max(2, int(np.hypot(*(b - a)) / 4))) for a, b in zip(line[:-1], line[1:], strict=True)]
+    steps = [np.linspace(a, b, max(2, int(np.hypot(*(b - a)) / 4))) for a, b in pairwise(line)]
     return np.concatenate(steps) if steps else line
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from reports import text
 from reports.boards import Board, Family
-from reports.cells import Value
+from reports.cells import LAST, Value
 from reports.columns import Column, board_columns, entry_columns, family_columns, overview
 from reports.detail_tables import attack_table, identification_table
 from reports.drawing import INK
@@ -50,7 +50,8 @@ class Tables:
         columns = family_columns(board)
         return Table("Families of defenses, ranked by safe accuracy", _headings(columns),
                      [[column.value(family) for column in columns] for family in board.families],
-                     [self.link(family.standing(board.ranked_by).safe or family.defenses[0], family.submission) for family in board.families],
+                     [self.link(family.standing(board.ranked_by).safe or family.defenses[0], family.submission)
+                      for family in board.families],
                      [self._colour(family.name) for family in board.families])
 
     def strengths(self, board: Board) -> Table:
@@ -83,7 +84,8 @@ class Tables:
             of = [titles[title] for titles in on_boards if title in titles]
             # Shown where it is on any of the boards.
             headings.append(Heading(title, of[0].meaning, any(column.shown for column in of), any(column.narrow for column in of)))
-        rows = [[Value(title), *(titles[name].value(entry) if name in titles else Value(text.ABSENT, float("inf")) for name in columns)]
+        absent = Value(text.ABSENT, LAST)
+        rows = [[Value(title), *(titles[name].value(entry) if name in titles else absent for name in columns)]
                 for (_, _, title, entry), titles in zip(found, on_boards, strict=True)]
         return Table("All results", headings, rows, [f"{page}.html" for _, page, _, _ in found], [])
 
@@ -106,7 +108,8 @@ class Tables:
         return Table(caption, columns, rows, *self._marks(entries))
 
     def _marks(self, entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
-        return ([self.link(entry.defense, entry.submission) for entry in entries], [self._colour(entry.family) for entry in entries])
+        return ([self.link(entry.defense, entry.submission) for entry in entries],
+                [self._colour(entry.family) for entry in entries])
 
     def _colour(self, family: str) -> str:
         colour = self._plan.palette.families[family].colour
@@ -117,14 +120,32 @@ def _headings(columns: Sequence[Column[Entry]] | Sequence[Column[Family]]) -> li
     return [Heading(column.title, column.meaning, column.shown, column.narrow) for column in columns]
 
 
-def shown(value: Value) -> Markup:
+def body(table: Table, link_column: int) -> Markup:
+    """The rows of a table as HTML. A report has a hundred thousand cells, each of which a template takes ten times as long for."""
+    classes = ['class="more"' if not column.shown else 'class="broad"' if not column.narrow else "" for column in table.columns]
+    lines = []
+    for number, row in enumerate(table.rows):
+        cells = [shown(value) for value in row]
+        if 0 <= link_column < len(row):
+            if table.links:
+                cells[link_column] = f'<a href="{escape(table.links[number])}">{breakable(row[link_column].text)}</a>'
+            if table.colours:
+                cells[link_column] = (f'<span class="swatch" style="background:{escape(table.colours[number])}"></span>'
+                                      + cells[link_column])
+        places = ["" if value.order is None else f'data-order="{value.order if value.order < 1e300 else "1e300"}"' for value in row]
+        lines += ["<tr>", *(f"<td {kind} {place}>{cell}</td>" for kind, place, cell in zip(classes, places, cells, strict=True)),
+                  "</tr>"]
+    return Markup("\n".join(lines))
+
+
+def shown(value: Value) -> str:
     """A value as HTML: of a number the interval, which takes a line of its own where there is little room."""
-    if value.order is not None and (found := re.fullmatch(r"(.*?)( \[[^\]]*\])(.*)", value.text)):
-        mean, interval, more = map(escape, found.groups())
-        return mean + Markup('<span class="interval">') + interval + Markup("</span>") + more
-    return escape(value.text)
+    escaped = str(escape(value.text))
+    if value.order is None or " [" not in escaped:
+        return escaped
+    return re.sub(r"( \[[^\]]*\])", r'<span class="interval">\1</span>', escaped, count=1)
 
 
-def name(text_of: str) -> Markup:
+def breakable(text_of: str) -> Markup:
     """A long name as HTML, which may be broken where a person would."""
     return Markup(re.sub(r"([(=,+/])(?=.)", r"\1<wbr>", str(escape(text_of))))

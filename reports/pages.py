@@ -17,21 +17,22 @@ from reports.documents import Leaderboard
 from reports.entries import Entry
 from reports.gallery import Gallery
 from reports.heat_map import heat_maps
-from reports.page_tables import Tables, name, shown
+from reports.page_tables import Tables, body, breakable
 from reports.plan import Plan
-from reports.summary_figure import summary_figure
 
 
 class Pages:
-    """The pages of one report; ``files`` are what was drawn of its boards."""
+    """The pages of one report; ``files`` are what was drawn of its boards, ``summaries`` of its models."""
 
-    def __init__(self, document: Leaderboard, files: Sequence[BoardFiles], plan: Plan, out: Path) -> None:
+    def __init__(self, document: Leaderboard, files: Sequence[BoardFiles], summaries: Sequence[Picture], plan: Plan, out: Path
+                 ) -> None:
         self.document, self.boards, self.files, self.plan, self.out = document, document.boards, files, plan, out
+        self.summaries = summaries
         self.tables = Tables(plan)
         self.environment = jinja2.Environment(
             loader=jinja2.PackageLoader("reports"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
             lstrip_blocks=True)
-        self.environment.filters.update(shown=shown, name=name)
+        self.environment.filters.update(body=body, name=breakable)
         self.environment.globals.update(
             version=version("leakboard"), success=SUCCESS_SSIM, protocol=text.protocol, cautions=text.cautions, mode=text.mode,
             identification=text.IDENTIFICATION, tuning_costs=text.TUNING_COSTS, thresholds=Thresholds(),
@@ -49,7 +50,7 @@ class Pages:
             self._defense_page(key, entries)
         self._page("how-to-read", "reading.html.j2", title="How to read this")
         self._page("index", "index.html.j2", title="Leakboard", overview=self.tables.overview(self.boards), runs=self.document.runs,
-                   drawn=[files.tradeoff for files in self.files], summaries=self._summaries(), papers=self._papers())
+                   drawn=[files.tradeoff for files in self.files], summaries=self.summaries, papers=self._papers())
 
     def _assets(self) -> None:
         templates = self.environment.loader
@@ -86,16 +87,3 @@ class Pages:
 
     def _papers(self) -> list[tuple[str, str]]:
         return sorted({(entry.submission, entry.paper) for board in self.boards for entry in board.entries if entry.submission})
-
-    def _summaries(self) -> list[Picture]:
-        """A figure of each model and mode over the data sets; of several protocols of a data set of the first."""
-        drawn = []
-        for number, model in enumerate(dict.fromkeys(board.model for board in self.boards)):
-            for mode in dict.fromkeys(mode for board in self.boards for mode in board.observed):
-                chosen = {board.dataset: (board, files.excerpts[mode]) for board, files in reversed(
-                    list(zip(self.boards, self.files, strict=True))) if board.model == model and mode in files.excerpts}
-                if chosen:
-                    file = f"assets/summary-{number}-{mode}"
-                    drawn.append(Picture(summary_figure(list(reversed(chosen.values())), mode, self.plan.palette, self.out, file),
-                                         f"{model}, gradients {text.mode(mode)}: what is rebuilt under each defense"))
-        return drawn

@@ -12,7 +12,7 @@ import joblib
 
 from benchmark.errors import InputError
 from benchmark.store.results import find_run
-from reports.board_files import BoardFiles, draw_board
+from reports.board_files import BoardFiles, draw_board, summaries
 from reports.boards import Board
 from reports.documents import Leaderboard
 from reports.drawing import Palette
@@ -44,10 +44,13 @@ def write_report(runs: list[Path], out: Path) -> Path:
     gathered = gather(read)
     layout = plan([Outline(each.dataset, each.model, each.undefended, each.outlined()) for each in gathered])
     with _replaced(out) as draft:
-        made = _in_processes(gathered, layout.palette, draft, layout.board_pages)
+        processes = joblib.Parallel(n_jobs=_processes(gathered))
+        made = processes(joblib.delayed(_make)(each, layout.palette, draft, page)
+                         for each, page in zip(gathered, layout.board_pages, strict=True))
+        drawn = processes(joblib.delayed(summary.draw)(layout.palette, draft) for summary in summaries(made))
         document = Leaderboard("leakboard-leaderboard/3", [board for board, _ in made], [record(run) for run in read])
         write_other_forms(document, draft)
-        Pages(document, [files for _, files in made], layout, draft).write()
+        Pages(document, [files for _, files in made], drawn, layout, draft).write()
     return out / "index.html"
 
 
@@ -58,16 +61,14 @@ def write_leaderboard(document: Leaderboard, out: Path) -> Path:
         write_other_forms(document, draft)
         files = [BoardFiles.of_document(board, layout.palette, draft, page)
                  for board, page in zip(document.boards, layout.board_pages, strict=True)]
-        Pages(document, files, layout, draft).write()
+        Pages(document, files, [], layout, draft).write()
     return out / "index.html"
 
 
-def _in_processes(gathered: Sequence[Gathered], palette: Palette, out: Path, pages: Sequence[str]) -> list[tuple[Board, BoardFiles]]:
+def _processes(gathered: Sequence[Gathered]) -> int:
+    """How many draw: one a core, but none that costs more than it takes off."""
     cells = sum(len(each.cells) for each in gathered)
-    processes = max(1, min(joblib.cpu_count(), len(gathered), cells // _CELLS_EACH))
-    made: list[tuple[Board, BoardFiles]] = joblib.Parallel(n_jobs=processes)(
-        joblib.delayed(_make)(each, palette, out, page) for each, page in zip(gathered, pages, strict=True))
-    return made
+    return max(1, min(joblib.cpu_count(), len(gathered), cells // _CELLS_EACH))
 
 
 def _make(gathered: Gathered, palette: Palette, out: Path, page: str) -> tuple[Board, BoardFiles]:
@@ -77,7 +78,8 @@ def _make(gathered: Gathered, palette: Palette, out: Path, page: str) -> tuple[B
 
 @contextmanager
 def _replaced(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` for all files of a report, which takes its place in the end, so that a report is whole or not there."""
+    """A folder beside ``out`` for all files of a report, which takes its place in the end, so that a report is whole or not
+    there."""
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CSV).is_file())):
         raise InputError(f"the output folder {out} exists and is not a report of leakboard; name another with --out")
     draft, old = (out.parent / f".{out.name}.{name}.{os.getpid()}" for name in ("new", "old"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
@@ -29,8 +30,8 @@ _LINES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Excerpt:
-    """What the figure shows of a board in one mode: the checkpoint of the pictures, of each defense the mean test accuracy by epoch,
-    and its first originals with what the worst case rebuilds of them, both [VICTIMS, C, H, W]."""
+    """What the figure shows of a board in one mode: the checkpoint of the pictures, of each defense the mean test accuracy by
+    epoch, and its first originals with what the worst case rebuilds of them, both [VICTIMS, C, H, W]."""
 
     epoch: int
     accuracies: dict[str, pd.Series]
@@ -50,36 +51,45 @@ def summary_figure(boards: list[tuple[Board, Excerpt]], mode: str, palette: Pale
     with style():
         # The places are known, and a computed layout of so many axes takes seconds.
         drawn = Figure(figsize=(width, height))
-        grid = GridSpec(len(defenses) + 1, 1 + len(boards), drawn, left=0.3 / width, right=1, top=1 - above / height,
-                        bottom=0.4 / height, wspace=0.08, hspace=_GAP, width_ratios=[2.0, *[_COLUMN] * len(boards)])
-        names = drawn.add_subplot(grid[0, 0])
-        names.set_axis_off()
-        for line, (board, _) in zip(_LINES * len(boards), boards, strict=False):
-            names.plot([], [], color=INK, linestyle=line, label=plain(board.dataset, 24))
-        names.legend(loc="center left", frameon=False, fontsize=7.5, title="test accuracy", title_fontsize=8)
-        for row, defense in enumerate(defenses, start=1):
-            _curves(drawn.add_subplot(grid[row, 0]), defense, boards, palette, last=row == len(defenses))
+        grid = GridSpec(1, 1 + len(boards), drawn, left=0.3 / width, right=1, top=1 - above / height,
+                        bottom=0.4 / height, wspace=0.08, width_ratios=[2.0, *[_COLUMN] * len(boards)])
+        _curves(drawn.add_subplot(grid[0, 0]), defenses, boards, palette)
         for column, (board, excerpt) in enumerate(boards, start=1):
-            _pictures(drawn.add_subplot(grid[:, column]), defenses, board, excerpt, mode)
+            _pictures(drawn.add_subplot(grid[0, column]), defenses, board, excerpt, mode)
         model, space = plain(boards[0][0].model), "\n" if len(boards) == 1 else " "
         more = f"; {left_out} more in the tables" if left_out else ""
-        drawn.suptitle(f"{model}, gradients {text.mode(mode)}, {checkpoint(min(excerpt.epoch for _, excerpt in boards))}: originals,{space}"
-                       f"and the worst case's reconstructions; bold: mean SSIM ≥ {SUCCESS_SSIM}{more}",
+        epoch = checkpoint(min(excerpt.epoch for _, excerpt in boards))
+        drawn.suptitle(f"{model}, gradients {text.mode(mode)}, {epoch}: originals,{space}and the worst case's reconstructions; "
+                       f"bold: mean SSIM ≥ {SUCCESS_SSIM}{more}",
                        fontsize=9.5, y=1 - 0.12 / height, va="top")
         return save(drawn, out, file, f"{boards[0][0].model}, gradients {text.mode(mode)}: what is rebuilt",
-                    f"Originals of {', '.join(board.dataset for board, _ in boards)}, and per defense its training curves and the worst "
-                    "case's reconstructions; the numbers are in the tables of the boards")
+                    f"Originals of {', '.join(board.dataset for board, _ in boards)}, and per defense its training curves and the "
+                    "worst case's reconstructions; the numbers are in the tables of the boards")
 
 
-def _curves(axes: Axes, defense: str, boards: list[tuple[Board, Excerpt]], palette: Palette, *, last: bool) -> None:
-    for line, (_, excerpt) in zip(_LINES * len(boards), boards, strict=False):
-        if (curve := excerpt.accuracies.get(defense)) is not None:
-            axes.plot(curve.index, curve.to_numpy(), color=palette.defenses[defense].colour, linestyle=line, linewidth=1.3)
-    axes.set(ylim=(0, 1.02), yticks=(0, 1))
-    axes.tick_params(labelbottom=last, labelsize=7)
-    axes.set_title(plain(defense, 40), fontsize=8, loc="left", pad=2)
-    if last:
-        axes.set_xlabel("epoch", fontsize=8)
+def _curves(axes: Axes, defenses: list[str], boards: list[tuple[Board, Excerpt]], palette: Palette) -> None:
+    """The training curves of a defense per row, on one pair of axes, whose unit is the height of a row."""
+    rows = len(defenses) + 1
+    last = max((curve.index.max() for _, excerpt in boards for curve in excerpt.accuracies.values()), default=1)
+    axes.set_axis_off()
+    for place, (line, (board, _)) in enumerate(zip(_LINES * len(boards), boards, strict=False)):
+        axes.plot([0, 0.1 * last], [0.3 + 0.22 * place] * 2, color=INK, linestyle=line, linewidth=1.3)
+        axes.text(0.14 * last, 0.3 + 0.22 * place, f"test accuracy, {plain(board.dataset, 24)}", fontsize=7.5, va="center")
+    for row, defense in enumerate(defenses, start=1):
+        top = row * (1 + _GAP)
+        axes.add_collection(LineCollection([[(0, top), (0, top + 1), (last, top + 1)]], colors=INK, linewidths=0.8), autolim=False)
+        axes.text(0, top - 0.04, plain(defense, 34), fontsize=8, va="bottom")
+        axes.text(-0.02 * last, top + 0.07, "1", fontsize=7, ha="right", va="center")
+        axes.text(-0.02 * last, top + 0.93, "0", fontsize=7, ha="right", va="center")
+        for line, (_, excerpt) in zip(_LINES * len(boards), boards, strict=False):
+            if (curve := excerpt.accuracies.get(defense)) is not None:
+                axes.plot(curve.index, top + 1 - curve.to_numpy(), color=palette.defenses[defense].colour, linestyle=line,
+                          linewidth=1.3)
+    bottom = rows * (1 + _GAP) - _GAP
+    for epoch in (0, last):
+        axes.text(epoch, bottom + 0.06, f"{epoch:g}", fontsize=7, ha="center", va="top")
+    axes.text(last / 2, bottom + 0.06, "epoch", fontsize=8, ha="center", va="top")
+    axes.set(xlim=(-0.06 * last, 1.02 * last), ylim=(bottom, 0))
 
 
 def _pictures(axes: Axes, defenses: list[str], board: Board, excerpt: Excerpt, mode: str) -> None:
@@ -93,7 +103,7 @@ def _pictures(axes: Axes, defenses: list[str], board: Board, excerpt: Excerpt, m
         example = excerpt.examples.get(defense)
         if example is None or result is None or result.asr is None or result.ssim is None:
             axes.text(2, row * (1 + _GAP) + 0.5, "not run", ha="center", va="center", fontsize=8)
-        elif not np.array_equal(example[0], originals):
+        elif originals is not None and not np.array_equal(example[0], originals):
             axes.text(2, row * (1 + _GAP) + 0.5, f"batches of {result.batch_size}, of other images: see its page", ha="center",
                       va="center", fontsize=8)
         else:

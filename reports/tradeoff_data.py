@@ -16,16 +16,16 @@ from reports.statistics import Estimate
 
 ASR, TOP1 = "worst-case ASR", "top-1"
 #: The columns of the points, see :func:`points`.
-COLUMNS = ["measure", "observed", "candidates", "knowledge", "family", "submission", "defense", "strength", "leakage", "leakage_low",
-           "leakage_high", "test_accuracy", "test_accuracy_low", "test_accuracy_high", "epsilon", "delta", "safe", "safe_up_to",
-           "undefended", "chance_accuracy"]
+COLUMNS = ["measure", "observed", "candidates", "knowledge", "family", "submission", "defense", "strength", "leakage",
+           "leakage_low", "leakage_high", "test_accuracy", "test_accuracy_low", "test_accuracy_high", "epsilon", "delta", "safe",
+           "safe_up_to", "undefended", "chance_accuracy"]
 
 
 def points(board: Board) -> pd.DataFrame:
     """A row per defense and measure of leakage: what it leaks in the mode by which is ranked, and its test accuracy, each with its
     95 % interval; families in their order, and in a family strengths in theirs."""
-    return pd.DataFrame([row for family in board.families for entry in board.members(family) for row in _rows(board, family, entry)],
-                        columns=COLUMNS)
+    return pd.DataFrame([row for family in board.families for entry in board.members(family)
+                         for row in _rows(board, family, entry)], columns=COLUMNS)
 
 
 def strength(family: Family, entry: Entry) -> str:
@@ -44,13 +44,15 @@ def facts(board: Board) -> str:
     mode, told = board.ranked_by, []
     plain = next((entry for entry in board.entries if entry.defense == board.undefended and entry.accuracy), None)
     if plain is not None and plain.accuracy is not None:
-        told.append(f"the undefended model reaches a test accuracy of {text.number(plain.accuracy.mean, 3)} and {_leaks(board, plain)}")
+        told.append(f"the undefended model reaches a test accuracy of {text.number(plain.accuracy.mean, 3)} "
+                    f"and {_leaks(board, plain)}")
     for family in board.families:
         standing = family.standing(mode)
         if standing.accuracy is not None and standing.safe != board.undefended:
             told.append(f"{family.name} is safe{' by the estimates' if standing.estimated else ''} at "
                         f"{text.number(standing.accuracy.mean, 3)} ({standing.safe})")
-    unsafe = [family.name for family in board.families if family.standing(mode).accuracy is None and board.undefended not in family.defenses]
+    unsafe = [family.name for family in board.families
+              if family.standing(mode).accuracy is None and board.undefended not in family.defenses]
     if unsafe:
         told.append(f"no strength is safe of {', '.join(unsafe[:6])}" + (f" and {len(unsafe) - 6} more" if len(unsafe) > 6 else ""))
     return "; ".join(told)
@@ -78,8 +80,8 @@ def _rows(board: Board, family: Family, entry: Entry) -> Iterator[dict[str, Any]
     identified = board.identification(seen)
     if identified is not None:
         top = identified.compared
-        yield {**common, "measure": TOP1, "candidates": top.size, "knowledge": identified.knowledge, **_columns("leakage", top.rate),
-               "safe_up_to": thresholds.top1(top.size)}
+        yield {**common, "measure": TOP1, "candidates": top.size, "knowledge": identified.knowledge,
+               **_columns("leakage", top.rate), "safe_up_to": thresholds.top1(top.size)}
 
 
 def _columns(name: str, estimate: Estimate) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""The face of a board: what each defense leaves of the accuracy, against what it still leaks, by reconstruction and by identification.
+"""The face of a board: what each defense leaves of the accuracy, against what it still leaks, by reconstruction and by
+identification.
 
 It is drawn twice from the same points: side by side, and one below the other for narrow screens.
 """
@@ -63,8 +64,8 @@ def tradeoff_figure(board: Board, palette: Palette, out: Path, file: str) -> Tra
         return None
     measures = [measure for measure in (ASR, TOP1) if (data["measure"] == measure).any()]
     title = f"{board.title}: test accuracy against leakage"
-    told = (f"Test accuracy, up, against {' and '.join(_named(data, measure) for measure in measures)}, across; the upper left is best. "
-            f"On this board {facts(board)}.")
+    told = (f"Test accuracy, up, against {' and '.join(_named(data, measure) for measure in measures)}, across; the upper left is "
+            f"best. On this board {facts(board)}.")
     with style():
         return Tradeoff(save(_wide(board, palette, data, measures), out, file, title, told, data),
                         save(_narrow(board, palette, data, measures), out, f"{file}-narrow", title, told))
@@ -114,12 +115,13 @@ def _panel(axes: Axes, board: Board, palette: Palette, data: pd.DataFrame, measu
     safe = rows["safe_up_to"].max()
     low, high = _range(data)
     axes.set_xscale("function", functions=(_root, np.square))
-    axes.set(xlim=(-0.0004, 1.04), ylim=(low, high), 
+    axes.set(xlim=(-0.0004, 1.04), ylim=(low, high),
              xlabel=_named(rows, measure) + ("" if measure == ASR else ", dotted: chance"))
     axes.set_xticks(_TICKS, [f"{100 * tick:g} %" for tick in _TICKS])
     axes.tick_params(labelsize=size)
-    axes.xaxis.label.set_size(size + 0.5)
-    axes.set_title({ASR: "Reconstruction", TOP1: "Identification"}[measure] + " (left is better)", fontsize=size + 2, fontweight="bold", loc="left")
+    axes.xaxis.label.set_fontsize(size + 0.5)
+    axes.set_title({ASR: "Reconstruction", TOP1: "Identification"}[measure] + " (left is better)", fontsize=size + 2,
+                   fontweight="bold", loc="left")
     axes.axvspan(-0.0004, safe, color=_SAFE, alpha=0.13, linewidth=0, zorder=0)
     axes.axvline(safe, color=_SAFE, linewidth=1, zorder=1)
     labels, lines = [], []
@@ -129,7 +131,8 @@ def _panel(axes: Axes, board: Board, palette: Palette, data: pd.DataFrame, measu
         axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.6, zorder=3)
         across = np.stack([members[["leakage_low", "leakage_high"]], np.stack([y, y], 1)], 2)
         upright = np.stack([np.stack([x, x], 1), members[["test_accuracy_low", "test_accuracy_high"]]], 2)
-        axes.add_collection(LineCollection([*across, *upright], colors=look.colour, alpha=0.45, linewidths=1.4, zorder=2), autolim=False)
+        axes.add_collection(LineCollection([*across, *upright], colors=look.colour, alpha=0.45, linewidths=1.4, zorder=2),
+                            autolim=False)
         for filled, of in members.groupby("safe"):
             axes.scatter(of["leakage"], of["test_accuracy"], marker=look.marker, s=130 if look.marker == "*" else 52, zorder=4,
                          facecolor=look.colour if filled else PAPER, edgecolor=look.colour, linewidth=1.6, clip_on=False)
@@ -145,7 +148,8 @@ def _panel(axes: Axes, board: Board, palette: Palette, data: pd.DataFrame, measu
 
 def _references(axes: Axes, places: Places, rows: pd.DataFrame, measure: str, size: float) -> None:
     """The accuracy of the undefended model and of who guesses, and how often who guesses identifies."""
-    for name, accuracies in (("undefended", rows[rows["undefended"]]["test_accuracy"]), ("chance", rows["chance_accuracy"].dropna())):
+    undefended, guessed = rows[rows["undefended"]]["test_accuracy"], rows["chance_accuracy"].dropna()
+    for name, accuracies in (("undefended", undefended), ("chance", guessed)):
         if len(accuracies):
             accuracy, bottom = accuracies.max(), axes.get_ylim()[0]
             written = f"{name} {text.number(accuracy, 3)}" + (" (below)" if accuracy < bottom else "")
@@ -158,7 +162,7 @@ def _references(axes: Axes, places: Places, rows: pd.DataFrame, measure: str, si
 def _names(axes: Axes, palette: Palette, rows: pd.DataFrame, room: float) -> None:
     """The names of families to the right of a panel, each with a line to its last point."""
     last = rows.sort_values("leakage", kind="stable").drop_duplicates("family", keep="last")
-    last = last.set_index("family").loc[list(dict.fromkeys(rows["family"]))][: MOST_NAMES]
+    last = last.set_index("family").loc[list(dict.fromkeys(rows["family"]))][:MOST_NAMES]
     frame = axes.get_window_extent()
     ends = axes.transData.transform(last[["leakage", "test_accuracy"]].to_numpy())
     places = spread(ends[:, 1].tolist(), 15.5, frame.y0 + 6, frame.y1 - 2)
@@ -173,8 +177,8 @@ def _names(axes: Axes, palette: Palette, rows: pd.DataFrame, room: float) -> Non
         axes.plot(*at, transform=axes.transAxes, marker=look.marker, color=look.colour, markersize=9 if look.marker == "*" else 6,
                   clip_on=False)
         shown = plain(str(name), int((72 * room - 40) / 5.9))
-        axes.text(*axes.transAxes.inverted().transform((start + 14, place)), shown, transform=axes.transAxes, va="center", ha="left",
-                  fontsize=9.5, color=INK)
+        left, middle = axes.transAxes.inverted().transform((start + 14, place))
+        axes.text(left, middle, shown, transform=axes.transAxes, va="center", ha="left", fontsize=NAMES_SIZE, color=INK)
     if rows["family"].nunique() > len(last):
         axes.annotate(f"and {rows['family'].nunique() - len(last)} more", (1, 0), (30, -12), xycoords="axes fraction",
                       textcoords="offset points", fontsize=9.5)
@@ -183,7 +187,9 @@ def _names(axes: Axes, palette: Palette, rows: pd.DataFrame, room: float) -> Non
 def _written(row: object) -> str:
     """What is written at a point: the privacy budget where there is a guarantee, else the strength."""
     epsilon, strength = row.epsilon, row.strength  # type: ignore[attr-defined]
-    return strength if pd.isna(epsilon) else f"ε {'∞' if np.isinf(epsilon) else f'{epsilon:.2g}' if epsilon < 100 else f'{epsilon:.0f}'}"
+    if pd.isna(epsilon):
+        return str(strength)
+    return "ε ∞" if np.isinf(epsilon) else f"ε {epsilon:.2g}" if epsilon < 100 else f"ε {epsilon:.0f}"
 
 
 def _named(rows: pd.DataFrame, measure: str) -> str:

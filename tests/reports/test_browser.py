@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 from report_cases import write_cells, write_run
 
+from benchmark.specification import AS_TRAINED, SINGLE
 from reports.site import write_leaderboard, write_report
 from reports.submission import merge, submit
 
@@ -34,11 +35,14 @@ def site(tmp_path_factory):
     cells = {
         ("digits", model, defense, seed): {
             "accuracies": [0.1, 0.2 + i / 10, 0.3 + i / 10],
-            "attacks": {(epoch, attack, knowledge): [0.05 + i / 5, 0.3 + i / 10, 0.2] * 5 for epoch in (0, 2) for attack, known in ATTACKS.items() for knowledge in known},
-            "identifications": {(epoch, knowledge): {"better": [0, i, 40 * i] * 5, "mu": [2.0 if i else None] * 15} for epoch in (0, 2) for knowledge in ("blind", "informed")}}
+            "attacks": {(epoch, attack, knowledge, mode): [0.05 + i / 5, 0.3 + i / 10, 0.2] * (5 if mode == SINGLE else 10) for mode in (AS_TRAINED, SINGLE)
+                        for epoch in (0, 2) for attack, known in ATTACKS.items() for knowledge in known},
+            "identifications": {(epoch, knowledge, mode): {"better": [0, i, 40 * i] * 5, "mu": [2.0 if i else None] * 15} for mode in (AS_TRAINED, SINGLE) for epoch in (0, 2) for knowledge in ("blind", "informed")}}
         for model in ("lenet", "mlp") for i, defense in enumerate(["none", "noise(std=0.01)", "pruning(p=0.9)", *HOSTILE][:4 if model == "mlp" else None])
         for seed in (0, 1)}
-    run = write_cells(folder / "run", cells, epochs=2, attacks=list(ATTACKS), victims=15, failed=[("digits", "mlp", "broken", 0)], size=32, candidates=1000)
+    run = write_cells(folder / "run", cells, epochs=2, attacks=list(ATTACKS), victims=15, failed=[("digits", "mlp", "broken", 0)], size=32, candidates=1000,
+                      observed=(AS_TRAINED, SINGLE), trials={("digits", "lenet", name): [(1e-3, 2, 0.5, 0.5), (1e-2, 2, 0.7, 0.5), (1e-1, 2, 0.9, float("nan"))]
+                                                             for name in ("none", "noise(std=0.01)", "pruning(p=0.9)", *HOSTILE)}, batch_size=2)
     return write_report([run], folder / "report").parent
 
 
@@ -71,7 +75,7 @@ def column(page, table, title):
 
 def test_tables_are_sorted_by_number(page, site):
     visit(page, site / "digits-lenet.html")
-    table = page.locator("table.data").first
+    families, table = (page.locator("table.data").nth(number) for number in (0, 1))
     before = column(page, table, "test accuracy")
     header = table.locator("thead th", has_text="test accuracy")
     header.get_by_role("button").focus()
@@ -80,35 +84,102 @@ def test_tables_are_sorted_by_number(page, site):
     after = column(page, table, "test accuracy")
     assert sorted(before) == sorted(after) and [float(text.split()[0]) for text in after] == sorted(float(text.split()[0]) for text in before)
     assert before != after
-    ranks = table.locator("thead th", has_text="rank")
+    ranks = families.locator("thead th", has_text="rank")
     ranks.click()
     expect(ranks).to_have_attribute("aria-sort", "ascending")
-    assert column(page, table, "rank") == [str(i + 1) for i in range(8)]
+    numbers = [int(text) for text in column(page, families, "rank") if text != "–"]
+    assert numbers == list(range(1, len(numbers) + 1)) and numbers
 
 
 def test_tables_are_searched(page, site):
     visit(page, site / "digits-lenet.html")
-    page.get_by_role("searchbox").first.fill("pruning")
-    table = page.locator("table.data").first
+    page.get_by_role("searchbox").nth(1).fill("pruning")
+    table = page.locator("table.data").nth(1)
     expect(table.locator("tbody tr")).to_have_count(1)
     assert column(page, table, "defense")[0].startswith("pruning(p=0.9)")
 
 
 def test_columns_can_be_chosen(page, site):
     visit(page, site / "digits-lenet.html")
-    table = page.locator("table.data").first
+    table = page.locator("table.data").nth(1)
     titles = [text.strip() for text in table.locator("thead th").all_inner_texts()]
-    assert "seconds per epoch" not in titles and "ASR worst case" in titles
-    page.get_by_role("button", name="Columns").first.click()
+    assert "seconds per epoch" not in titles and {"ASR, single", "top-1 of 100, single", "test accuracy"} <= set(titles)
+    page.get_by_role("button", name="Columns").nth(1).click()
     page.get_by_role("button", name="seconds per epoch").click()
     expect(table.locator("thead th", has_text="seconds per epoch")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_what_ranks_is_in_view(page, site, width):
+    """Without scrolling, at both widths; further columns by choice, and where there is room."""
+    page.set_viewport_size({"width": width, "height": 900})
+    visit(page, site / "digits-lenet.html")
+    for number, titles in ((0, ["rank", "family", "safe accuracy, as trained"]), (1, ["defense", "ASR, as trained", "top-1 of 100, as trained", "test accuracy"])):
+        table = page.locator("table.data").nth(number)
+        shown = [" ".join(text.split()) for text in table.locator("thead th").all_inner_texts()]
+        assert set(titles) <= set(shown)
+        for title in titles:
+            for cell in (table.locator("thead th").nth(shown.index(title)), table.locator("tbody tr").first.locator("td").nth(shown.index(title))):
+                box = cell.bounding_box()
+                assert box["x"] >= 0 and box["x"] + box["width"] <= width, (title, box)
+    assert ("strength" in page.locator("table.data").first.locator("thead").inner_text()) is (width == 1440)
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 500), (1440, 300)])
+def test_the_face_of_a_board_is_its_tradeoff(page, site, width, height):
+    """Above all tables, as wide as there is room, for narrow screens a figure of its own, whose texts are as large as in the wide one."""
+    page.set_viewport_size({"width": width, "height": 900})
+    visit(page, site / "digits-lenet.html")
+    image = page.locator("figure.tradeoff img")
+    page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle())
+    assert image.evaluate("image => image.currentSrc").endswith("-narrow.svg") is (width == 390)
+    box = image.bounding_box()
+    assert box["y"] < 400 and box["x"] + box["width"] <= width and box["height"] >= height
+    assert box["width"] / image.evaluate("image => image.naturalWidth") > 0.95
+    assert box["y"] < page.locator("table.data").first.bounding_box()["y"]
+    assert "test accuracy" in image.get_attribute("alt").lower() and page.locator("figure.tradeoff figcaption a[href$='.csv']").count() == 1
+
+
+def test_what_was_tried_is_a_table(page, site):
+    visit(page, site / "defense-pruning-p=0.9.html")
+    table = page.locator("table.heat").first
+    assert [" ".join(text.split()) for text in table.locator("td").all_inner_texts()[:3]] == ["0.500", "0.700 ★ chosen", "diverged"] and table.locator("td.chosen").count() == 1
+    colours = [cell.evaluate("cell => getComputedStyle(cell).backgroundColor") for cell in table.locator("td").all()]
+    assert len(set(colours)) == 2  # the lowest and what diverged have none
+    visit(page, site / "digits-lenet.html")
+    expect(page.locator("table.heat").first).to_be_hidden()
+    page.locator("summary", has_text="What was tried").click()
+    expect(page.locator("table.heat").first).to_be_visible()
+
+
+@pytest.mark.parametrize("page", [{"color_scheme": "dark"}, {"color_scheme": "light"}], indirect=True, ids=["dark", "light"])
+def test_figures_are_as_dark_as_the_page(page, site):
+    visit(page, site / "assets" / "digits-lenet-tradeoff.svg")
+    assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") is (colour(page, "#patch_1 path", "fill")[0] < 60)
+    paper, *texts = (colour(page, "#patch_1 path", "fill"), *page.evaluate(
+        "[...document.querySelectorAll('text')].map(text => getComputedStyle(text).fill.match(/\\d+/g).map(Number))"))
+    assert min(contrast(paper, text) for text in texts) >= 4.5
+
+
+def colour(page, selector, what):
+    return page.locator(selector).first.evaluate(f"part => getComputedStyle(part).{what}.match(/\\d+/g).map(Number)")
+
+
+def contrast(first, second):
+    """That of WCAG 2.1."""
+    def luminance(parts):
+        linear = [part / 255 / 12.92 if part / 255 <= 0.04045 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in parts[:3]]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("name", ["digits-lenet.html", "defense-pruning-p=0.9.html"])
 def test_the_gallery_loads_sharp_pictures(page, site, name):
     visit(page, site / name)
-    details = page.locator("details")
-    assert details.count() >= 3
+    details = page.locator("details[name^=gallery]")
+    assert details.count() >= 6  # of two modes
     for i in range(3):
         if details.nth(i).get_attribute("open") is None:
             details.nth(i).locator("summary").focus()
@@ -138,7 +209,7 @@ def test_hostile_names_run_nothing(page, site):
         assert page.title() != "broken"
         assert page.locator("main script, main img[src=x]").count() == 0
     visit(page, site / "digits-lenet.html")
-    assert set(HOSTILE) <= {text.removesuffix(" ★") for text in page.locator("table.data").first.locator("tbody a").all_text_contents()}
+    assert set(HOSTILE) <= {text.removesuffix(" ★") for text in page.locator("table.data").nth(1).locator("tbody a").all_text_contents()}
 
 
 @pytest.mark.parametrize("page", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"])
@@ -156,9 +227,12 @@ def test_no_serious_violation_of_accessibility(page, site):
 @pytest.mark.parametrize("page", [{"java_script_enabled": False}], indirect=True)
 def test_without_scripts_the_tables_are_there(page, site):
     visit(page, site / "digits-lenet.html")
-    headers = page.locator("table.data").first.locator("thead th").all()
+    headers = page.locator("table.data").nth(1).locator("thead th").all()
     titles = [header.inner_text() for header in headers if header.is_visible()]
-    assert "ASR worst case" in titles and "seconds per epoch" not in titles
+    assert "ASR, single" in titles and "seconds per epoch" not in titles
+    page.set_viewport_size({"width": 390, "height": 900})
+    titles = [header.inner_text() for header in headers if header.is_visible()]
+    assert "ASR, as trained" in titles and "ASR, single" not in titles
 
 
 def test_a_merged_leaderboard(page, tmp_path):
@@ -172,3 +246,4 @@ def test_a_merged_leaderboard(page, tmp_path):
     visit(page, index.parent / "digits-lenet.html")
     table = page.locator("table.data").first
     assert sorted(column(page, table, "entry")) == sorted(names * 2)
+    assert page.locator("figure.tradeoff").count() == 1

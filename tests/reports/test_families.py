@@ -81,7 +81,7 @@ def test_a_mode_is_safe_by_its_own_gradients():
     assert is_safe(found, one, "as-trained") and not is_safe(found, one, "single")
     (family,) = ranked(found).families
     assert [(standing.observed, standing.safe) for standing in family.standings] == [("as-trained", "d"), ("single", None)]
-    assert found.ranked_by == "as-trained" and board(one).ranked_by == "single" and family.standing("8").safe is None
+    assert found.ranked_by == board(one, observed=MODES[::-1]).ranked_by == "as-trained" and board(one).ranked_by == "single" and family.standing("8").safe is None
 
 
 # Too few victims
@@ -100,6 +100,13 @@ def test_where_no_defense_has_enough_victims_the_estimates_rank_and_say_so():
 def test_where_one_has_enough_the_others_are_judged_by_limits():
     found = ranked(board(few("a", 0), entry("b", 0.3)))
     assert not found.too_few_victims and [(family.name, family.standings[0].safe) for family in found.families] == [("b", "b"), ("a", None)]
+
+
+def test_too_few_is_said_of_a_mode():
+    one = entry("d", attacks=[worst_case(0, observed="as-trained"), worst_case(0, 58)],
+                identifications=[identified(0.01, observed="as-trained"), identified(0.01, victims=58)])
+    found = ranked(board(one, observed=MODES))
+    assert [standing.estimated for standing in found.families[0].standings] == [False, True] and not found.too_few_victims
 
 
 def test_too_few_is_said_of_what_was_measured():
@@ -147,7 +154,8 @@ def test_nothing_leaks_measurably_where_something_is_missing():
     assert (found.asr.mean, found.top1, found.leakage) == (0.125, None, 0.125)
     unattacked = entry("d", attacks=[], top1=0.25)
     assert leakage(board(unattacked), unattacked) is None and leakage(board(unattacked, attacks=()), unattacked).leakage == 0.25
-    assert leakage(board(unattacked, attacks=(), candidates=0), unattacked) is None
+    neither = entry("d", attacks=[], identifications=[])
+    assert leakage(board(neither, attacks=(), candidates=0), neither) is None
     assert leakage(board(entry("d", 0.1)), entry("d", 0.1)) is None
 
 

@@ -7,9 +7,10 @@ import pytest
 from report_cases import ATTACK, write_cells, write_run
 
 from benchmark.errors import InputError
+from benchmark.specification import SINGLE
 from reports.markdown import markdown_table
 from reports.site import write_report
-from reports.text import ONLY_BLIND, UNFINISHED
+from reports.text import NOT_TUNED, ONLY_BLIND
 
 HOSTILE = ["<script>alert(1)</script>", "x" * 300, "Ünïcödé 防御 🛡", "../../etc/passwd", r"$\frac{$", "_hidden", "a|b `c` [d](http://e) *f*", "</style><img src=x onerror=y>"]
 
@@ -35,7 +36,7 @@ def hostile(tmp_path):
                      dataset="<b>data</b>")
 
 
-FORMS = {"leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.json", "leaderboard.schema.json"}
+FORMS = {"leaderboard.md", "leaderboard.csv", "families.csv", "leaderboard.tex", "leaderboard.json", "leaderboard.schema.json"}
 
 
 def pages(index):
@@ -55,15 +56,18 @@ def test_everything_is_there_and_local(tmp_path, hostile):
                 if target is None or target == "data:," or target.startswith("#"):
                     continue
                 assert not re.match(r"[a-z]+:|/", target), target  # nothing from elsewhere
+                target, _, place = target.partition("#")
                 assert (site / target).resolve().is_relative_to(site.resolve()) and (site / target).is_file(), target
+                assert not place or any(of.get("id") == place for _, of in found[target].tags), place
             if tag == "img":
                 assert attributes.get("alt") and attributes.get("loading") == "lazy"
     linked = {attributes["href"] for page in found.values() for tag, attributes in page.tags if tag == "a" and attributes.get("href")}
     assert set(found) <= linked | {"index.html"}
     names = {path.name for path in (site / "assets").iterdir()}
-    for figure in ("front", "accuracy", "epochs", "ssim"):
-        assert {f"b-data-b-lenet-{figure}.svg", f"b-data-b-lenet-{figure}.png"} <= names
-    assert {"summary-0.svg", "summary-0.png"} <= names
+    for figure in ("tradeoff", "accuracy", "single-ssim"):
+        assert {f"b-data-b-lenet-{figure}.svg", f"b-data-b-lenet-{figure}.csv"} <= names
+    assert {"b-data-b-lenet-tradeoff-narrow.svg", "summary-0-single.svg"} <= names
+    assert not any(name.endswith(".png") and "single" not in name for name in names)  # pictures of galleries alone
 
 
 def test_hostile_names_stay_text(tmp_path, hostile):
@@ -85,18 +89,21 @@ def test_hostile_names_stay_text(tmp_path, hostile):
 
 
 def test_pages_have_names_of_their_own():
-    from reports.pages import _Names
+    from reports.plan import _Names
     names = _Names()
     assert [names.unique(text) for text in ("CIFAR10 lenet", "cifar10-lenet", "../..", "防御", "index", "x" * 300)] == [
         "cifar10-lenet", "cifar10-lenet-2", "page", "page-2", "index-2", "x" * 60]
 
 
 def test_figures_can_be_drawn_for_more_defenses_than_colours(tmp_path):
-    from reports.drawing import palette
+    from reports.drawing import Palette
     defenses = [f"noise(std={i})" for i in range(25)]
-    drawn = palette(defenses)
-    assert len({(drawn.colours[d], str(drawn.dashes[d]), drawn.markers[d]) for d in defenses}) == 25
-    assert len(set(drawn.colours.values())) == 10
+    single = Palette([(name, [name]) for name in defenses], [None])
+    assert len({(look.colour, str(look.line), look.marker) for look in single.families.values()}) == 25
+    assert len({look.colour for look in single.families.values()}) == 8
+    together = Palette([("none", ["none"]), ("noise(std)", defenses)], ["none"])
+    assert len({(str(together.defenses[name].line), together.defenses[name].marker) for name in defenses}) == 25
+    assert {together.defenses[name].colour for name in defenses} == {together.families["noise(std)"].colour} != {together.families["none"].colour}
     run = write_run(tmp_path / "run", {(name, 0): [0.1, 0.2, 0.3] for name in defenses}, {(name, 0): [0.7, 0.1] for name in defenses})
     write_report([run], tmp_path / "site")
 
@@ -113,13 +120,13 @@ def test_the_gallery_shows_the_stored_images_and_their_scores(tmp_path):
                              {("none", 0): scores, ("mine", 0): scores[::-1]}))
     (section,) = build([run])
     (tmp_path / "assets").mkdir()
-    pictures = Pictures(section)
+    pictures = Pictures(section, SINGLE)
     by_name = {entry.defense: entry for entry in section.board.entries}
     for name, ascending in (("none", False), ("mine", True)):
         gallery = pictures.of_defense(by_name[name], tmp_path, name)
         first, best, worst = gallery.choices
         cell = next(cell for cell in run.cells if cell.trained["defense"] == name)
-        stored = cell.images()[images_key(0, ATTACK, "both")][:, 0].transpose(0, 2, 3, 1)
+        stored = cell.images(SINGLE)[images_key(0, ATTACK, "both")][:, 0].transpose(0, 2, 3, 1)
         assert [choice.rows[1].pictures[0].ssim for choice in (best, worst)] == [0.9, pytest.approx(0.1)]
         assert [p.ssim for p in first.rows[1].pictures] == pytest.approx((scores[::-1] if ascending else scores)[:6])
         strip = np.asarray(Image.open(tmp_path / first.rows[1].file))
@@ -142,15 +149,16 @@ def test_the_worst_case_shows_the_images_of_the_attacks_that_were_chosen(tmp_pat
     from benchmark.store.results import images_key, read_run
     from reports.gallery import Pictures
     from reports.leaderboard import build
+    mode = SINGLE if batch == 1 else str(batch)
     score, ssim = {"a": [1.0, 9.0, 1.0], "b": [2.0, 2.0, 2.0]}, {"a": [0.1, 0.2, 0.8], "b": [0.9, 0.3, 0.7]}
     attacks = {(0, name, "informed"): {"ssim": np.repeat(ssim[name], batch).tolist(), "score": np.repeat(score[name], batch).tolist()} for name in "ab"}
     run = read_run(write_cells(tmp_path / "run", {("d", "m", "mine", seed): {"accuracies": [0.1, 0.2], "attacks": attacks} for seed in (3, 4)},
-                               epochs=1, attacks=["a", "b"], victims=3, batch=batch))
+                               epochs=1, attacks=["a", "b"], victims=3, observed=(mode,)))
     (section,) = build([run])
     (tmp_path / "assets").mkdir()
-    pictures = Pictures(section)
+    pictures = Pictures(section, mode)
     gallery = pictures.of_defense(section.board.entries[0], tmp_path, "x")
-    stored = next(cell for cell in run.cells if cell.trained["seed"] == 3).images()
+    stored = next(cell for cell in run.cells if cell.trained["seed"] == 3).images(mode)
     rows = gallery.choices[0].rows
     assert [row.title for row in rows] == ["original", "informed worst case", "oracle bound", "informed b", "informed a"]
     for row, chosen in ((1, "aba"), (2, "bba")):
@@ -158,7 +166,7 @@ def test_the_worst_case_shows_the_images_of_the_attacks_that_were_chosen(tmp_pat
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / rows[row].file)), np.concatenate(list(expected), axis=1))
         assert [p.ssim for p in rows[row].pictures] == np.repeat([ssim[name][victim] for victim, name in enumerate(chosen)], batch).tolist()
     (worst,) = pictures.of_board(tmp_path, "y").choices[0].rows[1:]
-    assert (worst.title, worst.subtitle) == ("mine", "untrained")
+    assert (worst.title, worst.subtitle) == ("mine", "untrained" if batch == 1 else "untrained, 2 images")
     originals, rebuilt = pictures.example("mine", 0, 2)
     np.testing.assert_array_equal(originals, stored["original"].reshape(-1, 3, 8, 8)[:2])
     np.testing.assert_array_equal(rebuilt[0], stored[images_key(0, "a", "informed")][0, 0])
@@ -172,7 +180,7 @@ def test_the_gallery_of_a_board_shows_the_checkpoint_that_ranks(tmp_path):
     run = write_cells(tmp_path / "run", {("d", "m", "mine", 0): {"accuracies": [0.1, 0.2], "attacks": attacks}}, epochs=5, attacks=["a"], victims=2)
     (section,) = build([read_run(run)])
     (tmp_path / "assets").mkdir()
-    pictures = Pictures(section)
+    pictures = Pictures(section, SINGLE)
     pictures.of_defense(section.board.entries[0], tmp_path, "x")
     (worst,) = pictures.of_board(tmp_path, "y").choices[0].rows[1:]
     assert worst.subtitle == "after 2 epochs" and [picture.ssim for picture in worst.pictures] == [0.9, 0.2]
@@ -182,20 +190,20 @@ def test_the_gallery_of_a_board_shows_the_checkpoint_that_ranks(tmp_path):
 def test_the_curve_of_similarities_gives_the_share_at_least_as_high():
     import pandas as pd
 
-    from reports.figures import _at_least
-    corners = _at_least(pd.Series([0.6, 0.2, 0.6, 0.9]))
+    from reports.figures import at_least
+    corners = at_least(pd.Series([0.6, 0.2, 0.6, 0.9]))
     assert corners.tolist() == [[-1, 1], [0.2, 1], [0.2, 0.75], [0.6, 0.75], [0.6, 0.5], [0.6, 0.5], [0.6, 0.25], [0.9, 0.25], [0.9, 0.0]]
 
 
 def test_the_figure_of_similarities_chooses_settings_by_score(tmp_path):
     """Per victim, blind and informed apart; an attack made once for both is in both."""
     from benchmark.store.results import read_run
-    from reports.figures import _by_name
+    from reports.figures import by_name
     from reports.leaderboard import build
     attacks = {(0, "a(x=1)", "informed"): {"ssim": [0.1, 0.2], "score": [1.0, 9.0]}, (0, "a(x=2)", "informed"): {"ssim": [0.9, 0.3], "score": [2.0, 2.0]},
                (0, "a(x=1)", "blind"): {"ssim": [0.5, 0.5], "score": [0.0, 0.0]}, (0, "b", "both"): {"ssim": [0.6, 0.7], "score": [5.0, 5.0]}}
     run = write_cells(tmp_path / "run", {("d", "m", "mine", 0): {"accuracies": [0.1, 0.2], "attacks": attacks}}, epochs=1, attacks=["a(x=1)", "a(x=2)", "b"], victims=2)
-    found = _by_name(build([read_run(run)])[0].reconstructions)
+    found = by_name(build([read_run(run)])[0].reconstructions)
     assert {place: frame["ssim"].tolist() for place, frame in found.groupby(["name", "knowledge"])} == {
         ("a", "blind"): [0.5, 0.5], ("a", "informed"): [0.1, 0.3], ("b", "blind"): [0.6, 0.7], ("b", "informed"): [0.6, 0.7],
         ("worst case", "blind"): [0.6, 0.7], ("worst case", "informed"): [0.5, 0.5]}
@@ -213,9 +221,9 @@ def test_cautions_are_shown_where_due(tmp_path):
         index = write_report([run], tmp_path / f"{shown}-site")
         forms = {name: (index.parent / name).read_text() for name in ("index.html", "digits-lenet.html", "leaderboard.md")}
         for content in forms.values():
-            assert (ONLY_BLIND in content) is shown and UNFINISHED in content
+            assert (ONLY_BLIND in content) is shown and NOT_TUNED in content
         board = forms["digits-lenet.html"]
-        assert f'<p class="caution">{UNFINISHED}</p>' in board and board.index(UNFINISHED) < board.index("<table")
+        assert f'<p class="caution"><strong>{NOT_TUNED}</strong></p>' in board and board.index(NOT_TUNED) < board.index("<table")
         assert not shown or board.index(ONLY_BLIND) < board.index("<table")
 
 
