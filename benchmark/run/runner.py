@@ -206,6 +206,8 @@ def _check_dataset(grid: Grid, name: str, dataset: Dataset) -> None:
     images, victims = len(dataset.train), grid.evaluation.victims
     if victims > images:
         raise InputError(f"dataset {name} has {images} training images, but evaluation.victims is {victims}")
+    if grid.tuning is not None and dataset.train.labels.bincount().max() < 2:
+        raise InputError(f"dataset {name} has one training image of each class, so that none can be kept apart to tune by (tuning)")
     trained = [grid.training.batch_size] if grid.tuning is None else grid.tuning.batch_sizes
     largest = max(grid.evaluation.images_of(mode, batch) for mode in grid.evaluation.observed for batch in trained)
     private = images - most_public(images - victims)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from run_cases import CPU, TUNING, Silent, comparable, grid_of, run, trials, tuned_grid_of
 
 import defenses
@@ -234,6 +235,17 @@ def test_validation_images_are_training_images_by_class_the_same_for_all_and_no_
         assert images(*train_images) == images(*whole.train.tensors()[:2]) and images(*test_images) == images(*whole.test.tensors()[:2])
 
 
+def test_a_data_set_that_has_nothing_to_validate_by_is_refused(tmp_path):
+    for name in ("blue", "red"):
+        for split in ("train", "test"):
+            (tmp_path / "one" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8), name).save(tmp_path / "one" / split / name / "0.png")
+    changes = {"attacks": [], "evaluation": {"victims": 1}}
+    assert len(runner.identify(grid_of(tmp_path / "one", **changes), CPU).cells) == 4
+    with pytest.raises(InputError, match="dataset one has one training image of each class, so that none can be kept apart"):
+        runner.identify(tuned_grid_of(tmp_path / "one", **changes), CPU)
+
+
 def test_seeds_and_attacks_that_are_added_use_the_trials_that_are_there(shapes, made, tmp_path):
     """Trials have no seed: a larger grid has the same."""
     small, large = (runner.identify(tuned_grid_of(shapes, **changes), CPU).trials for changes in (
@@ -328,7 +340,9 @@ def test_trials_of_another_run_are_taken_where_they_are_whole(shapes, made, fini
     larger = tuned_grid_of(shapes, seeds=[0, 1, 2], attacks=[])
     begun, measure = [], serial.measure
     monkeypatch.setattr(serial, "measure", lambda work, *arguments: (begun.append(work), measure(work, *arguments))[1])
-    assert run(larger, tmp_path / "run", models_from=[finished]) == runner.Outcome(kept=4, finished=2, failed=0)
+    display = Silent()
+    assert run(larger, tmp_path / "run", display, models_from=[finished]) == runner.Outcome(kept=4, finished=2, failed=0)
+    assert "tuning: 1 trials" in display.messages[1] and not any("was moved" in message for message in display.messages)
     of_trials = [work for work in begun if isinstance(work, TrialWork)]
     assert len(of_trials) == 1 and sorted(work.spec.seed for work in begun if isinstance(work, Work) and work.weights is None) == [2, 2]
     pd.testing.assert_frame_equal(trials(tmp_path / "run"), trials(made))
