@@ -88,7 +88,7 @@ class Grid(Strict):
     image_size: Annotated[int, Field(ge=7)] | None = None
     models: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("lenet",)
     defenses: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("none",)
-    attacks: Annotated[tuple[str, ...], Field(strict=False)] = ("inverting-gradients",)
+    attacks: Annotated[tuple[str, ...], Field(strict=False, validate_default=True)] = ("inverting-gradients",)
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1, strict=False)] = (0,)
     training: Training = Training()
     tuning: Tuning | None = None
