@@ -72,6 +72,7 @@ class Evaluation(specification.Evaluation):
     rounds: PositiveInt = 1
     knowledge: Knowledge = ("blind", "informed")
     candidates: Count = 1000
+    public: PositiveInt = 2000
 
 
 def tuning_meant(value: Any) -> Any:

@@ -123,7 +123,8 @@ class Evaluation(Strict):
     many gradients are attacked that ``images`` are behind them; ``labels`` whether the attacker is given them; ``rounds`` how often
     each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the defense:
     ``blind`` ones nothing, ``informed`` ones what it discloses; ``candidates`` among how many images each victim's own is looked
-    for (0: identification is not measured).
+    for (0: identification is not measured), and ``public`` how many other images attackers then have at most, where gradients are of
+    several.
     """
 
     checkpoints: Checkpoints
@@ -134,6 +135,7 @@ class Evaluation(Strict):
     rounds: PositiveInt
     knowledge: Knowledge
     candidates: Count
+    public: PositiveInt
 
     @field_validator("observed")
     @classmethod

@@ -86,6 +86,6 @@ def even(count: int) -> int:
 def filled(count: int, width: int, images: int) -> int:
     """Slots for ``count`` victims of so many images each, where ``width``, an even number, are worked on at once: as many, or up to
     three more, so that victims are rounded alike. Where their images, which are the rows of most products, are a multiple of four
-    already, two slots are enough (measured on LeNet and MLP: one alone, and five, are rounded otherwise)."""
-    slots = max(2, count) if count < _ALIKE and images % _ALIKE == 0 else -(-count // _ALIKE) * _ALIKE
+    already, two and three are enough (measured on LeNet and MLP; five are not). One that is attacked alone is left alone."""
+    slots = count if count < _ALIKE and images % _ALIKE == 0 else -(-count // _ALIKE) * _ALIKE
     return slots if slots <= width else count

@@ -83,7 +83,7 @@ def draw_pools(dataset: Dataset, victims: Victims, evaluation: Evaluation, seed:
     """
     labels, alike = _labels(dataset), dataset.train.alike
     several = victims.batch_size > 1
-    public = public_images(dataset, victims.indices[:, 0], seed) if several else np.array([], dtype=np.int64)
+    public = public_images(dataset, victims.indices[:, 0], evaluation, seed) if several else np.array([], dtype=np.int64)
     free = ~np.isin(alike, alike[public])
     # One image of those with the same pixels, in each class or in all.
     known = evaluation.labels == "known"

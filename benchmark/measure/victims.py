@@ -15,9 +15,6 @@ from benchmark.data.loaders import LabelledImages
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
 
-#: Most public images, from which the covariance of the gradients of companions is estimated.
-_PUBLIC = 2000
-
 
 @dataclass(frozen=True)
 class Victims:
@@ -82,7 +79,7 @@ def choose_victims(dataset: Dataset, evaluation: Evaluation, batch_size: int, se
     targets = _order(len(split), seed, dataset.name, "victims")[:evaluation.victims]
     indices = targets[:, None]
     if batch_size > 1:
-        private = np.flatnonzero(~np.isin(split.alike, split.alike[public_images(dataset, targets, seed)]))
+        private = np.flatnonzero(~np.isin(split.alike, split.alike[public_images(dataset, targets, evaluation, seed)]))
         if len(private) < batch_size:
             raise ValueError(f"gradients of {batch_size} images need as many training images beside the public ones, "
                              f"got {len(private)}")
@@ -94,17 +91,17 @@ def choose_victims(dataset: Dataset, evaluation: Evaluation, batch_size: int, se
     return Victims(split, indices, tuple(range(evaluation.victims)))
 
 
-def public_images(dataset: Dataset, targets: np.ndarray, seed: int) -> np.ndarray:
-    """Images that attackers have beside their candidates, given the targets of all victims: none looks like one of these. At most
-    half of what is no target, so that as many are left for companions and pools."""
+def public_images(dataset: Dataset, targets: np.ndarray, evaluation: Evaluation, seed: int) -> np.ndarray:
+    """Images that attackers have beside their candidates, given the targets of all victims: none looks like one of these. From them
+    the covariance of the gradients of companions is estimated."""
     others = np.flatnonzero(~np.isin(dataset.train.alike, dataset.train.alike[targets]))
     order = others[_order(len(others), seed, dataset.name, "public")]
-    return order[:most_public(len(others))]
+    return order[:most_public(evaluation, len(others))]
 
 
-def most_public(others: int) -> int:
-    """How many of so many images that are no targets are public."""
-    return min(_PUBLIC, others // 2)
+def most_public(evaluation: Evaluation, others: int) -> int:
+    """How many of so many images that are no targets are public: at most half, so that as many are left for companions and pools."""
+    return min(evaluation.public, others // 2)
 
 
 def _order(count: int, seed: int, *purpose: str | int) -> np.ndarray:

@@ -210,7 +210,7 @@ def _check_dataset(grid: Grid, name: str, dataset: Dataset) -> None:
         raise InputError(f"dataset {name} has one training image of each class, so that none can be kept apart to tune by (tuning)")
     trained = [grid.training.batch_size] if grid.tuning is None else grid.tuning.batch_sizes
     largest = max(grid.evaluation.images_of(mode, batch) for mode in grid.evaluation.observed for batch in trained)
-    private = images - most_public(images - victims)
+    private = images - most_public(grid.evaluation, images - victims)
     if largest > 1 and largest > private:
         raise InputError(f"dataset {name} has {images} training images, of which {images - private} are public: gradients of "
                          f"{largest} images cannot be observed (evaluation.observed)")

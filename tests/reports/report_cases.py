@@ -64,7 +64,7 @@ def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, e
         "grid": {"training": {"epochs": epochs, "optimizer": "adam", "batch_size": batch_size, "learning_rate": 1e-3, "precision": "float32"},
                  "tuning": tuning if tried else None,
                  "evaluation": {"victims": victims, "observed": list(observed), "images": 1024, "labels": "known", "checkpoints": [0],
-                                "rounds": 1, "knowledge": list(known), "candidates": candidates},
+                                "rounds": 1, "knowledge": list(known), "candidates": candidates, "public": 2000},
                  "attacks": attacks, "image_size": None},
         "determinants": {"leakboard": "1", "torch": "2", "opacus": "1", "device": "cpu", "plugins": {}, "portfolio": 1,
                          "fingerprints": {cell[0]: hashlib.sha256(cell[0].encode()).hexdigest() for cell in every}},

@@ -311,7 +311,7 @@ def test_the_overview_is_ordered_by_the_mean_rank_over_boards(tmp_path):
         return {"accuracies": [0.1, accuracy], "attacks": {(0, "a", "both"): [0.9] * asr + [0.1] * (64 - asr)},
                 "identifications": {(0, "both"): {"better": [99] * better + [0] * (64 - better)}}}
     run = write_cells(tmp_path / "run", {
-        ("d", "m", "x", 0): cell(0.5, 0, 64), ("d", "m", "y", 0): cell(0.4, 16), ("d", "m", "z", 0): cell(0.9, 0, 63), ("d", "m", "chance", 0): cell(0.1, 0),
+        ("d", "m", "x", 0): cell(0.5, 0, 64), ("d", "m", "y", 0): cell(0.4, 16), ("d", "m", "z", 0): cell(0.9, 0, 64), ("d", "m", "chance", 0): cell(0.1, 0),
         ("e", "m", "x", 0): cell(0.5, 64), ("e", "m", "y", 0): cell(0.4, 0, 64)}, epochs=1, attacks=["a"], victims=64, candidates=100)
     boards = [section.board for section in build([results.read_run(run)])]
     assert [ranks(board) for board in boards] == [[(1, "z"), (2, "x"), (3, "y"), (None, "chance")], [(1, "y"), (2, "x")]]

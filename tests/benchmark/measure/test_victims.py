@@ -21,7 +21,7 @@ def chosen(dataset, victims, batch_size, seed=0):
 def private(dataset, victims, seed=0):
     """Images that look like no public one."""
     alike = dataset.train.alike
-    public = public_images(dataset, chosen(dataset, victims, 1, seed).indices[:, 0], seed)
+    public = public_images(dataset, chosen(dataset, victims, 1, seed).indices[:, 0], Evaluation(), seed)
     return np.flatnonzero(~np.isin(alike, alike[public]))
 
 
@@ -57,9 +57,9 @@ def test_what_is_public_looks_like_no_target_and_leaves_as_much(made, victims, s
     dataset = dataset_of(**made)
     alike = dataset.train.alike
     targets = chosen(dataset, min(victims, len(alike)), 1, seed).indices[:, 0]
-    public = public_images(dataset, targets, seed)
+    public = public_images(dataset, targets, Evaluation(), seed)
     others = np.flatnonzero(~np.isin(alike, alike[targets]))
-    assert set(public) <= set(others) and len(set(public)) == len(public) == most_public(len(others)) == min(2000, len(others) // 2)
+    assert set(public) <= set(others) and len(set(public)) == len(public) == most_public(Evaluation(), len(others)) == min(2000, len(others) // 2)
 
 
 def test_victims_share_companions_since_there_are_too_few_images():
