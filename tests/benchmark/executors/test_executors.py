@@ -132,8 +132,9 @@ def test_a_training_the_identification_and_each_attack_are_tasks_of_their_own(sh
 
 def test_a_tuned_grid_gives_the_same_trials_and_choices(shapes, tmp_path, cluster, loaded):
     """One that fails, too, and a defense of a plugin."""
-    grid = tuned_grid_of(shapes, defenses=["noise(std=[0.01, 0.1])", "broken", "halved"], seeds=[0], attacks=["inverting-gradients(iterations=1)"],
-                         evaluation={"checkpoints": [-1], "victims": 2, "observed": ["as-trained"]})
+    grid = tuned_grid_of(shapes, defenses=["noise(std=[0.01, 0.1])", "broken", "halved"], seeds=[0], attacks=[],
+                         tuning={"step_sizes": [1e-3, 1e-2], "batch_sizes": [8]},
+                         evaluation={"checkpoints": [-1], "victims": 2, "observed": ["as-trained"], "candidates": 0})
     outcome = run_by_ray(grid, tmp_path / "ray", cluster.address, loaded=[loaded])
     assert outcome == runner.Outcome(kept=0, finished=3, failed=1)
     with executors.create("serial", threads=1) as executor:

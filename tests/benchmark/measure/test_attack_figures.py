@@ -67,7 +67,7 @@ def test_precode_on_medical_mnist_in_the_worst_case():
     victims, observation = observed("precode", dataset="medical-mnist", victims=4)
     rows = pd.DataFrame([row for attack in ("inverting-gradients(iterations=1000)", "see-through-gradients(iterations=1000)")
                          for row in rebuild(attacks.create(attack), observation, victims, 0).rows])
-    chosen = worst_case.informed(rows.assign(defense="precode", seed=0, checkpoint_epoch=0))
+    chosen = worst_case.informed(rows.assign(defense="precode", seed=0, checkpoint_epoch=0, observed="single"))
     assert len(chosen) == 4 and np.mean(chosen["ssim"] >= 0.6) >= 0.9
 
 
@@ -82,7 +82,7 @@ def test_who_knows_more_does_not_do_worse(defense, epochs):
     """The worst case of informed attackers against that of blind ones, on the same 128 digits."""
     victims, observation = observed(defense, dataset="mnist5k", epochs=epochs, victims=128)
     rows = pd.DataFrame([row for attack in MEMBERS for row in rebuild(attacks.create(attack), observation, victims, 0).rows])
-    rows = rows.assign(defense=defense, seed=0, checkpoint_epoch=epochs)
+    rows = rows.assign(defense=defense, seed=0, checkpoint_epoch=epochs, observed="single")
     informed, blind = (chosen.sort_values("victim")["ssim"].to_numpy() for chosen in (worst_case.informed(rows), worst_case.blind(rows)))
     assert len(informed) == len(blind) == 128
     print(f"{defense}, {epochs} epochs: informed {np.mean(informed >= 0.6):.2f}, {informed.mean():.2f}; "
