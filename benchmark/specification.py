@@ -123,8 +123,8 @@ class Evaluation(Strict):
     many gradients are attacked that ``images`` are behind them; ``labels`` whether the attacker is given them; ``rounds`` how often
     each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the defense:
     ``blind`` ones nothing, ``informed`` ones what it discloses; ``candidates`` among how many images each victim's own is looked
-    for (0: identification is not measured), and ``public`` how many other images attackers then have at most, where gradients are of
-    several.
+    for (0: identification is not measured), and ``public`` how many other images attackers then have at most, where gradients are
+    of several.
     """
 
     checkpoints: Checkpoints

@@ -100,7 +100,8 @@ def public_images(dataset: Dataset, targets: np.ndarray, evaluation: Evaluation,
 
 
 def most_public(evaluation: Evaluation, others: int) -> int:
-    """How many of so many images that are no targets are public: at most half, so that as many are left for companions and pools."""
+    """How many of so many images that are no targets are public: at most half, so that as many are left for companions and
+    pools."""
     return min(evaluation.public, others // 2)
 
 
