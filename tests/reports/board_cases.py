@@ -46,7 +46,7 @@ def board(*entries, observed=(SINGLE,), tuned=False, undefended=None, knowledge=
         training=Training(epochs=2, optimizer="adam", learning_rate=1e-3, batch_size=64, precision="float32"),
         tuning=Tuning(step_sizes=(1e-3,), batch_sizes=(64,), optimizers=("adam",), validation=0.1, epochs=None) if tuned else None,
         evaluation=Evaluation(checkpoints=(0,), victims=128, observed=observed, images=1024, labels="known", rounds=1, knowledge=knowledge,
-                              candidates=candidates),
+                              candidates=candidates, public=2000),
         attacks=attacks, image_size=None, fingerprint="0" * 64, portfolio=1)
     families = [Family(name, "p" if len(defenses) > 1 else None, defenses, submission=submission) for (name, submission), defenses in members.items()]
     return Board("d", "m", protocol, undefended, families, list(entries))
