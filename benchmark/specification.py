@@ -55,8 +55,12 @@ class TrialSpec(BaseModel):
 
     @property
     def name(self) -> str:
-        return (f"{self.dataset} / {self.model} / {self.defense} / trial of {self.optimizer}, step size {self.learning_rate:g}, "
-                f"batch size {self.batch_size}")
+        return f"{self.dataset} / {self.model} / {self.defense} / {self.combination}"
+
+    @property
+    def combination(self) -> str:
+        """What is tried, as text."""
+        return f"trial of {self.optimizer}, step size {self.learning_rate:g}, batch size {self.batch_size}"
 
 
 class AttackSpec(BaseModel):

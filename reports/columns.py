@@ -69,7 +69,7 @@ def family_columns(board: Board) -> list[Column[Family]]:
         Column("free privacy", "the least that a strength leaks which loses at most "
                f"{100 * thresholds.loss:g} points of the undefended model's accuracy, gradients {text.mode(first)}: the higher of "
                "worst-case ASR and top-1; and which strength it is", True,
-               lambda f: Value("none", LAST) if f.free is None else Value(text.leaked(f.free), f.free.leakage)),
+               lambda f: Value(text.leaked(f.free), LAST if f.free is None else f.free.leakage)),
         Column("least leakage", "of any strength, at whatever accuracy", False, lambda f: number(f.leakage, 2)),
         Column("validation accuracy", "by which the safe strength was chosen", False,
                lambda f: number(f.standing(first).validation, 3)),

@@ -12,7 +12,8 @@ import pandas as pd
 from PIL import Image
 
 from benchmark.errors import InputError
-from benchmark.store.results import Cell, images_key
+from benchmark.store.layout import images_key
+from benchmark.store.results import Cell
 from reports.entries import AttackResult, Entry
 from reports.leaderboard import Section
 from reports.text import attacker, checkpoint

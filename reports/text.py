@@ -238,9 +238,9 @@ def safe(standing: Standing, family: Family) -> str:
     return "at chance" if family.at_chance else "none" if family.leakage is not None else ABSENT
 
 
-def leaked(found: FreePrivacy) -> str:
-    """What a strength leaks, and which one it is."""
-    return f"{number(found.leakage)} ({found.defense})"
+def leaked(found: FreePrivacy | None) -> str:
+    """What a strength leaks, and which one it is; that there is none that costs little."""
+    return "none" if found is None else f"{number(found.leakage)} ({found.defense})"
 
 
 def scored(result: IdentificationResult) -> str:

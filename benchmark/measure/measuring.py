@@ -27,9 +27,9 @@ from benchmark.measure.pools import draw_pools
 from benchmark.measure.training import make_private, train
 from benchmark.measure.victim_memory import Chunks
 from benchmark.measure.victims import Victims, choose_victims
-from benchmark.measure.work import Advanced, Attacked, EpochEnded, Event, Identified, Note, Trained, TrialWork, Tried, Work
+from benchmark.measure.work import Advanced, Attacked, EpochEnded, Event, Identified, Note, Todo, Trained, TrialWork, Tried, Work
 from benchmark.specification import AttackSpec, CellSpec, TrialSpec
-from benchmark.store import results
+from benchmark.store import layout
 from defenses import Private
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
@@ -42,7 +42,7 @@ _STORED = 128
 _Found = TypeVar("_Found")
 
 
-def measure(work: Work | TrialWork, dataset: Dataset, tell: Callable[[Event], None]) -> None:
+def measure(work: Todo, dataset: Dataset, tell: Callable[[Event], None]) -> None:
     """Do the work, telling each part as soon as it is done. Every random draw follows from the seed of the cell and what it is for,
     so that parts can be measured in any order, place and time."""
     if isinstance(work, TrialWork):
@@ -79,7 +79,7 @@ def _columns(spec: CellSpec | TrialSpec) -> dict[str, Any]:
 
 
 def _try(work: TrialWork, dataset: Dataset, share: _Share) -> Tried:
-    """Train on a part of the training images, which the data set here consists of, and test on the others."""
+    """Train in a data set whose test images are the validation images (:meth:`Dataset.without_test`), and test on these."""
     started, spec, columns = time.perf_counter(), work.spec, _columns(work.spec)
     cell = CellSpec(dataset=spec.dataset, model=spec.model, defense=spec.defense, seed=_TRIAL_SEED)
     private = make_private(defenses.create(spec.defense), dataset, spec.model, work.training, _TRIAL_SEED)
@@ -175,7 +175,7 @@ class _Observing:
             rows += [{**self._columns(epoch), **row} for row in of_epoch]
             for knowledge in order:
                 ordered = np.concatenate([part.images[knowledge] for part in parts])
-                images[results.images_key(epoch, attack.label, knowledge)] = _uint8(ordered[:stored])
+                images[layout.images_key(epoch, attack.label, knowledge)] = _uint8(ordered[:stored])
             self._share.done += 1
         info = {"attack": attack.label, "observed": self._mode, "inapplicable": inapplicable, **self._made(started)}
         return Attacked(key, info, rows, images)

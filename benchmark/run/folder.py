@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock
 
 from benchmark.errors import InputError
-from benchmark.store import recording, results, run_lock
+from benchmark.store import layout, recording, results, run_lock
 
 
 def claim(out: Path, manifest: dict[str, Any]) -> FileLock:
@@ -28,7 +28,7 @@ def claim(out: Path, manifest: dict[str, Any]) -> FileLock:
             recording.remove_drafts(out)
             if existing is None or any(existing.get(added) != manifest[added] for added in ("attacks", "identifications")):
                 recording.write_atomically(out / "run.json", json.dumps(manifest, indent=1))
-            for folder in (results.TRIALS_FOLDER, results.CELLS_FOLDER):  # behind run.json, without which a folder is no run
+            for folder in (layout.TRIALS_FOLDER, layout.CELLS_FOLDER):  # behind run.json, without which a folder is no run
                 (out / folder).mkdir(exist_ok=True)
         except BaseException:
             held.release()

@@ -28,7 +28,7 @@ from benchmark.run.progress import Display
 from benchmark.run.provenance import provenance
 from benchmark.run.recorder import Recorder
 from benchmark.specification import AttackSpec, CellSpec, TrialSpec
-from benchmark.store import recording, results
+from benchmark.store import layout, recording, results
 from benchmark.store.result_files import read_checkpoint
 
 
@@ -139,8 +139,8 @@ def run(plan: Plan, display: Display, executor: Executor | None = None) -> Outco
     does not stop the others; what is damaged on disk is set aside and measured again."""
     executor = executor or Serial()
     try:
-        for folder in (*(results.trial_folder(plan.out, key) for key in plan.trials),
-                       *(results.cell_folder(plan.out, key) for key in plan.cells)):
+        for folder in (*(layout.trial_folder(plan.out, key) for key in plan.trials),
+                       *(layout.cell_folder(plan.out, key) for key in plan.cells)):
             for part, problem in results.damage(folder).items():
                 display.message(f"{problem}; it was moved to {recording.set_aside(plan.out, folder, part)}")
         found = {key: _found(plan, key) for key in plan.cells}
@@ -179,7 +179,7 @@ def _work(plan: Plan, key: str) -> Work:
     grid, spec = plan.grid, plan.cells[key]
     points = grid.checkpoints()
     cell, missing = _found(plan, key)
-    weights = None if cell is None else {epoch: read_checkpoint(results.checkpoint_path(cell.folder, epoch)) for epoch in points}
+    weights = None if cell is None else {epoch: read_checkpoint(layout.checkpoint_path(cell.folder, epoch)) for epoch in points}
     training = tuning.training_for(plan.out, plan.trials, spec, grid, cell)
     return Work(spec, training, grid.evaluation, points, weights,
                 {attack: of for attack, of in plan.attacks.items() if attack in missing},
@@ -190,13 +190,13 @@ def _take_models(plan: Plan, folder: Path) -> None:
     """Copy trials, and trained models that hold all checkpoints of this run, of another run, where they are whole."""
     needed = set(plan.grid.checkpoints())
     for key in plan.trials:
-        source = results.trial_folder(folder, key)
-        if source.is_dir() and not results.trial_folder(plan.out, key).exists() and not results.damage(source):
+        source = layout.trial_folder(folder, key)
+        if source.is_dir() and not layout.trial_folder(plan.out, key).exists() and not results.damage(source):
             recording.copy_trial(folder, key, plan.out)
     for key in plan.cells:
-        source = results.cell_folder(folder, key)
-        if (source / results.TRAINED).is_dir() and not (results.cell_folder(plan.out, key) / results.TRAINED).exists() \
-                and results.TRAINED not in results.damage(source):
+        source = layout.cell_folder(folder, key)
+        if (source / layout.TRAINED).is_dir() and not (layout.cell_folder(plan.out, key) / layout.TRAINED).exists() \
+                and layout.TRAINED not in results.damage(source):
             cell, _ = results.find_cell(folder, key, {})
             if cell is not None and needed <= set(cell.trained["checkpoints"]):
                 recording.copy_trained(folder, key, plan.out)

@@ -61,14 +61,10 @@ def chosen(run: Path, trials: Mapping[str, TrialSpec], cell: CellSpec, training:
         if results.find_trial(run, key) is None:
             path = run / "failures" / f"{key}.json"
             reason = read_json(path, "").get("error") if path.is_file() else "it is not done"
-            raise NotTuned(f"the {_text(spec)} failed: {reason}")
+            raise NotTuned(f"the {spec.combination} failed: {reason}")
         made += tried(results.read_trial(run, key, spec))
     found = best(made)
     if found is None:
-        losses = "; ".join(f"{_text(one.spec)}: loss {one.train_loss:g}" for one in made)
+        losses = "; ".join(f"{one.spec.combination}: loss {one.train_loss:g}" for one in made)
         raise NotTuned(f"all {len(made)} trials diverged: {losses}")
     return training_of(found.spec, training)
-
-
-def _text(spec: TrialSpec) -> str:
-    return f"trial of {spec.optimizer}, step size {spec.learning_rate:g}, batch size {spec.batch_size}"

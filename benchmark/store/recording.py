@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmark.store.results import (
+from benchmark.store.layout import (
     CELLS_FOLDER,
     TRAINED,
     TRIALS_FOLDER,

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from benchmark.errors import InputError, first_error
 from benchmark.specification import AttackSpec, CellSpec, Count, FamilySpec, Mode, TrialSpec
+from benchmark.store.tables import IDENTIFICATIONS, KNOWLEDGE, RECONSTRUCTIONS, TRAINING
 
 REPAIR = "the command of the run sets it aside and measures it again"
 
@@ -134,6 +135,35 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         raise InputError(f"{path} is not a readable table: {reason}; {REPAIR}") from error
     if not table.schema.equals(schema):
         raise InputError(f"{path} has other columns than this version of leakboard writes; {REPAIR}")
+    return table
+
+
+def read_training(path: Path) -> pa.Table:
+    """As :func:`read_table`, of :data:`benchmark.store.tables.TRAINING`."""
+    return read_table(path, TRAINING)
+
+
+def read_reconstructions(path: Path) -> pa.Table:
+    """As :func:`read_table`, of :data:`benchmark.store.tables.RECONSTRUCTIONS`; what attackers know is one of those words."""
+    return _of_known_attackers(read_table(path, RECONSTRUCTIONS), path)
+
+
+def read_identifications(path: Path) -> pa.Table:
+    """As :func:`read_reconstructions`, of :data:`benchmark.store.tables.IDENTIFICATIONS`; ranks are ranks among the candidates."""
+    table = _of_known_attackers(read_table(path, IDENTIFICATIONS), path)
+    # In numpy: a run has thousands of these tables of some rows, and pandas takes ten times as long. What is missing is no number.
+    better, tied, candidates, share, mu, seconds = (np.asarray(table[name], dtype=float) for name in (
+        "better", "tied", "candidates", "label_share", "mu", "seconds"))
+    right = (better >= 0) & (tied >= 0) & (better + tied < candidates) & (candidates >= 2) & (seconds >= 0) & (
+        np.isnan(share) | ((share >= 0) & (share <= 1))) & (np.isnan(mu) | (mu > 0))
+    if not right.all() or any(table[name].null_count for name in ("checkpoint_epoch", "method", "exact", "victim")):
+        raise InputError(f"{path}: a row lacks something, or is no rank among its candidates; {REPAIR}")
+    return table
+
+
+def _of_known_attackers(table: pa.Table, path: Path) -> pa.Table:
+    for unknown in set(table["knowledge"].unique().to_pylist()) - set(KNOWLEDGE):
+        raise InputError(f"{path}: knowledge must be one of {', '.join(KNOWLEDGE)}, got {unknown!r}; {REPAIR}")
     return table
 
 

@@ -1,17 +1,7 @@
 """A run on disk: what it holds, and how it is read. Imports no torch.
 
-A run folder holds
-
-- ``run.json``: the grid, its families of defenses, its trials, cells, attacks and identifications by their keys, which of the
-  defenses is the plain client, what else determines the results, and where and how they were made;
-- ``trials/KEY/``: what was tried to tune a defense, put there in one step: ``part.json`` and ``trial.parquet``;
-- ``cells/KEY/``: the parts of each cell (dataset, model, defense, seed), put there in one atomic step each: ``trained/`` with
-  ``part.json``, ``training.parquet`` and ``checkpoint-EPOCH.safetensors``, for each attack on gradients of so many images
-  ``attack-KEY/`` with ``part.json``, ``reconstructions.parquet`` and ``images.npz``, and likewise ``identification-KEY/`` with
-  ``part.json`` and ``identifications.parquet`` (written by :mod:`benchmark.store.recording`);
-- ``failures/KEY.json``: the error of a trial or cell that failed.
-
-A cell is finished when it is trained, and all attacks of the grid and the identifications are there.
+What is where is in :mod:`benchmark.store.layout`. A cell is finished when it is trained, and all attacks of the grid and the
+identifications are there.
 """
 
 from __future__ import annotations
@@ -27,8 +17,17 @@ import pyarrow as pa
 
 from benchmark.errors import InputError
 from benchmark.specification import CellSpec, TrialSpec
+from benchmark.store.layout import (
+    IDENTIFICATION,
+    TRAINED,
+    TRIALS_FOLDER,
+    attack_folder,
+    cell_folder,
+    checkpoint_path,
+    identification_folder,
+    trial_folder,
+)
 from benchmark.store.result_files import (
-    REPAIR,
     AttackedPart,
     Failure,
     IdentifiedPart,
@@ -37,21 +36,15 @@ from benchmark.store.result_files import (
     TrialPart,
     check,
     read_checkpoint,
+    read_identifications,
     read_images,
     read_json,
     read_part,
+    read_reconstructions,
     read_table,
+    read_training,
 )
-from benchmark.store.tables import IDENTIFICATIONS, KNOWLEDGE, RECONSTRUCTIONS, TRAINING, TRIALS
-
-#: How the names of the folders of attacks and of the identification begin.
-_ATTACK, _IDENTIFICATION = "attack-", "identification-"
-
-#: The folders of a run's trials and cells.
-TRIALS_FOLDER, CELLS_FOLDER = "trials", "cells"
-
-#: The folder of a cell's training within that of the cell.
-TRAINED = "trained"
+from benchmark.store.tables import IDENTIFICATIONS, RECONSTRUCTIONS, TRAINING, TRIALS
 
 #: Version of the folder's layout and the tables' columns.
 FORMAT = 6
@@ -130,36 +123,6 @@ class Run(FoundRun):
     cells: Sequence[MeasuredCell]
 
 
-def images_key(checkpoint_epoch: int, attack: str, knowledge: str) -> str:
-    """Name of an attack's reconstructions among the images of a cell; ``knowledge`` is one of :data:`KNOWLEDGE`."""
-    return f"epoch {checkpoint_epoch} {knowledge} {attack}".replace("/", " ")
-
-
-def cell_folder(run: Path, key: str) -> Path:
-    """Where a run keeps the parts of a cell."""
-    return run / CELLS_FOLDER / key
-
-
-def trial_folder(run: Path, key: str) -> Path:
-    """Where a run keeps a trial."""
-    return run / TRIALS_FOLDER / key
-
-
-def attack_folder(key: str) -> str:
-    """The name of an attack's folder within that of a cell."""
-    return f"{_ATTACK}{key}"
-
-
-def identification_folder(key: str) -> str:
-    """As :func:`attack_folder`, of an identification."""
-    return f"{_IDENTIFICATION}{key}"
-
-
-def checkpoint_path(folder: Path, epoch: int) -> Path:
-    """Where the training of a cell, whose folder this is, keeps the weights after an epoch."""
-    return folder / TRAINED / f"checkpoint-{epoch:04d}.safetensors"
-
-
 def find_cell(run: Path, key: str, attacks: Iterable[str], identifications: Iterable[str] = ()) -> tuple[Cell | None, list[str]]:
     """A cell as it stands on disk, None before it is trained, and the keys of the attacks and identifications that are missing.
 
@@ -211,12 +174,12 @@ def damage(cell: Path) -> dict[str, str]:
                 for epoch in read_part(part, TrainedPart)["checkpoints"]:
                     read_checkpoint(checkpoint_path(cell, epoch))
                 read_table(part / "training.parquet", TRAINING)
-            elif part.name.startswith(_IDENTIFICATION):
+            elif part.name.startswith(IDENTIFICATION):
                 read_part(part, IdentifiedPart)
-                _identifications(part / "identifications.parquet")
+                read_identifications(part / "identifications.parquet")
             else:
                 read_part(part, AttackedPart)
-                _reconstructions(part / "reconstructions.parquet")
+                read_reconstructions(part / "reconstructions.parquet")
                 read_images(part / "images.npz")
         except InputError as error:
             found[part.name] = str(error)
@@ -287,8 +250,8 @@ def with_tables(cell: Cell, spec: CellSpec) -> MeasuredCell:
     Raises:
         InputError: one is damaged, or has rows of another cell.
     """
-    read = {"training": (TRAINING, _training), "reconstructions": (RECONSTRUCTIONS, _reconstructions),
-            "identifications": (IDENTIFICATIONS, _identifications)}
+    read = {"training": (TRAINING, read_training), "reconstructions": (RECONSTRUCTIONS, read_reconstructions),
+            "identifications": (IDENTIFICATIONS, read_identifications)}
     parts = cell.attacks | cell.identified
     tables = {kind: [schema.empty_table()] for kind, (schema, _) in read.items()}
     for path in cell.tables():
@@ -305,7 +268,7 @@ def trained_by(cell: Cell) -> dict[str, Any]:
     Raises:
         InputError: its table is damaged.
     """
-    table = _training(cell.folder / TRAINED / "training.parquet")
+    table = read_training(cell.folder / TRAINED / "training.parquet")
     return {name: table[name][0].as_py() for name in ("optimizer", "learning_rate", "batch_size")}
 
 
@@ -339,29 +302,3 @@ def _require_modes(cell: Cell, manifest: dict[str, Any]) -> None:
 
 def _obstacles(parts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"observed": info["observed"], **obstacle} for info in parts.values() for obstacle in info["inapplicable"]]
-
-
-def _training(path: Path) -> pa.Table:
-    return read_table(path, TRAINING)
-
-
-def _reconstructions(path: Path) -> pa.Table:
-    return _of_known_attackers(read_table(path, RECONSTRUCTIONS), path)
-
-
-def _identifications(path: Path) -> pa.Table:
-    table = _of_known_attackers(read_table(path, IDENTIFICATIONS), path)
-    # In numpy: a run has thousands of these tables of some rows, and pandas takes ten times as long. What is missing is no number.
-    better, tied, candidates, share, mu, seconds = (np.asarray(table[name], dtype=float) for name in (
-        "better", "tied", "candidates", "label_share", "mu", "seconds"))
-    right = (better >= 0) & (tied >= 0) & (better + tied < candidates) & (candidates >= 2) & (seconds >= 0) & (
-        np.isnan(share) | ((share >= 0) & (share <= 1))) & (np.isnan(mu) | (mu > 0))
-    if not right.all() or any(table[name].null_count for name in ("checkpoint_epoch", "method", "exact", "victim")):
-        raise InputError(f"{path}: a row lacks something, or is no rank among its candidates; {REPAIR}")
-    return table
-
-
-def _of_known_attackers(table: pa.Table, path: Path) -> pa.Table:
-    for unknown in set(table["knowledge"].unique().to_pylist()) - set(KNOWLEDGE):
-        raise InputError(f"{path}: knowledge must be one of {', '.join(KNOWLEDGE)}, got {unknown!r}; {REPAIR}")
-    return table

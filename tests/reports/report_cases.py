@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmark.specification import AS_TRAINED, SINGLE, TrialSpec
 from benchmark.store import recording, results
-from benchmark.store.results import images_key
+from benchmark.store.layout import images_key
 from benchmark.store.trials import Tried, best
 
 ATTACK = "inverting-gradients(iterations=1)"

@@ -112,7 +112,8 @@ def test_the_gallery_shows_the_stored_images_and_their_scores(tmp_path):
     import numpy as np
     from PIL import Image
 
-    from benchmark.store.results import images_key, read_run
+    from benchmark.store.layout import images_key
+    from benchmark.store.results import read_run
     from reports.gallery import Pictures
     from reports.leaderboard import build
     scores = np.linspace(0.9, 0.1, 20).tolist()
@@ -146,7 +147,8 @@ def test_the_worst_case_shows_the_images_of_the_attacks_that_were_chosen(tmp_pat
     import numpy as np
     from PIL import Image
 
-    from benchmark.store.results import images_key, read_run
+    from benchmark.store.layout import images_key
+    from benchmark.store.results import read_run
     from reports.gallery import Pictures
     from reports.leaderboard import build
     mode = SINGLE if batch == 1 else str(batch)
@@ -258,7 +260,7 @@ def test_a_run_without_any_result_still_has_a_report(tmp_path):
 def test_images_that_do_not_belong_to_the_tables_are_named(tmp_path, shape, message):
     import numpy as np
 
-    from benchmark.store.results import images_key
+    from benchmark.store.layout import images_key
     run = write_run(tmp_path / "run", {("none", 0): [0.1, 0.2, 0.3]}, {("none", 0): [0.7, 0.1]})
     (file,) = run.glob("cells/*/attack-*/images.npz")
     wrong = np.zeros(shape, dtype=np.uint8)

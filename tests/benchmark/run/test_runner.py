@@ -19,7 +19,7 @@ from benchmark.errors import InputError
 from benchmark.executors import serial
 from benchmark.measure import measuring
 from benchmark.run import runner
-from benchmark.store import recording, results
+from benchmark.store import layout, recording, results
 from benchmark.store.tables import TRAINING
 
 
@@ -56,7 +56,7 @@ def test_tables_images_and_checkpoints(shapes, tmp_path):
     images = cell.images("2")
     assert {key: image.shape for key, image in images.items()} == dict.fromkeys(
         ["original", "epoch 0 both inverting-gradients(iterations=3)", "epoch 2 both inverting-gradients(iterations=3)"], (3, 2, 3, 8, 8))
-    weights = [load_checkpoint(results.checkpoint_path(cell.folder, epoch)) for epoch in (0, 2)]
+    weights = [load_checkpoint(layout.checkpoint_path(cell.folder, epoch)) for epoch in (0, 2)]
     entries = sum(weight.numel() for name, weight in weights[0].items() if name.endswith(("weight", "bias")))
     sent = training[training["epoch"] == 1].groupby("defense")["sent_bytes"].agg(set)
     assert sent["noise(std=0.1)"] == {4 * entries} and max(sent["none"]) < 4 * entries  # units that are off have no gradient
@@ -69,7 +69,7 @@ def test_the_stored_images_score_what_the_table_says(shapes, tmp_path):
     read = results.read_run(tmp_path / "run")
     images = read.cells[0].images("2")
     for row in results.joined(read.cells)[1].itertuples():
-        rebuilt = images[results.images_key(row.checkpoint_epoch, row.attack, row.knowledge)][row.victim, row.image] / 255
+        rebuilt = images[layout.images_key(row.checkpoint_epoch, row.attack, row.knowledge)][row.victim, row.image] / 255
         original = images["original"][row.victim, row.image] / 255
         assert ssim(original, rebuilt) == pytest.approx(row.ssim, abs=0.02)  # stored in 8 bits
 
@@ -228,7 +228,7 @@ def test_attacks_see_paired_victims_and_starts(shapes, tmp_path):
     for seed in (0, 1):
         images = [cell.images("2") for cell in read.cells if cell.trained["seed"] == seed]
         assert len(images) == 3 and [len(own) for own in images] == [3, 3, 5]  # PRECODE's attackers differ, blind and informed
-        names = ["original", *(results.images_key(epoch, label, "both") for epoch in (0, 2))]
+        names = ["original", *(layout.images_key(epoch, label, "both") for epoch in (0, 2))]
         first = {name: images[0][name] for name in names}
         for own in images:
             for name, found in own.items():
