@@ -218,6 +218,12 @@ class Entry:
         return low is not None and low > self.chance
 
     @property
+    def worst_cases(self) -> list[AttackResult]:
+        """Those of informed and of blind attackers, at every checkpoint; the latter can be the higher ones, where the score by
+        which the former choose misleads."""
+        return [result for result in self.attacks if result.kind == WORST_CASE and result.asr is not None]
+
+    @property
     def worst_case(self) -> AttackResult | None:
         """That of informed attackers, at the checkpoint of the highest ASR; of equal ones that with the higher mean SSIM."""
         return _highest(self._of(WORST_CASE, "informed"))
@@ -245,17 +251,21 @@ class Entry:
                 if (result.kind, result.knowledge) == (kind, knowledge) and epoch in (None, result.checkpoint_epoch)]
 
     @property
-    def identified(self) -> IdentificationResult | None:
-        """By an attacker who knows the defense, at the checkpoint of the highest top-1 among the candidates that are compared; of
-        equal ones that of the highest among all, and which tells more bits. Where it does not have the exact likelihood, it may do
-        as well what a blind one does."""
+    def identifications_informed(self) -> list[IdentificationResult]:
+        """Those that an attacker who knows the defense can make, at every checkpoint. Where it does not have the exact likelihood,
+        it may do as well what a blind one does."""
         def place(result: IdentificationResult) -> tuple[str, int]:
             return result.observed, result.checkpoint_epoch
 
         informed = {place(result) for result in self.identifications if result.knowledge != "blind"}
         exact = {place(result) for result in self.identifications if result.knowledge != "blind" and result.exact}
-        return max((result for result in self.identifications if result.knowledge != "blind"
-                    or place(result) in informed - exact), key=_identification, default=None)
+        return [result for result in self.identifications if result.knowledge != "blind" or place(result) in informed - exact]
+
+    @property
+    def identified(self) -> IdentificationResult | None:
+        """Of these that of the highest top-1 among the candidates that are compared; of equal ones that of the highest among all,
+        and which tells more bits."""
+        return max(self.identifications_informed, key=_identification, default=None)
 
     @property
     def identified_blindly(self) -> IdentificationResult | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from reports import ranks
 from reports.boards import Board, Family, FreePrivacy, Standing
-from reports.entries import Entry
+from reports.entries import AttackResult, Entry
 
 #: By how much means may miss a threshold.
 _ROUNDING = 1e-9
@@ -35,23 +35,29 @@ def is_safe(board: Board, entry: Entry, mode: str) -> bool:
     """Whether gradients of this mode tell little enough, and the model learned something; by the estimates where no defense of the
     board has enough victims.
 
-    Who knows the defense must have tried both to rebuild images and to identify them.
+    Who knows the defense must have tried both to rebuild images and to identify them. Every checkpoint counts, and so does what
+    blind attackers rebuild.
     """
     return _is_safe(board, entry, mode, estimated(board, mode))
 
 
 def _is_safe(board: Board, entry: Entry, mode: str, by_estimates: bool) -> bool:
     thresholds, seen = board.protocol.thresholds, entry.seen(mode)
-    worst, identified = seen.worst_case, seen.identified
     if ("informed" not in board.protocol.evaluation.knowledge or not entry.above_chance
-            or worst is None or worst.asr is None or identified is None):
+            or seen.worst_case is None or seen.identified is None):
         return False
-    asr, top1 = worst.asr.mean, identified.compared.rate.mean
-    if not by_estimates:
-        if (_victims(seen) or 0) < thresholds.victims:
-            return False
-        asr, top1 = ranks.upper_limit(round(asr * worst.images), worst.images), identified.limit
-    return asr <= thresholds.asr + _ROUNDING and top1 <= thresholds.top1(identified.compared.size) + _ROUNDING
+    if not by_estimates and (_victims(seen) or 0) < thresholds.victims:
+        return False
+    # The limits of all: that of the highest rate need not be the highest limit.
+    rebuilt = [_asr(result, by_estimates) for result in seen.worst_cases]
+    above = [(result.compared.rate.mean if by_estimates else result.limit) - thresholds.top1(result.compared.size)
+             for result in seen.identifications_informed]
+    return max(rebuilt) <= thresholds.asr + _ROUNDING and max(above) <= _ROUNDING
+
+
+def _asr(result: AttackResult, by_estimates: bool) -> float:
+    assert result.asr is not None
+    return result.asr.mean if by_estimates else ranks.upper_limit(round(result.asr.mean * result.images), result.images)
 
 
 def estimated(board: Board, mode: str) -> bool:

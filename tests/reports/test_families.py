@@ -63,6 +63,16 @@ def test_the_worst_checkpoint_counts():
     assert not safe(entry("d", identifications=[identified(0.01, epoch=0), identified(0.9, epoch=5)]))
 
 
+def test_every_limit_counts_and_what_blind_attackers_rebuild():
+    """The higher limit of a lower rate, and a blind worst case above that of who knows the defense."""
+    assert not safe(entry("d", attacks=[worst_case(0), worst_case(4, knowledge="blind")]))
+    assert safe(entry("d", attacks=[worst_case(0), worst_case(2, knowledge="blind"), worst_case(128, knowledge="blind", kind="attack")]))
+    assert not safe(entry("d", identifications=[identified(0.03, 0.05, epoch=0), identified(0.02, 0.07, epoch=5)]))
+    blind = identified(0.02, 0.07, knowledge="blind")
+    assert not safe(entry("d", identifications=[identified(0.01, exact=False), blind]))
+    assert safe(entry("d", identifications=[identified(0.01), blind]))  # by the exact likelihood, which a blind one exceeds by chance alone
+
+
 def test_what_was_not_measured_is_not_safe():
     assert safe(entry("d")) and not safe(entry("d", attacks=[])) and not safe(entry("d", identifications=[]))
     assert not safe(entry("d", attacks=[worst_case(0, knowledge="blind")])) and not safe(entry("d", identifications=[identified(0.0, knowledge="blind")]))

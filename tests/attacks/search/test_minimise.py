@@ -9,6 +9,7 @@ import torch
 from attack_cases import observation_of
 
 import attacks
+from attacks.engine.slots import filled
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
 from attacks.search import minimise as minimise_module
@@ -98,6 +99,22 @@ def test_victims_are_the_same_bit_for_bit_at_any_even_width(monkeypatch, model, 
     found.append(attack.reconstruct(observation, seed=0))
     for other in found[1:]:
         assert torch.equal(other.images, found[0].images) and torch.equal(other.cost, found[0].cost)
+
+
+@pytest.mark.parametrize(("defense", "model"), [("none", "lenet"), ("precode", "lenet"), ("pruning", "mlp")])
+def test_two_and_three_victims_of_many_images_are_those_of_more(defense, model):
+    """They take as many slots, since the rows of products are images, of which there are a multiple of four."""
+    observation, _ = observation_of(defense, model, victims=8, batch_size=16)
+    attack = attacks.create("inverting-gradients(iterations=25)")
+    images = attack.reconstruct(observation, seed=0).images
+    for count in (2, 3):
+        assert torch.equal(attack.reconstruct(observation.select(range(count)), seed=0).images, images[:count])
+
+
+@pytest.mark.parametrize(("count", "width", "images", "slots"), [
+    (3, 8, 1, 4), (5, 8, 1, 8), (3, 2, 1, 3), (1, 8, 64, 1), (2, 8, 64, 2), (3, 8, 6, 4), (5, 8, 64, 8), (4, 4, 64, 4), (3, 3, 64, 3)])
+def test_how_many_slots(count, width, images, slots):
+    assert filled(count, width, images) == slots
 
 
 def test_below_four_at_once_rounding_depends_on_the_width(monkeypatch):
