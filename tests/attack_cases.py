@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from conftest import MODELS, loader
+from model_cases import MODELS, loader
 from torch import nn
 from torch.nn import functional as F
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from attack_cases import observation_of
-from conftest import MODELS
+from model_cases import MODELS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import attacks

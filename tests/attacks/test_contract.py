@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 import torch
 from attack_cases import observation_of
-from conftest import FAKE_DEVICE, MODELS
+from model_cases import FAKE_DEVICE, MODELS
 from torch._subclasses.fake_tensor import FakeTensorMode
 from toy_defenses import TOYS
 

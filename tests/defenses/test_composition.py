@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import MODELS, batch, loader
+from model_cases import MODELS, batch, loader
 
 import defenses
 

@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import FAKE_DEVICE, MODELS, batch, loader
+from model_cases import FAKE_DEVICE, MODELS, batch, loader
 from torch._subclasses.fake_tensor import FakeTensorMode
 from toy_defenses import TOYS
 

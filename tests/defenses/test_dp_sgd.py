@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from conftest import MODELS, batch, loader
+from model_cases import MODELS, batch, loader
 from opacus import GradSampleModule, PrivacyEngine
 from opacus.optimizers import DPOptimizer
 from torch import nn

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torchvision
-from conftest import MODELS, batch
+from model_cases import MODELS, batch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import step_of
 from hypothesis import given
 from hypothesis import strategies as st
+from model_cases import step_of
 
 from defenses import Facts, GradientPruning, Kept, Release
 

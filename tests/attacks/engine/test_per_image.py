@@ -9,10 +9,10 @@ from typing import ClassVar
 import pytest
 import torch
 from attack_cases import observation_of, observation_through
-from conftest import MODELS
 from hypothesis import given
 from hypothesis import strategies as st
 from layer_cases import Residual
+from model_cases import MODELS
 from torch import nn
 from torch.nn import functional as F
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 import pytest
 import torch
 from attack_cases import observation_of
-from conftest import loader
 from identification_cases import Case
+from model_cases import loader
 from scipy import integrate, stats
 from stage_cases import Clipping, Scaling
 from torch import nn

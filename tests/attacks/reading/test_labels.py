@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from attack_cases import observation_of
-from conftest import MODELS
+from model_cases import MODELS
 from torch import nn
 
 import attacks

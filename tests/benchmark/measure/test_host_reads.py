@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 from attack_cases import observation_of
-from conftest import FAKE_DEVICE, MODELS, batch
 from host_reads import HostReads
+from model_cases import FAKE_DEVICE, MODELS, batch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import attacks

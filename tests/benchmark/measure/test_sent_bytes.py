@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import loader
 from hypothesis import given
 from hypothesis import strategies as st
+from model_cases import loader
 
 import defenses
 from benchmark.measure.sent_bytes import sent_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import loader, small_mlp
+from model_cases import loader, small_mlp
 from torch import nn
 
 import defenses
