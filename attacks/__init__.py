@@ -8,6 +8,7 @@ from attacks.methods.feature_matching import FeatureMatching
 from attacks.methods.inverting_gradients import InvertingGradients
 from attacks.methods.likelihood import Likelihood
 from attacks.methods.omit_stochastic import OmitStochastic
+from attacks.methods.recursive import Recursive
 from attacks.methods.see_through_gradients import SeeThroughGradients
 from attacks.portfolio import BUDGETS
 from attacks.portfolio import portfolio as members
@@ -16,7 +17,7 @@ from defenses.support.registry import Registry, SpecificationError, parse, unkno
 
 registry: Registry[Attack] = Registry(
     "attack", Attack, InvertingGradients, DLG, IDLG, SeeThroughGradients, FeatureMatching, Analytic, OmitStochastic, Likelihood,
-    Averaging)
+    Averaging, Recursive)
 
 #: What stands for several attacks in a grid.
 PORTFOLIO = "portfolio"
@@ -60,5 +61,5 @@ def create_all(specification: str) -> list[Attack]:
 
 __all__ = [
     "DLG", "IDLG", "Analytic", "Attack", "Averaging", "FeatureMatching", "InvertingGradients", "Likelihood", "Observation",
-    "OmitStochastic", "Progress", "Reconstruction", "Round", "SeeThroughGradients", "create", "create_all", "registry",
+    "OmitStochastic", "Progress", "Reconstruction", "Recursive", "Round", "SeeThroughGradients", "create", "create_all", "registry",
 ]

@@ -10,10 +10,10 @@ from torch.func import functional_call, grad, grad_and_value, vmap
 from attacks.base import Observation
 from attacks.engine.memory import saved_bytes
 from attacks.engine.slots import Slots
-from attacks.engine.step import MatchingStep
+from attacks.engine.step import MatchingStep, image_losses
 from attacks.objective.comparison import explicit
 from attacks.objective.objective import Objective, with_tensors
-from defenses import Defense, client_loss
+from defenses import Defense
 from defenses.stochastic import no_noise, sampling
 from defenses.support.watching import watching
 
@@ -37,7 +37,8 @@ class GeneralStep(MatchingStep):
         # Passes through torch.func cannot be looked into.
         x = image.detach().clone().flatten(0, 1).requires_grad_()
         with sampling(self._stochastic, no_noise(self._stochastic, x)):
-            kept = saved_bytes(lambda: client_loss(self._defense, self._module, x, self._labels.value[0]),
+            kept = saved_bytes(lambda: image_losses(self._defense, self._module, x, self._labels.value[0],
+                                                    [errors.value[0] for errors in self._errors]),
                                shared=self._module.parameters())
         return (_COPIES - 1) * self.slots.bytes_per_slot() + _COPIES * kept
 
@@ -46,19 +47,20 @@ class GeneralStep(MatchingStep):
             return self._evaluate(x, given if logits is None else given.softmax(-1), *others)
 
         named = ({name: held.value for name, held in group.items()} for group in (self._gradients, self._masks, self._squared))
-        held = (*named, [code.value for code in self._codes], [tensor.value for tensor in self._of_terms])
+        held = (*named, [code.value for code in self._codes], [errors.value for errors in self._errors],
+                [tensor.value for tensor in self._of_terms])
         step = vmap(grad_and_value(evaluate, argnums=(0,) if logits is None else (0, 1)))
         found: tuple[tuple[Tensor, ...], Tensor] = step(images, self._labels.value if logits is None else logits, *held, noise)
         return found
 
     def _evaluate(self, x: Tensor, y: Tensor, observed: dict[str, Tensor], masks: dict[str, Tensor], squared: dict[str, Tensor],
-                  codes: list[Tensor], of_terms: list[Tensor], noise: list[Tensor]) -> Tensor:
+                  codes: list[Tensor], errors: list[Tensor], of_terms: list[Tensor], noise: list[Tensor]) -> Tensor:
         entered: dict[str, Tensor] = {}
         with sampling(self._stochastic, noise, codes):
-            candidate = grad(lambda parameters: functional_call(self._loss, parameters, (x, y)))(self._parameters)
+            candidate = grad(lambda parameters: functional_call(self._loss, parameters, (x, y, *errors)))(self._parameters)
             if self._read:
                 with watching(self._read) as entered:
-                    functional_call(self._loss, self._parameters, (x, y))
+                    functional_call(self._loss, self._parameters, (x, y, *errors))
         own = {name: candidate["module." + name][None] for name in observed}
         own.update({name: through(own[name]) for name, through in self._objective.passes.items() if name in own})
         compared = {
@@ -71,12 +73,12 @@ class GeneralStep(MatchingStep):
 
 
 class ClientLoss(nn.Module):
-    """The client's mean loss as a module, so that a functional call also covers what the regularizer reads."""
+    """The client's mean loss, or what stands for it under known errors, as a module, so that a functional call also covers what the regularizer reads."""
 
     def __init__(self, module: nn.Module, defense: Defense | None) -> None:
         super().__init__()
         self.module = module
         self._defense = defense
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return client_loss(self._defense, self.module, x, y).mean()
+    def forward(self, x: Tensor, y: Tensor, *errors: Tensor) -> Tensor:
+        return image_losses(self._defense, self.module, x, y, errors).mean()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.base import Observation
 from attacks.engine.slots import Slots
 from attacks.objective.objective import Objective, squared_norms, tensors, with_tensors
 from attacks.objective.term import ImageTerm, LayerTerm, Term
+from defenses import Defense, client_loss
 from defenses.stochastic import stochastic_layers
+
+
+def image_losses(defense: Defense | None, module: nn.Module, x: Tensor, labels: Tensor, errors: Sequence[Tensor]) -> Tensor:
+    """Of images [B, C, H, W] the client's losses [B]; under known errors [B, *output], of which there is one tensor or none, what
+    has the same derivatives."""
+    return (module(x) * errors[0]).flatten(1).sum(1) if errors else client_loss(defense, module, x, labels)
 
 
 class MatchingStep:
@@ -30,6 +37,7 @@ class MatchingStep:
         self._squared = {name: slots.hold(squares) for name, squares in squared_norms(observation.shared, objective).items()}
         self._stochastic = list(stochastic_layers(observation.module).values())
         self._codes = [slots.hold(code) for code in objective.codes]
+        self._errors = [] if objective.errors is None else [slots.hold(objective.errors)]
         self._terms = [term for term in objective.terms if term.weight]
         self._of_terms = [slots.hold(tensor) for tensor in tensors(self._terms)]
         of_layers = [term.layers(observation.module) if isinstance(term, LayerTerm) else {} for term in self._terms]

@@ -13,11 +13,10 @@ from attacks.base import Observation
 from attacks.engine.layers import Observed, Rule, rule_of
 from attacks.engine.memory import saved_bytes
 from attacks.engine.slots import Slots
-from attacks.engine.step import MatchingStep
+from attacks.engine.step import MatchingStep, image_losses
 from attacks.engine.tracing import Unsuitable, captured, check_layers, uses, with_parameters
 from attacks.objective.comparison import Comparison
 from attacks.objective.objective import Objective
-from defenses import client_loss
 from defenses.stochastic import sampling
 from defenses.support.watching import watching
 
@@ -66,7 +65,8 @@ class StructuredStep(MatchingStep):
                     restored.enter_context(_forward(layer, rule.forward))
             restored.enter_context(sampling(self._stochastic, [epsilon.flatten(0, 1) for epsilon in noise], codes))
             entered = restored.enter_context(watching(self._read))
-            losses = client_loss(self._defense, self._module, x.flatten(0, 1), labels)
+            losses = image_losses(self._defense, self._module, x.flatten(0, 1), labels,
+                                  [errors.value.flatten(0, 1) for errors in self._errors])
         loss = losses.sum() / x.shape[1]  # of each victim the mean over its images
         errors = torch.autograd.grad(loss, [outputs[layer] for _, layer, _ in self._layers], create_graph=True)
         compared = {}

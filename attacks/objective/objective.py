@@ -31,6 +31,9 @@ class Objective:
             has to be formed for that.
         codes: [N, B, K] for each stochastic layer: what it sampled, which is used in place of samples of the attacker's own.
 
+        errors: [N, B, *output], the derivative of each image's loss by the model's output, where it is known: the candidate's
+            gradient is that which follows from it, in place of the client's loss.
+
     Raises:
         ValueError: a weight that is no number >= 0.
     """
@@ -42,6 +45,7 @@ class Objective:
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     passes: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     codes: tuple[Tensor, ...] = ()
+    errors: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
@@ -66,6 +70,7 @@ class Objective:
             return tensor[upload(list(positions), tensor.device, torch.long)]
 
         return replace(self, masks={name: some(mask) for name, mask in self.masks.items()}, codes=tuple(map(some, self.codes)),
+                       errors=None if self.errors is None else some(self.errors),
                        terms=with_tensors(self.terms, [some(tensor) for tensor in tensors(self.terms)]))
 
     def same_as(self, other: Objective) -> bool:

@@ -60,7 +60,7 @@ class LBFGS(Optimizer):
         else:
             taken = derivative
         if self._fresh:
-            length = (1 / derivative.abs().sum(1, keepdim=True).clamp_min(torch.finfo(derivative.dtype).tiny)).clamp_max(1)
+            length = (1 / derivative.abs().sum(1, keepdim=True).clamp_min(torch.finfo(derivative.dtype).tiny))
             taken = torch.where(fresh, -size * length * derivative, taken)
         self._taken = torch.where(finite & torch.isfinite(taken).all(1, keepdim=True), taken, 0)
         self._derivative = derivative
@@ -87,7 +87,7 @@ class LBFGS(Optimizer):
 
     def _remember(self, change: Tensor, fresh: Tensor) -> None:
         product = (change * self._taken).sum(1, keepdim=True)
-        curved = (product > 1e-10) & ~fresh  # otherwise the pair of this slot does not count
+        curved = (product > 1e-10 * change.norm(dim=1, keepdim=True) * self._taken.norm(dim=1, keepdim=True)) & ~fresh  # otherwise the pair of this slot does not count
         inverse = torch.where(curved, 1 / product, 0)
         self._scale = torch.where(curved, product / change.square().sum(1, keepdim=True), self._scale)
         self._pairs = [*self._pairs[-_HISTORY + 1 :], (self._taken, change, inverse)]

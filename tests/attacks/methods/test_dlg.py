@@ -138,3 +138,21 @@ def test_dlg_goes_on_with_fewer_victims_where_memory_is_missing(monkeypatch, cap
     found = attack.reconstruct(observation, seed=0, progress=lambda done, total: calls.append((done, total)))
     assert "goes on with 4 victims at once" in caplog.text and calls[-1] == (5, 5) and calls == sorted(calls)
     torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-9)
+
+
+def test_small_distances_are_minimised_like_large_ones():
+    """The squared distances of a model with the usual initial weights are about 1e-6, those of curvature far below."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(1, 12, 12, generator=generator, dtype=torch.float64) / 4 + torch.eye(12, dtype=torch.float64)
+    goal = torch.randn(1, 12, 1, generator=generator, dtype=torch.float64)
+
+    def end(scale: float) -> torch.Tensor:
+        found = LBFGS(torch.zeros(1, 1, 1, 1, 12, dtype=torch.float64), None, (torch.tensor(-1.0), torch.tensor(1.0)))
+        for _ in range(60):
+            residual = matrix @ (found.images.view(1, 12, 1) - goal)
+            found.look(scale * residual.square().sum((1, 2)))
+            found.step((scale * 2 * matrix.mT @ residual).view(1, 1, 1, 1, 12), None, torch.ones(1, dtype=torch.float64))
+        return found.found(0)[0].view(1, 12, 1)
+
+    for scale in (1.0, 1e-8, 1e-16):
+        torch.testing.assert_close(end(scale), goal, rtol=0, atol=1e-6)

@@ -1,0 +1,91 @@
+"""Reading a network layer by layer, from the last to the image, and searching in the first layers alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, Observation, Progress, Reconstruction
+from attacks.methods.matching_attack import MatchingAttack
+from attacks.objective.costs import Cosine
+from attacks.objective.features import Features
+from attacks.objective.objective import Objective
+from attacks.objective.total_variation import TotalVariation
+from attacks.reading.chain import Link
+from attacks.reading.labels import as_classes, known_or_inferred_labels
+from attacks.reading.recursion import Known, read_backwards, recursion_obstacle
+from attacks.search.minimise import minimise
+from attacks.search.problem import Problem
+from attacks.search.schedule import Schedule
+from defenses.support import checks
+
+
+@dataclass(frozen=True)
+class Recursive(MatchingAttack):
+    """Read what entered each layer from its gradient, from the last layer on (R-GAP; Zhu & Blaschko, ICLR 2021), and match the
+    gradients of the first layers alone, under the errors that are known then (ours).
+
+    Read to the end, an untrained LeNet gives its image exactly, without search (:mod:`attacks.reading.recursion`). The first layers
+    of a trained one are too badly conditioned for that: small errors of what is read grow beyond all bounds. They are matched with
+    a prior instead, which is an easier problem than the whole network: what leaves them is known, and so is the derivative of the
+    loss by it, which does not change with the candidate. The order of attack is that of the layers, so that only models apply that
+    run one after another: convolutions, linear layers and activations that can be inverted.
+
+    Args:
+        matched: first layers with parameters that are matched, >= 0; with 0 the image is read.
+        solver: iterations of the linear solver for each layer that is read, >= 1.
+        iterations, step_size, total_variation, restarts, patience: of the matching, as for
+            :class:`attacks.methods.matching_attack.MatchingAttack`.
+    """
+
+    name: ClassVar[str] = "recursive"
+    summary: ClassVar[str] = "reads layer after layer from the last to the image, or matches the first ones under known errors"
+    paper: ClassVar[str] = "Zhu & Blaschko, ICLR 2021"
+    threat_model: ClassVar[str] = "B"
+
+    total_variation: float = 3e-2
+    matched: int = 2
+    solver: int = 400
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.whole("matched", self.matched, at_least=0)
+        checks.whole("solver", self.solver, at_least=1)
+
+    def obstacle(self, observation: Observation) -> str | None:
+        return recursion_obstacle(observation)
+
+    def informed_by(self, observation: Observation) -> bool:
+        return Attack.informed_by(self, observation)
+
+    def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
+        self.check(observation)
+        labels = as_classes(known_or_inferred_labels(observation))
+        links, known = read_backwards(observation, self.matched, self.solver)
+        if not links:
+            images = known.value.to(observation.mean)[:, None].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            if progress is not None:
+                progress(1, 1)
+            return Reconstruction(observation.to_pixels(images), labels, images.new_zeros(len(observation)))
+        problem = Problem(*of_first_layers(observation, links, known, self.total_variation),
+                          Schedule(self.iterations, self.step_size, self.patience), seed)
+        images, costs, _ = minimise(problem, restarts=self.restarts, progress=progress).best()
+        return Reconstruction(observation.to_pixels(images), labels, costs)
+
+
+def of_first_layers(observation: Observation, links: list[Link], known: Known, total_variation: float
+                     ) -> tuple[Observation, Tensor, Objective]:
+    """The observation of the first layers alone, labels that nothing reads, and what is minimised in it."""
+    end = str(len(links))
+    module = nn.Sequential(*(link.module for link in links), nn.Identity()).eval()
+    shared = {f"{place}.{child}": observation.shared[f"{link.name}.{child}"]
+              for place, link in enumerate(links) for child, p in link.module.named_parameters() if p.requires_grad}
+    first = Observation(module, shared, 1, observation.image_shape, observation.mean, observation.std,
+                        torch.zeros(len(observation), 1, dtype=torch.long, device=observation.device), victims=observation.victims)
+    value, error = (part.to(observation.mean).nan_to_num()[:, None] for part in known[:2])
+    terms = (Features(1.0, end, value.flatten(2)), TotalVariation(total_variation))
+    assert first.labels is not None
+    return first, first.labels, Objective(Cosine(per_layer=True), terms, errors=error)

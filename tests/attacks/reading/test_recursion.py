@@ -1,0 +1,132 @@
+"""Networks read backwards, and least squares by conjugate gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attack_cases import observation_of, observation_through
+from torch import nn
+
+from attacks import Recursive
+from attacks.engine.matcher import GradientMatcher
+from attacks.methods.recursive import of_first_layers
+from attacks.reading.least_squares import least_squares
+from attacks.reading.recursion import read_backwards, recursion_obstacle
+
+
+def network(activation: nn.Module, *, bias: bool = True) -> nn.Module:
+    """A convolution with stride, one with dilation, and a linear layer, before the last."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 16, 3, stride=2, padding=1, bias=bias), activation, nn.Conv2d(16, 16, 3, padding=2, dilation=2), activation,
+        nn.Dropout(0.5), nn.Flatten(), nn.Linear(16 * 16, 40), activation, nn.Linear(40, 3))
+
+
+def images(observation, seed: int = 0) -> torch.Tensor:
+    """Those that ``observation_through`` draws."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(len(observation), 1, *observation.image_shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Tanh(), nn.LeakyReLU(0.1), nn.ReLU(), nn.Identity()])
+def test_an_image_is_read_exactly(activation, bias):
+    observation = observation_through(network(activation, bias=bias), (2, 8, 8), victims=3)
+    links, known = read_backwards(observation, 0, 2000)
+    assert not links
+    torch.testing.assert_close(known.value, images(observation)[:, 0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_what_leaves_the_first_layers_and_its_error(left):
+    """Against autograd."""
+    observation = observation_through(network(nn.Tanh()), (2, 8, 8), victims=3)
+    links, known = read_backwards(observation, left, 2000)
+    assert sum(isinstance(link.module, (nn.Conv2d, nn.Linear)) for link in links) == left
+    assert observation.labels is not None
+    for victim, x in enumerate(images(observation)):
+        leaves = observation.module[: len(links)](x).detach().requires_grad_()
+        loss = nn.functional.cross_entropy(observation.module[len(links) :](leaves), observation.labels[victim])
+        (error,) = torch.autograd.grad(loss, leaves)
+        torch.testing.assert_close(known.value[victim], leaves[0].detach(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(known.error[victim], error[0], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("matched", [1, 2, 3])
+def test_the_original_is_a_minimum_of_what_is_matched(matched):
+    """Without a prior both the objective and its derivative are zero there, for both steps."""
+    observation = observation_through(network(nn.Sigmoid()), (2, 8, 8), victims=3)
+    links, known = read_backwards(observation, matched, 2000)
+    first, labels, objective = of_first_layers(observation, links, known, 0.0)
+    matcher = GradientMatcher(first, labels, objective, seeds=[0, 1, 2])
+    derivative, cost = matcher.step(images(observation))
+    assert cost.abs().max() < 1e-6 and derivative.abs().max() < 1e-4
+    derivative, cost = matcher.step(images(observation, seed=1))
+    assert cost.min() > 1e-2 and derivative.flatten(1).norm(dim=1).min() > 1e-3
+
+
+def test_an_informed_attacker_reads_what_comes_before_a_stochastic_layer():
+    observation, x = observation_of("precode", "lenet", dtype=torch.float64)
+    assert recursion_obstacle(observation.blind()) is not None
+    _, known = read_backwards(observation, 1, 100)
+    for victim in range(len(observation)):
+        torch.testing.assert_close(known.value[victim].flatten(), observation.module[:3](x[victim]).detach().flatten(), rtol=0, atol=1e-6)
+    assert known.error.abs().sum() > 0
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1), nn.Linear(128, 3)
+
+    def forward(self, x):
+        return self.last((self.second(self.first(x)) + x).flatten(1))
+
+
+@pytest.mark.parametrize(("module", "reason"), [
+    (nn.Sequential(nn.Conv2d(2, 2, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3)), "no rule reads a MaxPool2d backwards"),
+    (nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.Linear(72, 3)), "in groups"),
+    (nn.Sequential(nn.Conv2d(2, 2, 3, padding="same"), nn.Flatten(), nn.Linear(128, 3)), "padded otherwise"),
+    (nn.Sequential(nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(72, 3, bias=False)), "has no bias"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(128, 3)), "no layer comes before 1"),
+    (Residual(), "more than to run its layers one after another, before last"),
+])
+def test_models_that_cannot_be_read(module, reason):
+    observation = observation_through(module, (2, 8, 8))
+    assert reason in (recursion_obstacle(observation) or "")
+    with pytest.raises(ValueError, match=reason):
+        Recursive().reconstruct(observation, seed=0)
+
+
+@pytest.mark.parametrize(("defense", "batch_size", "reason"), [
+    ("noise(std=0.1)", 1, "alters them"), ("pruning(p=0.5)", 1, "alters them"), ("none", 2, "not of 2"), ("precode", 2, "not of 2")])
+def test_gradients_that_cannot_be_read(defense, batch_size, reason):
+    assert reason in (recursion_obstacle(observation_of(defense, "lenet", batch_size=batch_size)[0]) or "")
+
+
+def test_a_diverged_training_gives_finite_images():
+    observation, _ = observation_of("none", "lenet")
+    with torch.no_grad():
+        for gradient in observation.shared.values():
+            gradient.fill_(torch.nan)
+    for matched in (0, 1):
+        assert torch.isfinite(Recursive(matched=matched, iterations=2).reconstruct(observation, seed=0).images).all()
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (4, 6)])
+def test_least_squares(shape):
+    """Against LAPACK, of the least norm where there are several; no victim changes with another that cannot be solved."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
+    right = torch.randn(3, shape[0], 1, generator=generator, dtype=torch.float64)
+
+    def solve(matrix, right):
+        return least_squares(lambda x: [matrix @ x], lambda r: matrix.mT @ r[0], [right], right.new_zeros(len(right), shape[1], 1),
+                             iterations=50, tolerance=1e-12)
+
+    found = solve(matrix, right)
+    torch.testing.assert_close(found, torch.linalg.lstsq(matrix, right, driver="gelsd").solution, rtol=1e-8, atol=1e-8)
+    spoilt = right.clone()
+    spoilt[1] = torch.inf
+    assert torch.equal(solve(matrix, spoilt)[[0, 2]], found[[0, 2]])
+    assert torch.equal(solve(matrix, torch.zeros_like(right)), torch.zeros_like(found))
