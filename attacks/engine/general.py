@@ -73,7 +73,8 @@ class GeneralStep(MatchingStep):
 
 
 class ClientLoss(nn.Module):
-    """The client's mean loss, or what stands for it under known errors, as a module, so that a functional call also covers what the regularizer reads."""
+    """The client's mean loss, or what stands for it under known errors, as a module, so that a functional call also covers what the
+    regularizer reads."""
 
     def __init__(self, module: nn.Module, defense: Defense | None) -> None:
         super().__init__()
