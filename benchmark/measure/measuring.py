@@ -17,7 +17,7 @@ from safetensors.torch import save as save_weights
 import attacks
 import defenses
 from attacks import Observation
-from attacks.engine.memory import with_less
+from attacks.engine import memory
 from benchmark.data.datasets import Dataset
 from benchmark.measure import interrupts
 from benchmark.measure.environment import hardware
@@ -110,6 +110,9 @@ def _train(work: Work, private: Private, dataset: Dataset, share: _Share, tell: 
         tell(EpochEnded(epoch, training.epochs))
         if epoch.epoch in work.checkpoints:
             weights[epoch.epoch] = save_weights({name: t.contiguous() for name, t in private.state_dict().items()})
+    # What is attacked next needs the memory.
+    private.optimizer.zero_grad(set_to_none=True)
+    private.optimizer.state.clear()
     info = {**work.spec.model_dump(), "epochs": training.epochs, "checkpoints": sorted(weights), "classes": list(dataset.classes),
             "seconds": time.perf_counter() - started, **hardware(labels.device)}
     tell(Trained(info, rows, weights))
@@ -190,6 +193,8 @@ class _Observing:
         """What ``do(observation, victims, progress=...)`` finds at a checkpoint, of as many victims at once as the memory holds."""
         found: list[_Found] = []
         first = 0
+        if (device := victims.labels.device).type == "cuda":
+            memory.release(device)  # of what trained, and of earlier attacks
 
         def attempt(width: int) -> bool:
             nonlocal first
@@ -204,7 +209,7 @@ class _Observing:
             first += count
             return first < len(victims)
 
-        with_less(attempt, self._chunks.victims, victims.labels.device)
+        memory.with_less(attempt, self._chunks.victims, device)
         return found
 
     def _observed(self, epoch: int, first: int, count: int) -> Observation:
