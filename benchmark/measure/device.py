@@ -44,8 +44,8 @@ def choose(name: str) -> torch.device:
 
 
 def _deterministic() -> None:
-    """Have the same computation on a GPU give the same numbers, as far as torch has deterministic algorithms; it warns of others. What
-    runs on a CPU is deterministic as it is, for one number of threads."""
+    """Have the same computation on a GPU give the same numbers, as far as torch has deterministic algorithms; it warns of others.
+    On a CPU it does so anyway, for one number of threads."""
     # Read when cuBLAS starts: without workspaces of its own a stream may get any, and sums in another order.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
