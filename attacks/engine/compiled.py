@@ -80,8 +80,8 @@ class _Guarded:
 
 
 def _of_a_gpu() -> dict[str, Any]:
-    """Options of a compilation for a GPU: CUDA graphs, and no choice by timing where it changes the rounding (if torch is new enough
-    to have such a mode)."""
+    """Options of a compilation for a GPU: CUDA graphs, and no choice by timing where it changes the rounding, if torch is new
+    enough to have such a mode."""
     options: dict[str, Any] = torch._inductor.list_mode_options("reduce-overhead")
     return options | ({"deterministic": True} if "deterministic" in torch._inductor.list_options() else {})
 
