@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
 #: Of more bytes pinning takes longer than the copy, and the host keeps the pinned memory for later ones.
 _MOST_PINNED = 2**26
 
