@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defenses.step import Batch, Gradients, Plan, State, Step
+from defenses.support.precision import without_autocast
 
 if TYPE_CHECKING:
     from defenses.base import Defense
@@ -158,7 +159,8 @@ def client_step(defense: Defense, module: nn.Module, batch: Batch, batch_size: f
     step = replace(step, batch=batch)
     made = defense.batch_gradient(batch, step)
     gradients, loss = step.gradient_and_loss(batch) if made is None else made
-    gradients = defense.transform_gradients(gradients, step)
+    with without_autocast(loss.device):
+        gradients = defense.transform_gradients(gradients, step)
     return {name: _in_layout_of(p, gradients[name]) for name, p in module.named_parameters() if p.requires_grad}, loss
 
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from defenses.support.precision import without_autocast
+
 Gradients = dict[str, Tensor]
 
 #: What a defense keeps at the client between steps: tensors by name, or such dictionaries by name.
@@ -55,7 +57,8 @@ class Step:
         """As :meth:`gradient`, and the mean loss, detached."""
         parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         loss = self.losses(batch).mean()
-        tensors = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
+        with without_autocast(loss.device):
+            tensors = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
         return dict(zip(parameters, tensors, strict=True)), loss.detach()
 
     def of_member(self, name: str) -> Step:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 
 from attacks.base import Observation
+from attacks.engine.attention import twice_differentiable
 from attacks.engine.memory import saved_bytes
 from attacks.engine.slots import Slots
 from attacks.engine.step import MatchingStep, image_losses
@@ -36,7 +37,7 @@ class GeneralStep(MatchingStep):
     def kept_bytes(self, image: Tensor, noise: list[Tensor]) -> int:
         # Passes through torch.func cannot be looked into.
         x = image.detach().clone().flatten(0, 1).requires_grad_()
-        with sampling(self._stochastic, no_noise(self._stochastic, x)):
+        with sampling(self._stochastic, no_noise(self._stochastic, x)), twice_differentiable():
             kept = saved_bytes(lambda: image_losses(self._defense, self._module, x, self._labels.value[0],
                                                     [errors.value[0] for errors in self._errors]),
                                shared=self._module.parameters())
@@ -50,7 +51,8 @@ class GeneralStep(MatchingStep):
         held = (*named, [code.value for code in self._codes], [errors.value for errors in self._errors],
                 [tensor.value for tensor in self._of_terms])
         step = vmap(grad_and_value(evaluate, argnums=(0,) if logits is None else (0, 1)))
-        found: tuple[tuple[Tensor, ...], Tensor] = step(images, self._labels.value if logits is None else logits, *held, noise)
+        with twice_differentiable():
+            found: tuple[tuple[Tensor, ...], Tensor] = step(images, self._labels.value if logits is None else logits, *held, noise)
         return found
 
     def _evaluate(self, x: Tensor, y: Tensor, observed: dict[str, Tensor], masks: dict[str, Tensor], squared: dict[str, Tensor],

@@ -71,7 +71,8 @@ class GradientMatcher:
             The derivative of each victim's objective, of the images' shape, and the objective [S].
         """
         noise = self._draw(images)
-        return (self.step_of_slots if self._compiled is None else self._compiled)(images, noise)
+        derivative, objective = (self.step_of_slots if self._compiled is None else self._compiled)(images, noise)
+        return derivative, objective
 
     def step_with_labels(self, images: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate normalised images under labels that are probabilities, the softmax of ``logits`` [S, B, classes].
@@ -79,7 +80,10 @@ class GradientMatcher:
         Returns:
             The derivatives of each victim's objective by the images and by the logits, and the objective [S].
         """
-        return self.step_of_slots.with_labels(images, logits, self._draw(images))
+        noise = self._draw(images)
+        derivative, by_logits, objective = (self.step_of_slots.with_labels if self._compiled is None else self._compiled)(
+            images, logits, noise)
+        return derivative, by_logits, objective
 
     def _draw(self, images: Tensor) -> list[Tensor]:
         """The model's noise for the next evaluation; before the first, both steps are compared."""
@@ -92,9 +96,17 @@ class GradientMatcher:
                 self.step_of_slots = self._general(reason)
         return noise
 
-    def compile(self, images: Tensor) -> None:
-        """Compile the step for as many slots as there are; :meth:`keep` ends it."""
-        self._compiled = compiled_or_plain(self.step_of_slots, images, self.noise_like(images))
+    def compile(self, images: Tensor, logits: Tensor | None = None) -> None:
+        """Compile the step, with labels where ``logits`` are given, for as many slots as there are; :meth:`keep` ends it."""
+        if logits is None:
+            self._compiled = compiled_or_plain(self.step_of_slots, images, self.noise_like(images))
+        else:
+            self._compiled = compiled_or_plain(self.step_of_slots.with_labels, images, logits, self.noise_like(images))
+
+    @property
+    def compiled(self) -> bool:
+        """Whether :meth:`compile` was called for the slots that there are."""
+        return self._compiled is not None
 
     def load(self, slot: int, position: int, seed: int) -> None:
         """Give a slot to another victim, whose sampling begins; no other slot changes."""

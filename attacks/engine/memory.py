@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +15,9 @@ from attacks.engine.slots import even
 log = logging.getLogger("leakboard")
 
 
+#: Of a RuntimeError that says that memory was missing; cuDNN finds no engine where none has the workspace that it needs.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "unable to find an engine", "_STATUS_ALLOC_FAILED")
+
 _share = 1.0
 
 
@@ -25,16 +29,28 @@ def allow(share: float, device: torch.device) -> None:
         torch.cuda.set_per_process_memory_fraction(share, device)
 
 
+def size(device: torch.device) -> int:
+    """Bytes of the memory of a GPU that this process may use in all."""
+    return int(_share * torch.cuda.get_device_properties(device).total_memory)
+
+
 def budget(device: torch.device) -> int:
     """Bytes that the steps of an attack may take.
 
-    Half of the memory of a GPU that this process may use and does not hold yet. What other processes take of it does not count, so
-    that the same command attacks as many victims at once; where their memory is missing, the attack goes on with fewer. On a CPU
-    1 GiB: what more victims at once share there (the reading of the model's weights) is shared long before.
+    On a GPU three eighths of what this process may use: half of what is left where observed gradients take their quarter. What is
+    held at the time does not count, nor what other processes take, so that the same command attacks as many victims at once,
+    resumed or not; where memory is missing then, the attack goes on with fewer. On a CPU 1 GiB: what more victims at once share
+    there (the reading of the model's weights) is shared long before.
     """
-    if device.type != "cuda":
-        return 2**30
-    return max(0, int(_share * torch.cuda.get_device_properties(device).total_memory) - torch.cuda.memory_allocated(device)) // 2
+    return 2**30 if device.type != "cuda" else size(device) * 3 // 8
+
+
+def release(device: torch.device) -> None:
+    """Give back the memory that nobody uses any more: tensors in cycles, of which Python does not know how large they are, and what
+    torch keeps of a GPU's for later ones."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def saved_bytes(compute: Callable[[], Any], *, shared: Iterable[Tensor] = ()) -> int:
@@ -56,7 +72,7 @@ def saved_bytes(compute: Callable[[], Any], *, shared: Iterable[Tensor] = ()) ->
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device has no memory left."""
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in ("out of memory", "can't allocate memory")))
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY))
 
 
 def with_less(attempt: Callable[[int], bool], width: int, device: torch.device) -> None:
@@ -76,8 +92,8 @@ def with_less(attempt: Callable[[int], bool], width: int, device: torch.device) 
         except Exception as error:
             if width == 1 or not is_out_of_memory(error):
                 raise
-        # Here the error is gone, and with it the frames that hold what was computed.
+            # Its frames hold what was computed, and somebody else, or one of them, may hold the error.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+        release(device)
         width = even(max(1, width // 2))
         log.warning("out of memory: the attack goes on with %d victims at once", width)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()

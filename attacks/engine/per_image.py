@@ -39,7 +39,7 @@ class PerImage:
         self._checked = False
         try:
             check_layers(observation, lambda name: name in self._names)
-            shapes, self._written_into = uses(observation, 1)
+            shapes, self._written_into, _ = uses(observation, 1)
             self._layers = [(f"{name}." if name else "", module, found) for name, module in with_parameters(observation.module)
                             if module in shapes and (found := rule_of(module)) is not None]
         except Unsuitable as reason:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attacks.objective.comparison import total
+from attacks.objective.parts import parts
 
 #: A gradient that is a sum of more outer products than these is formed.
 _MOST_POSITIONS = 4
@@ -145,8 +146,9 @@ class OuterRows(Rows):
 
 
 def squared_norms(gradients: Tensor) -> Tensor:
-    """Squared norms [N] of gradients [N, ...] in float64, one after another: in it large ones would take twice their memory."""
-    return torch.stack([gradient.double().square().sum() for gradient in gradients])
+    """Squared norms [N] of gradients [N, ...] in float64, in parts: in it large ones would take twice their memory."""
+    return torch.cat([some.double().square().sum()[None] if len(some) == 1 else some.double().square().reshape(len(some), -1).sum(1)
+                      for some in parts(gradients)])
 
 
 def joined(blocks: Sequence[Rows]) -> Rows:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
+from attacks.objective.parts import parts
 from defenses.support.upload import upload
 
 #: Products of matrices round each row alike for any number of rows that is a multiple of this (measured with oneMKL; rows beyond
@@ -23,8 +25,12 @@ class Held:
         else:
             first = arrange(source[slots.positions[0]][None])
             self.value = first.new_empty((len(slots.positions), *first.shape[1:]))
-            for slot, position in enumerate(slots.positions):  # one by one: an arranged copy of all would double the memory
-                self.load(slot, position)
+            index, at = upload(slots.positions, source.device), 0
+            if arrange is as_it_is:
+                torch.index_select(source, 0, index, out=self.value)
+                return
+            for part in parts(self.value):  # an arranged copy of all would double the memory
+                part.copy_(arrange(source[index[at : (at := at + len(part))]]))
 
     def keep(self, slots: Tensor) -> None:
         self.value = self.value[slots]

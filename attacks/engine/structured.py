@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Observation
+from attacks.engine.attention import twice_differentiable
 from attacks.engine.layers import Observed, Rule, rule_of
 from attacks.engine.memory import saved_bytes
 from attacks.engine.slots import Slots
@@ -35,7 +36,7 @@ class StructuredStep(MatchingStep):
         super().__init__(observation, labels, objective, slots)
         self._layers: list[tuple[str, nn.Module, Rule]] = []
         self._idle = []
-        shapes, self._written_into = uses(observation, observation.batch_size)
+        shapes, self._written_into, self._attends = uses(observation, observation.batch_size)
         for name, module in with_parameters(observation.module):
             prefix = f"{name}." if name else ""
             own = [child for child, _ in module.named_parameters(recurse=False) if prefix + child in self._squared]
@@ -65,6 +66,8 @@ class StructuredStep(MatchingStep):
                     restored.enter_context(_forward(layer, rule.forward))
             restored.enter_context(sampling(self._stochastic, [epsilon.flatten(0, 1) for epsilon in noise], codes))
             entered = restored.enter_context(watching(self._read))
+            if self._attends:
+                restored.enter_context(twice_differentiable())
             losses = image_losses(self._defense, self._module, x.flatten(0, 1), labels,
                                   [errors.value.flatten(0, 1) for errors in self._errors])
         loss = losses.sum() / x.shape[1]  # of each victim the mean over its images

@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from attacks.base import Observation
+from attacks.engine.attention import Attends
 from attacks.engine.layers import rule_of
 from defenses.stochastic import no_noise, sampling, stochastic_layers
 
@@ -37,9 +38,9 @@ def check_layers(observation: Observation, needed: Callable[[str], Any]) -> None
         raise Unsuitable(f"the regularizer of {defense.label} may read parameters")
 
 
-def uses(observation: Observation, batch: int) -> tuple[dict[nn.Module, tuple[Size, Size]], set[nn.Module]]:
-    """The shapes of the input and output of each layer that runs, for a batch of images; and the layers whose output is written
-    into by what follows, as torchvision's activations do.
+def uses(observation: Observation, batch: int) -> tuple[dict[nn.Module, tuple[Size, Size]], set[nn.Module], bool]:
+    """The shapes of the input and output of each layer that runs, for a batch of images; the layers whose output is written into by
+    what follows, as torchvision's activations do; and whether there is attention in between.
 
     Raises:
         Unsuitable: a layer is used in another way than once an image.
@@ -61,8 +62,9 @@ def uses(observation: Observation, batch: int) -> tuple[dict[nn.Module, tuple[Si
             restored.callback(module.register_forward_hook(note).remove)
         restored.enter_context(sampling(stochastic, no_noise(stochastic, images)))
         restored.enter_context(torch.no_grad())
+        attends = restored.enter_context(Attends())
         observation.module(images)
-    return shapes, {layer for layer, output in outputs.items() if output._version > 0}
+    return shapes, {layer for layer, output in outputs.items() if output._version > 0}, attends.seen
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacks.objective.comparison import Comparison, layer_of
 from attacks.objective.costs import Cosine, Cost
+from attacks.objective.parts import parts
 from attacks.objective.term import Term
 from defenses.support.upload import upload
 
@@ -112,12 +113,15 @@ def squared_norms(gradients: Mapping[str, Tensor], objective: Objective) -> dict
     for name, gradient in gradients.items():
         if objective.weight(name) > 0:
             mask = objective.masks.get(name)
-            # One victim at a time, in one place: the squares of all would take as much memory as the gradients, also one after
-            # another, where the allocator finds no use for the gaps.
-            square, whole = torch.empty_like(gradient[:1]), gradient.new_empty(len(gradient))
-            for i, own in enumerate(gradient.split(1)):
-                torch.mul(own, own, out=square)
-                whole[i] = (square if mask is None else square * mask[i]).sum()
+            # A part at a time, in one place: the squares of all would take as much memory as the gradients, also one after another,
+            # where the allocator finds no use for the gaps.
+            some = parts(gradient)
+            space, whole, at = torch.empty_like(some[0]), gradient.new_empty(len(gradient)), 0
+            for own in some:
+                place = slice(at, at := at + len(own))
+                square = torch.mul(own, own, out=space[: len(own)])
+                square = square if mask is None else square * mask[place]
+                whole[place] = square.sum() if len(own) == 1 else square.reshape(len(own), -1).sum(1)
             squares[name] = whole
     return squares
 

@@ -94,7 +94,7 @@ class _Slots:
         self._best = mean.new_full((len(starts),), torch.inf)
         self._since = torch.zeros(len(starts), dtype=torch.long, device=mean.device)
         self._sizes: tuple[list[float], Tensor] | None = None
-        self._steps = 0
+        self._steps = self._begun_at = 0  # of the slots that there are: steps taken, and iterations done before
 
     def at_work(self) -> list[Start]:
         """The starts that are not done."""
@@ -127,11 +127,11 @@ class _Slots:
         self._results.tell()
 
     def _compile_if_worth_it(self) -> None:
-        """After the first step, which may have found that the model is matched in another way."""
+        """After the first step, which may have found that the model is matched in another way; again where slots were closed."""
         self._steps += 1
         waves = 1 + len(self._waiting) // len(self._starts)
-        if self._steps == 2 and worth_compiling(self._since.device, waves * self._problem.schedule.iterations):
-            self._matcher.compile(self._optimizer.images)
+        if self._steps == 2 and worth_compiling(self._since.device, waves * self._problem.schedule.iterations - self._begun_at):
+            self._matcher.compile(self._optimizer.images, self._optimizer.logits)
 
     def _done(self) -> list[int]:
         """The slots whose victim needs no further iteration; those without progress go on to the next step size."""
@@ -169,7 +169,8 @@ class _Slots:
         working = self._idle.count(False)
         spare = filled(working, self._width, self._problem.observation.batch_size) - working
         idle = [slot for slot, unused in enumerate(self._idle) if unused]
-        if spare < len(idle) and working:
+        # What is compiled is kept until half of it would be for nothing.
+        if spare < len(idle) and working and not (self._matcher.compiled and 2 * working > len(self._starts)):
             self._keep([slot for slot in range(len(self._starts)) if slot not in idle[spare:]])
 
     def _keep(self, slots: list[int]) -> None:
@@ -179,6 +180,7 @@ class _Slots:
         self._best, self._since = self._best[index], self._since[index]
         self._optimizer.keep(slots)
         self._matcher.keep(slots)
+        self._steps, self._begun_at = 1, min(at for at, idle in zip(self._at, self._idle, strict=True) if not idle)
 
 
 class _Results:

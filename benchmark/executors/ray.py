@@ -106,7 +106,7 @@ class Ray(Executor):
         settings = _Settings(device.type, self._gpus, self._of_each, versions(), tuple(plugins))
         # Once for all cells: each machine takes its copy from the object store.
         stored = {name: ray.put(_packed(dataset)) for name, dataset in datasets.items()}
-        task = _measured.options(**options, max_retries=0)
+        task = (_ON_A_GPU if gpu else _ON_CPUS).options(**options, max_retries=0)
         _Tasks(lambda todo: task.remote(todo, stored[todo.spec.dataset], settings), options, work, tell).run(keys)
 
 
@@ -262,7 +262,6 @@ class _Tasks:
         self._tell(key, event)
 
 
-@ray.remote(num_returns="streaming")
 def _measured(work: Todo, packed: tuple[Any, ...], settings: _Settings) -> Iterator[Event | Started | Finished | Failed]:
     """The events of a cell, in a process of Ray."""
     yield Started()
@@ -305,6 +304,12 @@ def _measured(work: Todo, packed: tuple[Any, ...], settings: _Settings) -> Itera
         yield event
         if isinstance(event, (Finished, Failed)):
             return
+
+
+_ON_CPUS = ray.remote(num_returns="streaming")(_measured)
+#: A process works on one task only: it would keep its memory of the GPU, and the GPU that it saw first. Ray sees to that by itself
+#: only where the number of GPUs stands here, and not in ``options``.
+_ON_A_GPU = ray.remote(num_returns="streaming", max_calls=1)(_measured)
 
 
 def _packed(dataset: Dataset) -> tuple[Any, ...]:

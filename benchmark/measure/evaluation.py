@@ -6,7 +6,6 @@ import copy
 import json
 import math
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from attacks import Attack, Observation, Progress, Reconstruction, Round
 from attacks.score import score
 from benchmark.config import Evaluation
 from benchmark.data.datasets import Dataset
+from benchmark.measure import clock
 from benchmark.measure.metrics import compare
 from benchmark.measure.precision import autocast
 from benchmark.measure.victims import Victims
@@ -136,9 +136,9 @@ def rebuild(attack: Attack, observation: Observation, victims: Victims, seed: in
         if obstacle is not None:
             rebuilt.obstacles.update(dict.fromkeys(knowledge if kind == "both" else [kind], obstacle))
             continue
-        started = time.perf_counter()
+        started = clock.now(observation.device)
         found = attack.reconstruct(known, seed=seed, progress=tell)
-        seconds = time.perf_counter() - started
+        seconds = clock.now(observation.device) - started
         scores = {"score": _scores(observation, found, seed),
                   "blind_score": None if kind == "informed" else _scores(observation.blind(), found, seed)}
         rows, rebuilt.images[kind] = _compared(found, observation, victims)

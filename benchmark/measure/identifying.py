@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from attacks import Observation, Progress
 from attacks.identification import Identifier, presence_mu
 from attacks.reading.labels import known_or_inferred_labels, label_obstacle
 from benchmark.data.datasets import Dataset
+from benchmark.measure import clock
 from benchmark.measure.evaluation import attackers, labels_right
 from benchmark.measure.pools import Pools
 from benchmark.measure.victim_memory import allowed
@@ -69,11 +69,11 @@ def identify(observation: Observation, victims: Victims, pools: Pools, dataset: 
                 if progress is not None:
                     progress(round(1000 * (before + more * step / max(steps, 1)) / total), 1000)
 
-            started = time.perf_counter()
+            started = clock.now(observation.device)
             of_part = known if len(parts) == 1 else known.select([place_of[number] for number in part])
             scores = identifier.scores(of_part, pools.candidates(dataset, part), seed=seed, progress=tell)
             better, tied = _ranks(scores.cpu().numpy(), pools.places[part])
-            seconds = (time.perf_counter() - started) / len(part)
+            seconds = (clock.now(observation.device) - started) / len(part)
             rows += [{
                 "knowledge": kind, "method": method.name, "exact": method.exact, "victim": number, "candidates": pools.size,
                 "better": int(better[i]), "tied": int(tied[i]),

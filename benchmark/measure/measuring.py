@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -17,9 +16,9 @@ from safetensors.torch import save as save_weights
 import attacks
 import defenses
 from attacks import Observation
-from attacks.engine.memory import with_less
+from attacks.engine import memory
 from benchmark.data.datasets import Dataset
-from benchmark.measure import interrupts
+from benchmark.measure import clock, interrupts
 from benchmark.measure.environment import hardware
 from benchmark.measure.evaluation import observe, rebuild
 from benchmark.measure.identifying import identify, require_within_bound
@@ -80,7 +79,8 @@ def _columns(spec: CellSpec | TrialSpec) -> dict[str, Any]:
 
 def _try(work: TrialWork, dataset: Dataset, share: _Share) -> Tried:
     """Train in a data set whose test images are the validation images (:meth:`Dataset.without_test`), and test on these."""
-    started, spec, columns = time.perf_counter(), work.spec, _columns(work.spec)
+    device, spec, columns = dataset.train.labels.device, work.spec, _columns(work.spec)
+    started = clock.now(device)
     cell = CellSpec(dataset=spec.dataset, model=spec.model, defense=spec.defense, seed=_TRIAL_SEED)
     private = make_private(defenses.create(spec.defense), dataset, spec.model, work.training, _TRIAL_SEED)
     rows = []
@@ -91,14 +91,13 @@ def _try(work: TrialWork, dataset: Dataset, share: _Share) -> Tried:
         share.done += epoch.epoch > 0
         if epoch.train_loss is not None and not math.isfinite(epoch.train_loss):
             break  # weights that are no numbers stay so
-    info = {**spec.model_dump(), "seconds": time.perf_counter() - started, **hardware(dataset.train.labels.device)}
+    info = {**spec.model_dump(), "seconds": clock.now(device) - started, **hardware(device)}
     return Tried(info, rows)
 
 
 def _train(work: Work, private: Private, dataset: Dataset, share: _Share, tell: Callable[[Event], None]) -> dict[int, bytes]:
-    started = time.perf_counter()
-    training = work.training
-    labels = dataset.test.labels
+    training, labels = work.training, dataset.test.labels
+    started = clock.now(labels.device)
     columns = {
         **_columns(work.spec), **training.model_dump(include={"optimizer", "learning_rate", "batch_size"}),
         "test_images": len(labels), "chance": int(labels.bincount().max()) / len(labels)}
@@ -110,8 +109,11 @@ def _train(work: Work, private: Private, dataset: Dataset, share: _Share, tell: 
         tell(EpochEnded(epoch, training.epochs))
         if epoch.epoch in work.checkpoints:
             weights[epoch.epoch] = save_weights({name: t.contiguous() for name, t in private.state_dict().items()})
+    # What is attacked next needs the memory.
+    private.optimizer.zero_grad(set_to_none=True)
+    private.optimizer.state.clear()
     info = {**work.spec.model_dump(), "epochs": training.epochs, "checkpoints": sorted(weights), "classes": list(dataset.classes),
-            "seconds": time.perf_counter() - started, **hardware(labels.device)}
+            "seconds": clock.now(labels.device) - started, **hardware(labels.device)}
     tell(Trained(info, rows, weights))
     return weights
 
@@ -123,7 +125,7 @@ class _Observing:
     def __init__(self, work: Work, mode: str, private: Private, weights: dict[int, bytes], dataset: Dataset, share: _Share,
                  note: Callable[[str], None]) -> None:
         self._work, self._mode, self._private, self._weights = work, mode, private, weights
-        self._dataset, self._share, self._note = dataset, share, note
+        self._dataset, self._device, self._share, self._note = dataset, dataset.train.labels.device, share, note
         self._batch_size = work.evaluation.images_of(mode, work.training.batch_size)
         self._victims = choose_victims(dataset, work.evaluation, self._batch_size, work.spec.seed)
         self._chunks = Chunks(private.module, work.evaluation, checkpoints=len(work.checkpoints))
@@ -132,7 +134,7 @@ class _Observing:
 
     def identify(self, key: str) -> Identified:
         """Rank the candidates of all victims at every checkpoint."""
-        started, work, spec, dataset = time.perf_counter(), self._work, self._work.spec, self._dataset
+        started, work, spec, dataset = clock.now(self._device), self._work, self._work.spec, self._dataset
         pools = draw_pools(dataset, self._victims, work.evaluation, spec.seed)
         self._note(pools.note)
         rows: list[dict[str, Any]] = []
@@ -156,7 +158,7 @@ class _Observing:
 
     def attack(self, key: str, asked: AttackSpec) -> Attacked:
         """Attack the victims at every checkpoint; as many at once as the memory holds."""
-        started, work, spec, attack = time.perf_counter(), self._work, self._work.spec, attacks.create(asked.attack)
+        started, work, spec, attack = clock.now(self._device), self._work, self._work.spec, attacks.create(asked.attack)
         victims = self._victims.select(0, work.evaluation.attacked(self._batch_size))
         stored = max(1, _STORED // self._batch_size) if self._batch_size > 1 else len(victims)
         rows: list[dict[str, Any]] = []
@@ -184,12 +186,14 @@ class _Observing:
         return {**_columns(self._work.spec), "checkpoint_epoch": epoch, "observed": self._mode, "batch_size": self._batch_size}
 
     def _made(self, started: float) -> dict[str, Any]:
-        return {"seconds": time.perf_counter() - started, **hardware(self._dataset.train.labels.device)}
+        return {"seconds": clock.now(self._device) - started, **hardware(self._device)}
 
     def _in_parts(self, what: str, do: Callable[..., _Found], victims: Victims, epoch: int) -> list[_Found]:
         """What ``do(observation, victims, progress=...)`` finds at a checkpoint, of as many victims at once as the memory holds."""
         found: list[_Found] = []
         first = 0
+        if self._device.type == "cuda":
+            memory.release(self._device)  # of what trained, and of earlier attacks
 
         def attempt(width: int) -> bool:
             nonlocal first
@@ -204,7 +208,7 @@ class _Observing:
             first += count
             return first < len(victims)
 
-        with_less(attempt, self._chunks.victims, victims.labels.device)
+        memory.with_less(attempt, self._chunks.victims, self._device)
         return found
 
     def _observed(self, epoch: int, first: int, count: int) -> Observation:
@@ -217,8 +221,8 @@ class _Observing:
             return more
         if not self._chunks.keep:
             self._kept.clear()
-        work, device = self._work, self._dataset.train.labels.device
-        self._private.load_state_dict({name: upload(t, device) for name, t in load_weights(self._weights[epoch]).items()})
+        work = self._work
+        self._private.load_state_dict({name: upload(t, self._device) for name, t in load_weights(self._weights[epoch]).items()})
         seed = derive(_forward_seed(work.spec), "observe", epoch, self._batch_size)
         self._kept[place] = observe(self._private, self._victims.select(first, count), self._dataset, work.evaluation, seed,
                                     precision=work.training.precision, in_memory=self._chunks.rounds_in_memory)

@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_leaves
 class StepMemory(TorchDispatchMode):
     """Counts, while it is entered, the bytes that tensors hold: the most at any time is ``peak``.
 
-    Parameters, buffers, their gradients and the optimizer's state count from the start, data sets do not. The count is by storage
-    and the same on every device and machine, so that it can be compared and repeated; what a kernel takes for itself while it runs,
-    and what an allocator keeps in reserve, is left out. May be entered several times.
+    Parameters, buffers, their gradients and the optimizer's state count from the start, data sets do not. The count is by storage,
+    so that it can be repeated, and compared between machines of one type of device; between types it differs by what their
+    libraries keep for the backward pass (cuDNN's batch norm, for one, has a reserve). What a kernel takes for itself while it runs,
+    and what an allocator keeps, is left out. May be entered several times.
 
     Args:
         module: the model that is trained.

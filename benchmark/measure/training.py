@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from benchmark import models
 from benchmark.config import Training
 from benchmark.data.datasets import Dataset
 from benchmark.data.loaders import BatchLoader, LabelledImages
+from benchmark.measure import clock
 from benchmark.measure.precision import autocast
 from benchmark.measure.sent_bytes import sent_bytes
 from benchmark.measure.step_memory import StepMemory
@@ -89,9 +89,9 @@ def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, precisi
         if epoch > 0:
             with torch.random.fork_rng(devices=_cuda(device)):
                 torch.manual_seed(derive(seed, "forward", epoch))
-                started = time.perf_counter()
+                started = clock.now(device)
                 loss = _train_epoch(private, device, precision, on_step, first)
-                seconds = time.perf_counter() - started - (first.counting if first is not None else 0.0)
+                seconds = clock.now(device) - started - (first.counting if first is not None else 0.0)
         with autocast(device, precision):
             accuracy = test_accuracy(private.module, dataset.test, derive(seed, "test", epoch))
         measured = (None, None) if first is None else (first.memory.peak, first.sent)
@@ -109,9 +109,10 @@ class _FirstSteps:
 
     def count(self) -> None:
         """The bytes of the gradient that was shared last."""
-        started = time.perf_counter()
+        device = next(self._module.parameters()).device
+        started = clock.now(device)
         self.sent = sent_bytes({name: p.grad for name, p in self._module.named_parameters() if p.grad is not None})
-        self.counting = time.perf_counter() - started
+        self.counting = clock.now(device) - started
 
 
 def _train_epoch(private: Private, device: torch.device, precision: str, on_step: Callable[[int, int], None] | None,

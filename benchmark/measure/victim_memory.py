@@ -10,14 +10,15 @@ from attacks.engine import memory
 from attacks.engine.slots import even
 from benchmark.config import Evaluation
 
-#: Of the free memory, the share that observed gradients may take, and the images of candidates; attacks need the rest for what they
-#: derive from them.
+#: Of the memory that there is, the share that observed gradients may take, and the images of candidates; attacks need the rest for
+#: what they derive from them.
 _SHARE = 4
 
 
 class Chunks:
     """Of a cell's victims, how many are observed and attacked at once: all, unless their gradients would take more than a quarter
-    of the memory that is free. What becomes of a victim does not depend on it, but for rounding (see :mod:`attacks.engine.slots`).
+    of the memory that is there (:func:`available`). What becomes of a victim does not depend on it, but for rounding (see
+    :mod:`attacks.engine.slots`).
 
     Args:
         module: the model that is observed.
@@ -55,7 +56,8 @@ def allowed(device: torch.device) -> int:
 
 
 def available(device: torch.device) -> int:
-    """Bytes that are free on a device, or would be if caches were emptied."""
+    """Bytes of a GPU that this process may use, whatever it holds of them; of a CPU's memory those that are free, or would be if
+    caches were emptied."""
     if device.type == "cuda":
-        return memory.budget(device) * 2
+        return memory.size(device)
     return int(psutil.virtual_memory().available)

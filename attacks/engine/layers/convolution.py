@@ -53,7 +53,7 @@ class ConvolutionRule(Rule):
     @staticmethod
     def rows(layer: nn.Module, a: Tensor, delta: Tensor) -> dict[str, Rows]:
         assert isinstance(layer, nn.Conv2d)
-        patches = F.unfold(a, layer.kernel_size, layer.dilation, tuple(int(p) for p in layer.padding), layer.stride)
+        patches = _unfolded(a, layer)
         errors = delta.flatten(2)
         if layer.groups == 1:
             weight = rows_of(patches.mT, errors.mT)
@@ -87,10 +87,25 @@ class ConvolutionRule(Rule):
     def _patches(self, a: Tensor, slots: int) -> Tensor:
         """The pixels under the kernel at each position, [S, P, I]; without those that only ever lie in the padding."""
         layer = self._layer
-        patches = F.unfold(a, layer.kernel_size, layer.dilation, self._geometry.padding, layer.stride)
+        patches = _unfolded(a, layer)
         if self._reached is not None:
             patches = patches.unflatten(1, (layer.in_channels, -1)).index_select(2, self._reached).flatten(1, 2)
         return _positions_last(patches, slots)
+
+
+def _unfolded(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """The pixels under the kernel at each position, [N, C * kH * kW, positions]."""
+    padding = tuple(int(pad) for pad in layer.padding)
+    if x.device.type == "cpu" or layer.dilation != (1, 1):
+        return F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
+    return _unfolded_by_views(x, layer.kernel_size, padding, layer.stride)
+
+
+def _unfolded_by_views(x: Tensor, kernel: tuple[int, ...], padding: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """The same by one copy of a view of all images; on a GPU ``F.unfold`` launches a kernel for each."""
+    padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    windows = padded.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])  # [N, C, H', W', kH, kW]
+    return windows.permute(0, 1, 4, 5, 2, 3).flatten(4).flatten(1, 3)
 
 
 def _positions_last(values: Tensor, slots: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -207,13 +208,57 @@ def test_cells_of_a_machine_with_gpus_take_one_each(monkeypatch):
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 4.0}}])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 4.0})
     monkeypatch.setattr(ray, "put", lambda value: value)
-    monkeypatch.setattr(ray_executor._measured, "options", lambda **options: asked.append(options))
+    monkeypatch.setattr(ray_executor._ON_A_GPU, "options", lambda **options: asked.append(options))
     monkeypatch.setattr(ray_executor._Tasks, "run", lambda self, keys: asked.append(self._places()))
     import torch
     executors.create("ray", gpus_per_cell=0.5, threads=6).run([], None, {}, torch.device("cuda"), [], None)
     assert asked == [{"num_cpus": 1, "num_gpus": 0.5, "max_retries": 0}, 8 + 1]
     with pytest.raises(InputError, match="has 8 GPUs, which a cell takes; give fewer --gpus-per-cell"):
         executors.create("ray", gpus_per_cell=8.0).run([], None, {}, torch.device("cuda"), [], None)
+
+
+ON_A_GPU = """
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+import torch
+from defenses import Defense
+
+@dataclass(frozen=True)
+class Same(Defense):
+    name: ClassVar[str] = "same"
+    summary: ClassVar[str] = "changes nothing"
+
+def choose(name):
+    with Path({places!r}).open("a") as file:
+        file.write(f"{{name}} {{os.getpid()}} {{os.environ['CUDA_VISIBLE_DEVICES']}}\\n")
+    return torch.device("cpu")
+
+if os.getpid() != {here}:
+    from benchmark.measure import device
+    device.choose = choose
+"""
+
+
+def test_a_process_of_a_gpu_works_on_one_task(shapes, tmp_path):
+    """On machines that say they have GPUs, where cells are measured on the CPU all the same."""
+    places = tmp_path / "places"
+    (tmp_path / "plugin.py").write_text(ON_A_GPU.format(places=str(places), here=os.getpid()))
+    plugin = plugins.read(tmp_path / "plugin.py")
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False})
+    try:
+        with executors.create("ray", ray_address=made.address, threads=1) as executor:
+            plan = runner.prepare(grid_of(shapes, defenses=["same"], seeds=[0]), tmp_path / "run", executor.device("cuda"),
+                                  load_on=executor.loads_on, plugins=[plugin])
+            outcome = runner.run(plan, Silent(), executor)
+    finally:
+        made.shutdown()
+    assert outcome.failed == 0
+    lines = [line.split() for line in places.read_text().splitlines()]
+    names, processes, gpus = zip(*lines, strict=True)
+    assert len(lines) > 1 and set(names) == {"cuda"} and set(gpus) == {"0"}
+    assert len(set(processes)) == len(lines)
 
 
 def test_a_command_runs_on_ray_and_then_finds_all_done(shapes, tmp_path, capsys):

@@ -93,6 +93,23 @@ def test_uploads_to_a_gpu_are_pinned_and_do_not_block(monkeypatch):
     assert asked == ["pinned", ((torch.device("cuda"),), {"non_blocking": True})]
 
 
+def test_large_uploads_are_not_pinned(monkeypatch):
+    """A data set of gigabytes; the host would keep its pinned copy."""
+    from defenses.support import upload as module
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pytest.fail("pinned"))
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *arguments, **others: (asked.append((arguments, others)), tensor)[1])
+    module.upload(torch.empty(2**26 + 1, dtype=torch.uint8), torch.device("cuda"))
+    assert asked == [((torch.device("cuda"),), {})]
+
+
+def test_numbers_are_uploaded_in_their_type():
+    from defenses.support.upload import upload
+    assert upload([0.1], torch.device("cpu"), torch.float64).item() == 0.1
+    assert upload([2**53 + 1], torch.device("cpu"), torch.int64).item() == 2**53 + 1
+    assert upload([0.1], torch.device("cpu")).dtype == torch.float32 and upload([1], torch.device("cpu")).dtype == torch.int64
+
+
 def test_batches_reach_the_device_by_uploads(monkeypatch):
     given = []
     monkeypatch.setattr("benchmark.data.loaders.upload", lambda values, device: (given.append(len(values)), values)[1])
