@@ -34,6 +34,8 @@ def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn
         private = (defenses.create(defense) if isinstance(defense, str) else defense).make_private(
             module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(), epochs=1,
             generator=client_generator)
+        if dtype != torch.float32:  # layers that a defense puts in
+            private.module.to(dtype)
         device = next(module.parameters()).device
         x = torch.randn(victims, batch_size, 2, 8, 8, generator=generator, device="cpu").clamp(-2, 2).to(device, dtype)
         y = torch.randint(5, (victims, batch_size), generator=generator, device="cpu").to(device)
