@@ -156,6 +156,6 @@ def bf16_rows(bench: Bench) -> Iterator[Row]:
                      "the GPU has it")
 
 
-CHECK = Check("client-steps", "Do clients share and train on the device as on the CPU, under every defense?", 60, rows)
-BF16_CHECK = Check("bf16", "In which types are products computed when training in bf16, forward and backward?", 20, bf16_rows)
+CHECK = Check("client-steps", "Do clients share and train on the device as on the CPU, under every defense?", 45, rows)
+BF16_CHECK = Check("bf16", "In which types are products computed when training in bf16, forward and backward?", 15, bf16_rows)
 

@@ -150,4 +150,4 @@ def _in_a_thread(bench: Bench) -> Row:
                     compiled=found[0])
 
 
-CHECK = Check("compiled-steps", "Are matching steps compiled, right, free of waits, and how much faster?", 110, rows)
+CHECK = Check("compiled-steps", "Are matching steps compiled, right, free of waits, and how much faster?", 100, rows)

@@ -1,4 +1,4 @@
-"""All checks, those that tell most first."""
+"""All checks: those that take seconds first, then those that tell most."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from gpu.checks import Check
 
 CHECKS: tuple[Check, ...] = (
     peaks.CHECK,
-    agreement.CHECK,
+    client_steps.BF16_CHECK,
     client_steps.CHECK,
-    compiled_steps.CHECK,
-    waits.CHECK,
     memory_use.HALVING_CHECK,
+    memory_use.CHECK,
+    waits.CHECK,
+    agreement.CHECK,
+    compiled_steps.CHECK,
     speeds.CHECK,
-    whole_command.RAY_CHECK,
     processes.CHECK,
     matching.CHECK,
-    client_steps.BF16_CHECK,
-    memory_use.CHECK,
     training_speeds.CHECK,
+    whole_command.RAY_CHECK,
     processes.SECOND_GPU_CHECK,
     whole_command.CHECK,
 )

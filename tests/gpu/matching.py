@@ -99,4 +99,4 @@ def _compared(name: str, observation: Observation, victims: int) -> Row:
                   f"at most {TOLERANCE:g}", distance=distance, objective=objective)
 
 
-CHECK = Check("two-steps", "Do the structured and the general matching step agree on the device?", 40, rows)
+CHECK = Check("two-steps", "Do the structured and the general matching step agree on the device?", 30, rows)

@@ -174,5 +174,5 @@ def _too_large(original: Any, most: int) -> Any:
     return step
 
 
-CHECK = Check("memory", "Does a matching step take what was estimated?", 40, rows)
+CHECK = Check("memory", "Does a matching step take what was estimated?", 30, rows)
 HALVING_CHECK = Check("out-of-memory", "Does an attack go on with half as many victims where memory is short?", 25, halving_rows)

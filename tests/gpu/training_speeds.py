@@ -106,4 +106,4 @@ def _opacus(bench: Bench, model: str, batch: int, side: int) -> Callable[[], Any
     return step
 
 
-CHECK = Check("training-speeds", "What does a step of training cost, against the plain loop and plain Opacus?", 60, rows)
+CHECK = Check("training-speeds", "What does a step of training cost, against the plain loop and plain Opacus?", 45, rows)

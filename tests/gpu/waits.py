@@ -122,4 +122,4 @@ def _clocks(bench: Bench) -> Iterator[Row]:
                        returned_seconds=returned - begun, done_seconds=done - begun)
 
 
-CHECK = Check("waits", "Does the host wait for the device within iterations and training steps?", 60, rows)
+CHECK = Check("waits", "Does the host wait for the device within iterations and training steps?", 50, rows)

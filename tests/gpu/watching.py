@@ -159,11 +159,13 @@ def messages() -> Iterator[list[str]]:
             said.append(record.getMessage())
 
     log, handler = logging.getLogger("leakboard"), Keep()
-    before = log.level
+    before = log.level, log.propagate
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = False
     try:
         yield said
     finally:
         log.removeHandler(handler)
-        log.setLevel(before)
+        log.setLevel(before[0])
+        log.propagate = before[1]

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -94,22 +95,38 @@ def _environment(folder: str) -> dict[str, str]:
 
 
 class Commands:
-    """Runs of one grid in a folder."""
+    """Runs of one grid in a folder; those that are under way when the context is left are ended."""
 
     def __init__(self, bench: Bench, folder: Path, defenses: tuple[str, ...] = ("none", "precode")) -> None:
         self._bench, self.folder = bench, folder
         grid = ["--dataset", str(images(folder)), "--model", "lenet", "--epochs", "1", "--victims", "3", "--observed", "single",
                 "--candidates", "5", "--checkpoint", "0", "--checkpoint", "-1", "--seed", "0"]
+        self._begun: list[subprocess.Popen[str]] = []
         self._grid = [*grid, *(part for defense in defenses for part in ("--defense", defense))]
+
+    def __enter__(self) -> Commands:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._begun:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)  # so that Ray is ended too
+                try:
+                    process.wait(timeout=5)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
 
     def start(self, out: str, *attacks: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         """Begin a run."""
         chosen = [part for attack in attacks for part in ("--attack", attack)]
         program = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from benchmark.cli import main; main()"
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", program, "run", *self._grid, *chosen, "--device", self._bench.device.type, "--out",
              str(self.folder / out), *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder,
             env=_environment(str(self.folder)))
+        self._begun.append(process)
+        return process
 
     def end(self, process: subprocess.Popen[str]) -> str:
         """Wait for a run; what it said last where it failed, else ""."""
@@ -117,19 +134,16 @@ class Commands:
             said = process.communicate(timeout=max(1.0, self._bench.left()))[0]
         except subprocess.TimeoutExpired:
             return "it was not done in time"
-        finally:
-            process.kill()
-            process.wait()
         return "" if process.returncode == 0 else f"exit code {process.returncode}: {' '.join(said.split()[-60:])}"
 
     def tables(self, out: str) -> Any:
         """What was rebuilt, in the order of what it is of."""
-        from benchmark.store import results
+        import pandas
 
-        run = results.read_run(self.folder / out)
-        frame = run.reconstructions
-        by = [name for name in ("defense", "seed", "checkpoint", "attack", "knowledge", "victim", "image") if name in frame]
-        return frame[frame["attack"].str.startswith(("inverting", "feature"))].sort_values(by).reset_index(drop=True)
+        files = sorted((self.folder / out / "cells").rglob("reconstructions.parquet"))
+        frame = pandas.concat([pandas.read_parquet(path) for path in files], ignore_index=True)
+        by = ["defense", "checkpoint_epoch", "attack", "knowledge", "victim", "image"]
+        return frame[frame["attack"].isin([MATCHING, OTHER])].sort_values(by).reset_index(drop=True)
 
 
 def compared(name: str, found: Any, expected: Any, limit: float) -> Row:
@@ -143,8 +157,7 @@ def compared(name: str, found: Any, expected: Any, limit: float) -> Row:
 def rows(bench: Bench) -> Iterator[Row]:
     """The tables of a run that was interrupted, in that an attack was added later, and of one on another's models, are those of a run
     at once."""
-    with tempfile.TemporaryDirectory(prefix="leakboard-gpu-") as folder:
-        commands = Commands(bench, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="leakboard-gpu-") as folder, Commands(bench, Path(folder)) as commands:
         first = [commands.start("once", MATCHING, OTHER), commands.start("resumed", MATCHING)]
         for process, name in zip(first, ("a run", "a run with one attack"), strict=True):
             if error := commands.end(process):
@@ -159,29 +172,22 @@ def rows(bench: Bench) -> Iterator[Row]:
 
 def ray_rows(bench: Bench) -> Iterator[Row]:
     """Four cells, one and two at once on a GPU: none fails, and tables are those of a run without Ray."""
-    with tempfile.TemporaryDirectory(prefix="leakboard-gpu-") as folder:
-        seen = Path(folder) / "seen"
+    grid = ("none", "precode", "noise(std=0.001)", "pruning(p=0.5)")[: 2 if bench.tiny else 4]
+    with tempfile.TemporaryDirectory(prefix="leakboard-gpu-") as folder, Commands(bench, Path(folder), grid) as commands:
+        seen, plugin = Path(folder) / "seen", Path(folder) / "where_am_i.py"
         seen.mkdir()
-        plugin = Path(folder) / "where_am_i.py"
         plugin.write_text(PLUGIN)
-        commands = Commands(bench, Path(folder), ("none", "precode", "noise(std=0.001)", "pruning(p=0.5)"))
-        where = f"where-am-i(folder={str(seen)!r})"
+        attacks = (MATCHING, f"where-am-i(folder={str(seen)!r})")
         options = ("--plugin", str(plugin))
-        serial = commands.start("serial", MATCHING, where, options=options)
-        shares = ("0.5",) if bench.tiny else ("0.5", "1")
-        for share in shares:
+        serial = commands.start("serial", *attacks, options=options)
+        if error := commands.end(serial):
+            yield judged("without Ray", False, error, "it ends")
+            return
+        for share in ("0.5",) if bench.tiny else ("0.5", "1"):
             for path in seen.glob("*.json"):
                 path.unlink()
-            process = commands.start(f"ray-{share}", MATCHING, where, options=(
-                *options, "--executor", "ray", *(("--gpus-per-cell", share) if bench.gpu else ("--threads", "1"))))
-            error = commands.end(process)
-            if serial is not None:
-                first = commands.end(serial)
-                serial = None
-                yield judged("without Ray", not first, first or "done", "it ends")
-                if first:
-                    return
-            if error:
+            cell = ("--gpus-per-cell", share) if bench.gpu else ("--threads", "1")
+            if error := commands.end(commands.start(f"ray-{share}", *attacks, options=(*options, "--executor", "ray", *cell))):
                 yield judged(f"a share of {share}", False, error, "no cell fails")
                 return
             told = [json.loads(path.read_text()) for path in seen.glob("*.json")]
