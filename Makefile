@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROCESSES ?= 2
 DEVICE ?= cuda
+SKIP ?=
 # Each with one thread, as more would fight with the other processes; the tests of a file in one of them, as they share what is costly.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
@@ -30,7 +31,7 @@ perf: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/perf --benchmark-only
 
 gpu:
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py --device $(DEVICE)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py --device $(DEVICE) --skip "$(SKIP)"
 
 # The constraints name the versions that the published figures were made with.
 $(VENV)/installed: pyproject.toml constraints.txt

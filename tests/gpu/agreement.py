@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -126,7 +126,7 @@ def difference(found: Outcome, expected: Outcome, tolerance: float) -> Differenc
     return Difference(derivative, objective, images, scores, ranks, norm)
 
 
-@lru_cache(maxsize=None)
+@cache
 def case_of(defense: str, model: str, observed: str) -> cases.Case | str:
     """The case, or why there is none."""
     try:
@@ -183,8 +183,7 @@ def _compared(case: cover.Case, device: torch.device, cpu: torch.device) -> Row:
             f" (apart: derivative {found.derivative:.0%}, objective {found.objective:.0%}, images {found.images:.0%}, "
             f"scores {found.scores:.0%}, {found.ranks} ranks" + (", as on the CPU" if fine else "") + ")")))
     tolerance = f"at most {SHARE:.0%} of entries beyond {TOLERANCE[torch.float64]:g} and {TOLERANCE[torch.float32]:g}, ranks equal"
-    row = judged(name, holds, f"derivatives apart by {', '.join(told)}; CPU float32 {rounding.norm:.1e}", tolerance, **values)
-    return row
+    return judged(name, holds, f"derivatives apart by {', '.join(told)}; CPU float32 {rounding.norm:.1e}", tolerance, **values)
 
 
 CHECK = Check("agreement", "Do attacks and identification find on the device what they find on the CPU?", 110, rows)

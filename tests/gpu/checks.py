@@ -7,9 +7,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # the command says in one line where torch is missing
+    import torch
 
 #: What became of a row or a check. ``measured`` is a figure that nothing is asked of; ``failed`` ended with an exception.
 PASSED, MISSED, MEASURED, SKIPPED, NOT_RUN, FAILED = "passed", "missed", "measured", "skipped", "not run", "failed"
@@ -99,6 +100,8 @@ class Bench:
     def wait(self) -> None:
         """Until the device has done what was asked of it."""
         if self.gpu:
+            import torch
+
             torch.cuda.synchronize(self.device)
 
     def seconds(self, run: Callable[[], Any]) -> float:

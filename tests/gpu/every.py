@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from gpu import (
-    agreement, client_steps, compiled_steps, matching, memory_use, peaks, processes, speeds, training_speeds, waits, whole_command,
+    agreement,
+    client_steps,
+    compiled_steps,
+    matching,
+    memory_use,
+    peaks,
+    processes,
+    speeds,
+    training_speeds,
+    waits,
+    whole_command,
 )
 from gpu.checks import Check
 

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ NEEDED = {
     "itables": "the whole command",
 }
 #: What ``python -m benchmark.cli run`` imports.
-WHOLE_COMMAND = tuple(name for name, what in NEEDED.items() if "the whole command" in what) + ("opacus", "torchvision")
+WHOLE_COMMAND = (*(name for name, what in NEEDED.items() if "the whole command" in what), "opacus", "torchvision")
 _DISTRIBUTIONS = {"yaml": "pyyaml", "skimage": "scikit-image", "PIL": "pillow"}
 
 
@@ -71,7 +72,7 @@ def _driver() -> str:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo") as lines:
+        with Path("/proc/cpuinfo").open() as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

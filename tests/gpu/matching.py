@@ -33,8 +33,9 @@ def repeated(observation: Observation, victims: int) -> Observation:
 def candidates_for(observation: Observation, victims: int) -> Tensor:
     """Images [S, B, C, H, W] to evaluate."""
     generator = torch.Generator().manual_seed(5)
-    images = torch.randn(victims, observation.batch_size, *observation.image_shape, generator=generator)
-    return images.to(observation.mean)
+    distinct = min(victims, 64)
+    images = torch.randn(distinct, observation.batch_size, *observation.image_shape, generator=generator).to(observation.mean)
+    return images.repeat(-(-victims // distinct), 1, 1, 1, 1)[:victims].contiguous()
 
 
 def matcher_of(observation: Observation, victims: int, *, reloaded: bool = False) -> GradientMatcher:

@@ -103,7 +103,7 @@ def _of_a_training(bench: Bench) -> Row:
 
 
 def halving_rows(bench: Bench) -> Iterator[Row]:
-    """An attack that has three quarters of the memory that it would take: the number of victims is halved once, what the first try
+    """An attack that has 85 % of the memory that it would take: the number of victims is halved once, what the first try
     held is free before the second, and the result is the same."""
     victims = 16 if bench.tiny else 2048
     observation = repeated(observe("none", "lenet", _SEEN, side=16 if bench.tiny else 32, device=bench.device), victims)
@@ -125,7 +125,7 @@ def halving_rows(bench: Bench) -> Iterator[Row]:
         said = restored.enter_context(watching.messages())
         if bench.gpu:
             restored.enter_context(mock.patch.object(torch.cuda, "empty_cache", _noting_memory(torch.cuda.empty_cache, held, bench)))
-            _cap(bench, before + 0.75 * peak)
+            _cap(bench, before + 0.85 * peak)
             restored.callback(torch.cuda.set_per_process_memory_fraction, 1.0, bench.device)
         else:
             restored.enter_context(mock.patch.object(GradientMatcher, "step", _too_large(GradientMatcher.step, victims // 2)))

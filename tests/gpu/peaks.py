@@ -17,7 +17,6 @@ def rows(bench: Bench) -> Iterator[Row]:
     bandwidth = 2 * size / bench.seconds_of_many(lambda: target.copy_(source))
     bench.kept["bytes_per_second"] = bandwidth
     yield measured(f"a copy of {size / 2**20:.0f} MiB", f"{bandwidth / 1e9:.0f} GB/s, read and written", bytes_per_second=bandwidth)
-    del source, target
     side = 512 if bench.tiny else 8192
     for dtype, name in ((torch.float32, "flops_per_second"), (torch.bfloat16, "bf16_flops_per_second")):
         a, b = (torch.randn(side, side, device=bench.device).to(dtype) for _ in range(2))

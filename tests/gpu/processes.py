@@ -69,5 +69,5 @@ def second_gpu_rows(bench: Bench) -> Iterator[Row]:
     yield judged("cuda:1", taken == 0 and found.images.device.index == 1, f"{taken} bytes on the first GPU", "none")
 
 
-CHECK = Check("two-processes", "Does the same command come to the same, bit for bit, in two processes?", 60, rows)
+CHECK = Check("two-processes", "Does the same command come to the same, bit for bit, in two processes?", 75, rows)
 SECOND_GPU_CHECK = Check("second-gpu", "Does --device cuda:1 leave the first GPU alone?", 15, second_gpu_rows, gpu_only=True)

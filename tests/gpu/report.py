@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,7 +17,7 @@ from gpu.checks import BAD, FAILED, MEASURED, MISSED, NOT_RUN, PASSED, SKIPPED, 
 #: - ``missing``: by package what is skipped without it
 #: - ``peaks``: bytes_per_second and flops_per_second that the device reached, once measured
 #: - ``checks``: a list of ``name``, ``question``, ``status`` (running, or a word of ``checks``), ``reason``, ``seconds``,
-#:   ``traceback`` where it failed, and ``rows``: ``name``, ``found``, ``status``, ``tolerance``, ``reason``, ``values``, ``seconds``
+#:   ``began`` (seconds since 1970) and the seconds ``allowed``, ``traceback`` where it failed, and ``rows``: ``name``, ``found``, ``status``, ``tolerance``, ``reason``, ``values``, ``seconds``
 #: - ``summary``: how many rows are of each status, and ``checks``: how many checks
 FORMAT = 1
 RUNNING = "running"
@@ -53,7 +52,8 @@ class Report:
 
     def begin(self, check: Check) -> dict[str, Any]:
         """The entry of a check that begins."""
-        entry: dict[str, Any] = {"name": check.name, "question": check.question, "status": RUNNING, "reason": "", "seconds": 0.0, "rows": []}
+        entry: dict[str, Any] = {"name": check.name, "question": check.question, "status": RUNNING, "reason": "", "seconds": 0.0, "rows": [],
+                                 "began": time.time(), "allowed": check.seconds}
         self.content["checks"].append(entry)
         self.write(now=True)
         return entry
@@ -66,6 +66,10 @@ class Report:
     def done(self) -> set[str]:
         """The names of the checks that are over."""
         return {entry["name"] for entry in self.content["checks"] if entry["status"] != RUNNING}
+
+    def hangs(self, grace: float) -> bool:
+        """Whether what is under way has gone on for longer than it may, by so many seconds."""
+        return any(entry["status"] == RUNNING and time.time() > entry["began"] + entry["allowed"] + grace for entry in self.content["checks"])
 
     def fail_running(self, reason: str) -> None:
         """What was under way when its process ended has failed."""
@@ -89,7 +93,7 @@ class Report:
             target = self.path.with_suffix(ending)
             fresh = target.with_name(target.name + ".new")
             fresh.write_text(text)
-            os.replace(fresh, target)
+            fresh.replace(target)
 
 
 def _plain(value: Any) -> Any:

@@ -65,13 +65,11 @@ def supervise(chosen: argparse.Namespace, program: Sequence[str]) -> int:
         worker = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1", "CUBLAS_WORKSPACE_CONFIG": os.environ.get(
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8")})
         try:
-            code = worker.wait(timeout=left + _GRACE)
-            reason = f"its process ended with code {code}"
-        except subprocess.TimeoutExpired:
-            code, reason = -9, "it hung, and its process was ended"
+            code = _ended(worker, chosen.out, left + _GRACE)
         finally:
             worker.kill()
             worker.wait()
+        reason = "it hung, and its process was ended" if code is None else f"its process ended with code {code}"
         report = Report.read(chosen.out)
         if code in (0, 1, 2):
             break
@@ -85,6 +83,18 @@ def supervise(chosen: argparse.Namespace, program: Sequence[str]) -> int:
     if code == 2:
         return 2
     return 1 if report.bad or code not in (0, 1) else 0
+
+
+def _ended(worker: subprocess.Popen[bytes], out: Path, seconds: float) -> int | None:
+    """The exit code of a process; None where it does not end in time, or a check in it goes on for longer than it may."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            return worker.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            if Report.read(out).hangs(_GRACE):
+                return None
+    return None
 
 
 def work(chosen: argparse.Namespace) -> int:

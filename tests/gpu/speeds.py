@@ -10,7 +10,7 @@ from speed_cases import observe, plain_iteration
 from attacks.engine import memory
 from attacks.engine.slots import even
 from gpu import watching
-from gpu.checks import Bench, Check, Row, measured, not_run, skipped, there
+from gpu.checks import Bench, Check, Row, judged, measured, not_run, skipped, there
 from gpu.matching import candidates_for, iterations_of, matcher_of, repeated
 
 CASES = [("none", "lenet", 32), ("noise(std=0.0001)", "mlp", 32), ("none", "torchvision:resnet18", 32),
@@ -55,8 +55,12 @@ def _case(bench: Bench, name: str, defense: str, model: str, side: int, end: flo
         if set_up * victims / before > _SET_UP or bench.clock() > end:
             yield not_run(f"{name}: {victims} victims and more", f"memory holds {most}; setting up {before} took {set_up:.1f} s")
             return
-        row, set_up = _engine(bench, f"{name}: {victims} victims" + (", as many as memory holds" if victims == most else ""),
-                              few, victims, plain, work)
+        try:
+            row, set_up = _engine(bench, f"{name}: {victims} victims" + (", as many as memory holds" if victims == most else ""),
+                                  few, victims, plain, work)
+        except torch.cuda.OutOfMemoryError as error:
+            yield judged(f"{name}: {victims} victims", False, " ".join(str(error).split())[:160], f"memory holds {most}")
+            return
         before = victims
         yield row
 

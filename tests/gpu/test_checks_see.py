@@ -16,12 +16,11 @@ import torch
 
 import attacks
 import defenses
-from attacks.engine import compiled, memory
+from attacks.engine import memory
 from attacks.engine.structured import StructuredStep
 from attacks.search.signed_adam import SignedAdam
 from gpu import agreement, cases, client_steps, compiled_steps, every, machine, matching, memory_use
 from gpu.checks import MISSED, PASSED, SKIPPED, Bench
-from gpu.draws import SameDraws
 
 CPU = torch.device("cpu")
 RUN = Path(__file__).with_name("run.py")
@@ -41,16 +40,8 @@ def test_what_is_registered_is_covered():
 
 def test_agreement_sees_an_error_of_the_device():
     assert agreement._compared(CASE, CPU, CPU).status == PASSED
-    original, calls = StructuredStep._evaluate, []
-
-    def wrong(self, x, labels, noise):
-        calls.append(x.dtype)
-        return original(self, x, labels, noise) * (1.001 if len(calls) > 4 and x.dtype == torch.float64 else 1)
-
-    # The first evaluations in float64 are those of the reference; the steps are compared before, so that this is not patched there.
     with mock.patch.object(agreement, "outcome", _last_one_wrong(agreement.outcome)):
         assert agreement._compared(CASE, CPU, CPU).status == MISSED
-    assert wrong is not None
 
 
 def _last_one_wrong(original):
@@ -72,7 +63,6 @@ def test_a_clients_noise_is_replayed():
     with mock.patch.object(client_steps, "SameDraws", contextlib.nullcontext):
         other, _ = client_steps.client("precode+noise(std=0.001)", "small mlp", CPU, torch.float32)
     assert max(cases.distance(other[name], first[name]) for name in first) > 1e-2
-    assert SameDraws is client_steps.SameDraws
 
 
 def test_half_precision_is_seen():
@@ -89,7 +79,6 @@ def test_a_compiled_step_that_does_not_see_a_refill_is_seen():
             return list(compiled_steps._case(bench(), "x", observation, 4))
 
     assert rows()[0].status == PASSED
-    original = compiled.compiled_or_plain
 
     def stale(step, images, noise):
         kept = [(held, held.value.clone()) for held in step.slots._held]
@@ -109,7 +98,7 @@ def test_a_compiled_step_that_does_not_see_a_refill_is_seen():
         assert rows()[0].status == MISSED
     with mock.patch("attacks.engine.matcher.compiled_or_plain", lambda step, images, noise: step):
         row = rows()[0]
-    assert row.status == MISSED and "NOT compiled" in row.found and original is compiled.compiled_or_plain
+    assert row.status == MISSED and "NOT compiled" in row.found
 
 
 def test_steps_that_disagree_are_seen():
@@ -142,14 +131,7 @@ def test_an_estimate_that_is_too_low_is_seen():
 
 def run_without(packages: set[str], tmp_path: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], dict]:
     """The command on a machine that lacks packages, and its report."""
-    (tmp_path / "sitecustomize.py").write_text(f"""
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {packages!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Missing())
-""")
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({sorted(packages)!r}))\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     said = subprocess.run([sys.executable, str(RUN), "--device", "cpu", "--out", str(tmp_path / "report"), *options], capture_output=True,
                           text=True, timeout=300, env=environment, cwd=RUN.parents[2])

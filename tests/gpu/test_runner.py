@@ -133,6 +133,16 @@ def test_a_report_goes_on_where_a_process_ended(tmp_path):
     assert "its process ended with code -11" in path.with_suffix(".md").read_text()
 
 
+def test_a_check_that_hangs_is_seen_from_outside(tmp_path):
+    report = Report.begun(tmp_path / "r", device="cpu", tiny=True, budget_seconds=1.0)
+    entry = report.begin(made("a", [], seconds=5.0))
+    assert not report.hangs(10.0)
+    entry["began"] -= 16
+    assert report.hangs(10.0)
+    report.end(entry, PASSED)
+    assert not report.hangs(10.0)
+
+
 def test_numbers_that_json_does_not_have_are_texts(tmp_path):
     content, _ = ran([made("a", [measured("x | y", "1\n2", value=math.inf, other=[math.nan, 1.5])])], tmp_path / "r")
     assert content["checks"][0]["rows"][0]["values"] == {"value": "inf", "other": ["nan", 1.5]}

@@ -37,6 +37,14 @@ def test_waits_are_read_from_a_trace():
     assert found.launches == 21 and found.graphs == 1 and found.busy == pytest.approx(50e-6)
 
 
+def test_a_profiler_that_sees_no_gpu_is_no_proof(monkeypatch):
+    """Where the driver lets nobody trace it, no waits are seen; that is not to pass."""
+    bench = Bench(torch.device("cuda"))
+    monkeypatch.setattr(Bench, "wait", lambda self: None)
+    with pytest.raises(RuntimeError, match="saw no launch"):
+        watching.traced(bench, lambda: torch.ones(3).sum())
+
+
 def test_what_a_cpu_does_is_traced(capfd):
     found = watching.traced(Bench(CPU), lambda: torch.ones(3).sum())
     assert found == watching.Traced()

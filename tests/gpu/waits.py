@@ -59,7 +59,7 @@ def _of_an_attack(bench: Bench, cls: type[attacks.Attack], defense: str) -> Row:
         assert not isinstance(of, str)
         observation = known_to(cases.moved(of.observation, bench.device, torch.float32), "informed")
         if (obstacle := cases.short(cls, FEW).obstacle(observation)) is None:
-            return _more(bench, name, lambda count: cases.short(cls, count).reconstruct(observation, seed=0))
+            return _more(bench, name, lambda count, known=observation: cases.short(cls, count).reconstruct(known, seed=0))
     return skipped(name, obstacle or "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -28,6 +29,8 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
          "cuEventSynchronize")
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 _MARK = "leakboard watches"
+#: What the names of some versions of a call end with.
+_VERSION = re.compile(r"(_v\d+|_ptsz|_ptds)+$")
 
 
 @dataclass
@@ -68,7 +71,10 @@ def traced(bench: Bench, run: Callable[[], Any]) -> Traced:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
-        return read_trace(json.loads(path.read_text(errors="replace"))["traceEvents"])
+        found = read_trace(json.loads(path.read_text(errors="replace"))["traceEvents"])
+    if bench.gpu and not found.launches + found.graphs:
+        raise RuntimeError("the profiler saw no launch of a kernel: what it does not see it cannot count")
+    return found
 
 
 def read_trace(events: list[dict[str, Any]]) -> Traced:
@@ -79,7 +85,7 @@ def read_trace(events: list[dict[str, Any]]) -> Traced:
     found = Traced()
     asked: set[Any] = set()
     for event in whole:
-        kind, name = str(event.get("cat")), str(event.get("name"))
+        kind, name = str(event.get("cat")), _VERSION.sub("", str(event.get("name")))
         if kind in ("cuda_runtime", "cuda_driver") and begin <= event["ts"] <= end:
             asked.add(event.get("args", {}).get("correlation"))
             if name in WAITS:
