@@ -1,13 +1,16 @@
 # make demo: install, run the quick preset, write runs/quick.   make test: install the test extra, check style and types, run the tests.
 # make test-slow: the tests that take longer; those on real data where LEAKBOARD_DATA is set.
+# make gpu: what only a GPU can show, in less than 8 minutes, with torch alone (nothing is installed); make gpu DEVICE=cpu rehearses it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROCESSES ?= 2
+DEVICE ?= cuda
+SKIP ?=
 # Each with one thread, as more would fight with the other processes; the tests of a file in one of them, as they share what is costly.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow lint perf clean
+.PHONY: demo test test-slow lint perf gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakboard run --preset quick --out runs/quick
@@ -26,6 +29,9 @@ lint: $(VENV)/installed-test
 
 perf: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/perf --benchmark-only
+
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py --device $(DEVICE) --skip "$(SKIP)"
 
 # The constraints name the versions that the published figures were made with.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -1,4 +1,7 @@
-"""DP-SGD through Opacus: per-sample clipping, Gaussian noise, Poisson sampling, privacy accounting."""
+"""DP-SGD through Opacus: per-sample clipping, Gaussian noise, Poisson sampling, privacy accounting.
+
+Opacus is imported where it is used, so that the other defenses can be had without it.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,6 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
-from opacus.accountants import create_accountant
-from opacus.accountants.utils import get_noise_multiplier
-from opacus.data_loader import DPDataLoader
-from opacus.grad_sample import GradSampleModuleFastGradientClipping
-from opacus.optimizers import DPOptimizerFastGradientClipping
-from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
-from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -71,6 +67,8 @@ class DPSGD(Defense):
     def extend_model(self, module: nn.Module) -> nn.Module:
         """Replace layers that mix samples (batch norm becomes group norm) and turn off in-place activations, which would
         overwrite what Opacus records."""
+        from opacus.validators import ModuleValidator
+
         fixed = ModuleValidator.fix(module) if not ModuleValidator.is_valid(module) else module
         for layer in fixed.modules():
             if getattr(layer, "inplace", False) is True:
@@ -88,6 +86,8 @@ class DPSGD(Defense):
             TypeError: a loader that cannot be sampled.
         """
         if isinstance(data_loader, DataLoader):
+            from opacus.data_loader import DPDataLoader
+
             return DPDataLoader.from_data_loader(data_loader)
         if hasattr(data_loader, "with_poisson_sampling"):
             return data_loader.with_poisson_sampling()
@@ -114,6 +114,10 @@ class DPSGD(Defense):
         return OpacusAccount(self.accountant, self.delta, self.noise_multiplier, plan.sample_rate)
 
     def batch_gradient(self, batch: Batch, step: Step) -> tuple[Gradients, Tensor] | None:
+        from opacus.grad_sample import GradSampleModuleFastGradientClipping
+        from opacus.optimizers import DPOptimizerFastGradientClipping
+        from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
+
         if not step.module.training:
             raise ValueError("dp-sgd needs the module in training mode: Opacus records per-sample gradients only there")
         assert self.noise_multiplier is not None
@@ -172,6 +176,8 @@ def _as_opacus_reads_them(module: nn.Module) -> Iterator[None]:
 @lru_cache(maxsize=64)
 def _noise_multiplier(epsilon: float, delta: float, sample_rate: float, epochs: int, accountant: str) -> float:
     """Kept, since it takes seconds to find, and trainings that differ in something else have it alike."""
+    from opacus.accountants.utils import get_noise_multiplier
+
     return get_noise_multiplier(target_epsilon=epsilon, target_delta=delta, sample_rate=sample_rate, epochs=epochs,
                                 accountant=accountant)
 
@@ -180,6 +186,8 @@ class OpacusAccount:
     """A privacy accountant of Opacus, told the multiplier and the sampling rate once."""
 
     def __init__(self, mechanism: str, delta: float, noise_multiplier: float, sample_rate: float) -> None:
+        from opacus.accountants import create_accountant
+
         self.delta = delta
         self._accountant = create_accountant(mechanism)
         self._noise_multiplier, self._sample_rate = noise_multiplier, sample_rate

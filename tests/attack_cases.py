@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from model_cases import MODELS, loader
@@ -19,19 +20,22 @@ from defenses.private import client_step
 from defenses.stochastic import stochastic_layers
 
 
-def observation_of(defense: str | defenses.Defense, model: str, *, victims: int = 3, batch_size: int = 1, labels_known: bool = True,
+def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn.Module], *, victims: int = 3, batch_size: int = 1, labels_known: bool = True,
                    client_generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32, rounds: int = 1
                    ) -> tuple[Observation, torch.Tensor]:
-    """The observation of some victims as an informed attacker has it, and their images [N, B, C, H, W]."""
+    """The observation of some victims as an informed attacker has it, and their images [N, B, C, H, W]. The model is one of the small
+    ones, or made for images of 2x8x8 and five classes."""
     generator = torch.Generator("cpu").manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = MODELS[model]()
+        module = MODELS[model]() if isinstance(model, str) else model()
         if dtype != torch.float32:  # fake tensors cannot be converted in place
             module.to(dtype)
         private = (defenses.create(defense) if isinstance(defense, str) else defense).make_private(
             module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(), epochs=1,
             generator=client_generator)
+        if dtype != torch.float32:  # layers that a defense puts in
+            private.module.to(dtype)
         device = next(module.parameters()).device
         x = torch.randn(victims, batch_size, 2, 8, 8, generator=generator, device="cpu").clamp(-2, 2).to(device, dtype)
         y = torch.randint(5, (victims, batch_size), generator=generator, device="cpu").to(device)

@@ -16,26 +16,28 @@ from attacks.search.width import choose_width
 from benchmark import models
 
 
-def observe(defense: str, model: str, victims: int, batch_size: int = 1) -> Observation:
+def observe(defense: str, model: str, victims: int, batch_size: int = 1, *, side: int = 32, device: str | torch.device = "cpu"
+            ) -> Observation:
     torch.manual_seed(0)
-    module = models.build(model, (3, 32, 32), 10)
+    module = models.build(model, (3, side, side), 10).to(device)
     private = defenses.create(defense).make_private(
         module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=None)
     private.module.eval()
-    x, y = torch.randn(victims, batch_size, 3, 32, 32), torch.randint(10, (victims, batch_size))
+    x = torch.randn(victims, batch_size, 3, side, side).to(device)
+    y = torch.randint(10, (victims, batch_size)).to(device)
     gradients: dict[str, torch.Tensor] = {}
     for i in range(victims):
         for name, g in private.shared_gradient(x[i], y[i], seed=i).items():
             gradients.setdefault(name, g.new_empty(victims, *g.shape))[i] = g
-    return Observation(module=private.module, shared=gradients, batch_size=batch_size, image_shape=(3, 32, 32), mean=torch.zeros(3),
-                       std=torch.ones(3), labels=y, defense=private.in_force)
+    return Observation(module=private.module, shared=gradients, batch_size=batch_size, image_shape=(3, side, side),
+                       mean=torch.zeros(3, device=device), std=torch.ones(3, device=device), labels=y, defense=private.in_force)
 
 
 def plain_iteration(observation: Observation):
     """What published attacks do for one victim."""
     parameters = list(observation.module.parameters())
     observed = [g[0] for g in observation.shared.values()]
-    x = torch.randn(1, 3, 32, 32, requires_grad=True)
+    x = torch.randn(1, *observation.image_shape, device=observation.device, requires_grad=True)
     optimizer = torch.optim.Adam([x], lr=0.1)
 
     def iteration() -> None:
@@ -60,9 +62,9 @@ def engine_iteration(observation: Observation):
     width = choose_width(problem, starts)
     parts = [starts[i : i + width] for i in range(0, len(starts), width)]
     matchers = [problem.matcher(part, reloaded=len(parts) > 1) for part in parts]
-    bound = torch.full((3, 1, 1), 2.0)
+    bound = torch.full((3, 1, 1), 2.0, device=observation.device)
     optimizers = [SignedAdam(problem.first_images(part), None, (-bound, bound)) for part in parts]
-    sizes = torch.full((width,), 0.1, dtype=torch.float64)
+    sizes = torch.full((width,), 0.1, dtype=torch.float64, device=observation.device)
 
     def iteration() -> None:
         for matcher, optimizer in zip(matchers, optimizers, strict=True):
