@@ -12,12 +12,12 @@ from attacks.methods.recursive import Recursive
 from attacks.methods.see_through_gradients import SeeThroughGradients
 from attacks.portfolio import BUDGETS
 from attacks.portfolio import portfolio as members
+from attacks.race import Race
+from attacks.registry import registry
 from defenses.support import checks
-from defenses.support.registry import Registry, SpecificationError, parse, unknown
+from defenses.support.registry import SpecificationError, parse, unknown
 
-registry: Registry[Attack] = Registry(
-    "attack", Attack, InvertingGradients, DLG, IDLG, SeeThroughGradients, FeatureMatching, Analytic, OmitStochastic, Likelihood,
-    Averaging, Recursive)
+registry.register(Race)
 
 #: What stands for several attacks in a grid.
 PORTFOLIO = "portfolio"
@@ -45,7 +45,7 @@ def create(specification: str) -> Attack:
 
 def create_all(specification: str) -> list[Attack]:
     """As :func:`create`, where ``portfolio(budget='fast'|'standard'|'thorough')`` stands for all registered attacks with fixed
-    settings (:mod:`attacks.portfolio`)."""
+    settings (:mod:`attacks.portfolio`), but for those that run others."""
     name, arguments = parse(specification, "attack")
     if name != PORTFOLIO:
         return [create(specification)]
@@ -61,5 +61,6 @@ def create_all(specification: str) -> list[Attack]:
 
 __all__ = [
     "DLG", "IDLG", "Analytic", "Attack", "Averaging", "FeatureMatching", "InvertingGradients", "Likelihood", "Observation",
-    "OmitStochastic", "Progress", "Reconstruction", "Recursive", "Round", "SeeThroughGradients", "create", "create_all", "registry",
+    "OmitStochastic", "Progress", "Race", "Reconstruction", "Recursive", "Round", "SeeThroughGradients", "create", "create_all",
+    "registry",
 ]

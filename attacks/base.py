@@ -185,10 +185,21 @@ class Attack(Named):
     Attributes:
         threat_model: letter of the weakest threat model that suffices in the SoK of Carletti et al. (USENIX Security 2025).
         needs: what the attack cannot do without beside the gradient: ``defense`` (an informed attacker), ``rounds`` (several).
+        of_others: whether it runs other attacks, see :meth:`members`.
     """
 
     threat_model: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
+    of_others: ClassVar[bool] = False
+
+    @property
+    def searches(self) -> bool:
+        """Whether it searches from random starts, so that it depends on the seed, and more iterations may find more."""
+        return True
+
+    def members(self) -> list[Attack]:
+        """The attacks that it runs, where it is one of others."""
+        return []
 
     def obstacle(self, observation: Observation) -> str | None:
         """Why the attack does not apply to the observation, or None when it does."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from attacks.base import Attack
 
 #: Raised with every change of an attack, a setting, or the scores of reconstructions or candidates, since results of different
@@ -22,17 +25,24 @@ SETTINGS: dict[str, list[dict[str, object]]] = {
 }
 
 
-def portfolio(classes: list[type[Attack]], budget: str) -> list[Attack]:
+def settings(classes: Iterable[type[Attack]]) -> list[Attack]:
+    """The attacks of all classes, each with the settings of a portfolio, and otherwise its defaults, but for those that run
+    others."""
+    return [cls(**chosen) for cls in classes if not cls.of_others for chosen in SETTINGS.get(cls.name, [{}])]
+
+
+def portfolio(classes: Iterable[type[Attack]], budget: str) -> list[Attack]:
     """The attacks of all classes, with at least the budget's restarts, and its iterations.
 
     Raises:
         KeyError: there is no such budget.
     """
     iterations, restarts = BUDGETS[budget]
-    attacks = []
-    for cls in classes:
-        for settings in SETTINGS.get(cls.name, [{}]):
-            own = cls(**settings).parameters()
-            effort = {"iterations": iterations, "restarts": max(restarts, own.get("restarts", 1))}
-            attacks.append(cls(**settings, **{name: value for name, value in effort.items() if name in own}))
-    return attacks
+    return [with_effort(attack, iterations, restarts) for attack in settings(classes)]
+
+
+def with_effort(attack: Attack, iterations: int, restarts: int) -> Attack:
+    """The attack with so many iterations and at least so many restarts, where it has such parameters."""
+    own = attack.parameters()
+    effort = {"iterations": iterations, "restarts": max(restarts, own.get("restarts", 1))}
+    return replace(attack, **{name: value for name, value in effort.items() if name in own})

@@ -29,6 +29,10 @@ class Analytic(Attack):
     paper: ClassVar[str] = "Phong et al., 2018"
     threat_model: ClassVar[str] = "B"
 
+    @property
+    def searches(self) -> bool:
+        return False
+
     def obstacle(self, observation: Observation) -> str | None:
         return _first_layer(observation)[1] or label_obstacle(observation)
 

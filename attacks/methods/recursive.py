@@ -55,6 +55,10 @@ class Recursive(MatchingAttack):
         checks.whole("matched", self.matched, at_least=0)
         checks.whole("solver", self.solver, at_least=1)
 
+    @property
+    def searches(self) -> bool:
+        return self.matched > 0
+
     def obstacle(self, observation: Observation) -> str | None:
         return recursion_obstacle(observation)
 

@@ -15,7 +15,7 @@ _HISTORY = 20
 class LBFGS(Optimizer):
     """Limited-memory BFGS without a line search (Liu & Nocedal, 1989), as torch.optim.LBFGS takes its steps, for each slot alone.
 
-    The first step of a victim is 1 in the sum of its entries. Where torch caps it at the derivative, and takes no pair whose product
+    The first step of a victim is 1 in the sum of its entries. Where torch caps it at the derivative and takes no pair whose product
     is below 1e-10, squared distances of a model with the usual initial weights, of about 1e-6, are not minimised at all (LeNet, 16
     CIFAR-10 victims, 300 iterations of iDLG: SSIM 0.02; so 0.81). Of all iterates that with the lowest objective is found, since
     without a line search the method can diverge. The bounds are left out, as the authors of the attacks that use it do.

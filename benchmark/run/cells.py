@@ -54,7 +54,7 @@ def attacks_of(grid: Grid, plugins: Sequence[Plugin]) -> dict[str, AttackSpec]:
     model."""
     evaluation = grid.evaluation.model_dump(exclude={"candidates", "observed"})
     return {
-        _hash([results.FORMAT, VERSION, attack.label, mode, evaluation, _digests([attack], plugins)]):
+        _hash([results.FORMAT, VERSION, attack.label, mode, evaluation, _digests([attack, *attack.members()], plugins)]):
             AttackSpec(attack=attack.label, observed=mode)
         for mode in grid.evaluation.observed for attack in map(attacks.create, grid.attacks)
     }

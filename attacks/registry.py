@@ -1,0 +1,19 @@
+"""The attacks, by their names."""
+
+from __future__ import annotations
+
+from attacks.base import Attack
+from attacks.methods.analytic import Analytic
+from attacks.methods.averaging import Averaging
+from attacks.methods.dlg import DLG, IDLG
+from attacks.methods.feature_matching import FeatureMatching
+from attacks.methods.inverting_gradients import InvertingGradients
+from attacks.methods.likelihood import Likelihood
+from attacks.methods.omit_stochastic import OmitStochastic
+from attacks.methods.recursive import Recursive
+from attacks.methods.see_through_gradients import SeeThroughGradients
+from defenses.support.registry import Registry
+
+registry: Registry[Attack] = Registry(
+    "attack", Attack, InvertingGradients, DLG, IDLG, SeeThroughGradients, FeatureMatching, Analytic, OmitStochastic, Likelihood,
+    Averaging, Recursive)
