@@ -19,7 +19,7 @@ def without_smallest(values: Tensor, count: int) -> Tensor:
     magnitudes = values.abs()
     if values.device.type != "cpu" or values.dtype != torch.float32 or len(values) < _MANY:
         return values.index_fill(0, magnitudes.topk(count, largest=False, sorted=False).indices, 0.0)
-    # Numbers that are not negative are ordered as their bits are. The upper half of these, of which each value is counted, tells nearly
+    # Numbers that are not negative are ordered as their bits are. The upper half of these, whose values are counted, tells nearly
     # all apart; left to be selected are entries in whose upper half the edge lies. On a GPU the counts would make the host wait.
     upper = magnitudes.view(torch.int32) >> 16
     up_to = upper.bincount(minlength=2**15).cumsum(0)
