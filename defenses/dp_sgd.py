@@ -19,6 +19,7 @@ from defenses.base import Account, Defense
 from defenses.release import Clipped, Noise, Release, Stage, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, Step
 from defenses.support import checks
+from defenses.support.clipped_sum import clipped_sum
 from defenses.support.out_of_place import OutOfPlace
 
 
@@ -28,9 +29,10 @@ class DPSGD(Defense):
 
     The shared gradient of a batch is (sum of per-sample gradients clipped to L2 norm ``max_grad_norm`` + Gaussian noise of
     standard deviation ``noise_multiplier * max_grad_norm``) / B. B is the expected batch size in training, where batches are
-    drawn by Poisson sampling, and the size of the observed batch where an attacker observes one. Clipping is Opacus' ghost
-    clipping, so per-sample gradients of linear layers are never formed. Layers that mix samples (batch norm) are replaced by
-    Opacus' ModuleValidator.
+    drawn by Poisson sampling, and the size of the observed batch where an attacker observes one. Per-sample gradients of linear
+    layers are never formed: norms are those of ghost clipping, and the sum is found in the same backward pass
+    (:func:`defenses.support.clipped_sum.clipped_sum`); models of other layers are clipped by Opacus. Layers that mix samples (batch
+    norm) are replaced by its ModuleValidator.
 
     Args:
         noise_multiplier: ratio of the noise's standard deviation to ``max_grad_norm``, >= 0; 1.0 when no target is given.
@@ -127,27 +129,38 @@ class DPSGD(Defense):
         opacus_optimizer = DPOptimizerFastGradientClipping(
             torch.optim.SGD(parameters.values()), noise_multiplier=self.noise_multiplier, max_grad_norm=self.max_grad_norm,
             expected_batch_size=step.batch_size, loss_reduction="mean", generator=step.generator)
-        per_sample = GradSampleModuleFastGradientClipping(
-            step.module, max_grad_norm=self.max_grad_norm, loss_reduction="mean", use_ghost_clipping=True)
+        # A Poisson sample can be empty: the released gradient is then noise alone.
+        found = clipped_sum(step.module, lambda: step.losses(batch), self.max_grad_norm) if len(batch.images) else None
         try:
-            with OutOfPlace(), _as_opacus_reads_them(step.module):
-                losses = step.losses(batch, per_sample)
-            if len(batch.images) == 0:  # a Poisson sample can be empty: the released gradient is then noise alone
-                for parameter in parameters.values():
-                    parameter.grad = torch.zeros_like(parameter)
+            if found is None:
+                losses = self._clip_by_opacus(batch, step, opacus_optimizer)
             else:
-                for parameter in parameters.values():
-                    parameter.grad = None
-                DPTensorFastGradientClipping(per_sample, opacus_optimizer, losses).backward()
+                summed, losses = found
+                for name, parameter in parameters.items():
+                    parameter.grad = summed[name]
             opacus_optimizer.accumulate()
             opacus_optimizer.add_noise()
             opacus_optimizer.scale_grad()
             gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
         finally:
-            per_sample.to_standard_module()
             for parameter in parameters.values():
                 parameter.summed_grad = None  # type: ignore[attr-defined]
         return gradients, losses.detach().mean()
+
+    def _clip_by_opacus(self, batch: Batch, step: Step, optimizer: DPOptimizerFastGradientClipping) -> Tensor:
+        """Fill ``p.grad`` with the sum of clipped gradients, of any model that Opacus takes; the losses [B]."""
+        per_sample = GradSampleModuleFastGradientClipping(
+            step.module, max_grad_norm=self.max_grad_norm, loss_reduction="mean", use_ghost_clipping=True)
+        try:
+            with OutOfPlace(), _as_opacus_reads_them(step.module):
+                losses = step.losses(batch, per_sample)
+            for parameter in optimizer.params:
+                parameter.grad = None if len(losses) else torch.zeros_like(parameter)
+            if len(losses):
+                DPTensorFastGradientClipping(per_sample, optimizer, losses).backward()
+        finally:
+            per_sample.to_standard_module()
+        return losses
 
     def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
         if self.noise_multiplier is None:  # not planned yet, so that nobody knows the noise

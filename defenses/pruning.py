@@ -14,6 +14,7 @@ from defenses.base import Defense
 from defenses.release import Kept, Release
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
+from defenses.support.smallest import without_smallest
 
 
 @dataclass(frozen=True)
@@ -63,5 +64,4 @@ class GradientPruning(Defense):
         count = self._count(flat.numel())
         if count == 0:
             return gradient
-        smallest = flat.abs().topk(count, largest=False, sorted=False).indices
-        return flat.index_fill(0, smallest, 0.0).view_as(gradient)
+        return without_smallest(flat, count).view_as(gradient)
