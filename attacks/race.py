@@ -88,7 +88,7 @@ class Race(Attack):
             told.one_more()
         racing = {attack: field.unexplained() for attack in searching}
         keep = self.keep
-        for place, iterations in enumerate(heats):
+        for place, iterations in enumerate(heats if field.unexplained() else []):
             last = place == len(heats) - 1
             scores: dict[Attack, Tensor] = {}
             for attack, victims in racing.items():
