@@ -137,9 +137,8 @@ class _Field:
         scores = score(observation, images, found.labels, self._seed)
         index = upload(victims, observation.device, torch.long)
         better = (scores < self._scores[index]) | ~self._filled[index]
-        chosen = index[better]
         for kept, new in ((self._images, found.images), (self._labels, found.labels), (self._scores, scores)):
-            kept[chosen] = new[better]
+            kept[index] = torch.where(better.view(-1, *[1] * (new.dim() - 1)), new, kept[index])
         self._filled[index] = True
         if not attack.searches:
             self._explained[index] |= explained(observation, images, found.labels, self._seed)

@@ -98,14 +98,15 @@ def test_a_victims_result_does_not_depend_on_the_others(cls, defense):
     apart = attack.reconstruct(observation.select(order), seed=0)
     # Signed Adam moves a pixel whose derivative is about zero by rounding alone; no such pixel comes up in so few iterations.
     torch.testing.assert_close(apart.images, together.images[order], rtol=0, atol=1e-4)
-    torch.testing.assert_close(apart.cost, together.cost[order], rtol=1e-4, atol=1e-5)
+    # Of attacks that choose the cost is a score, the logarithm of a misfit that can be as small as rounding.
+    torch.testing.assert_close(apart.cost, together.cost[order], rtol=1e-4, atol=1e-2 if cls.of_others else 1e-5)
 
 
 @pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.name)
 def test_the_seed_decides(cls):
     """Of attacks that search; what is computed in closed form does not depend on it."""
     attack = short(cls)
-    observation = where_it_applies(cls)
+    observation = observed(cls, "noise", "lenet") if cls.of_others else where_it_applies(cls)  # under noise nothing is read
     first, again, other = (attack.reconstruct(observation, seed=seed).images for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert torch.equal(first, other) is not attack.searches
@@ -117,6 +118,8 @@ def test_stays_on_the_device(cls, defense, monkeypatch):
     """On fake tensors of another device: an operation that meets a tensor left on the CPU raises."""
     # Fake numbers cannot be compared, nor memory be measured.
     monkeypatch.setattr(GradientMatcher, "_disagreement", lambda *arguments: None)
+    monkeypatch.setattr("attacks.race._Field.unexplained", lambda field: [0, 1, 2])
+    monkeypatch.setattr("attacks.race._ahead", lambda scores, racing, *others: racing)
     monkeypatch.setattr("attacks.search.minimise.choose_width", lambda problem, waiting: len(waiting) - 1)
     monkeypatch.setattr("attacks.engine.layers.rule.factors", lambda g, rank: None if defense == "noise" else (g[..., :rank], g[:, :rank]))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):
