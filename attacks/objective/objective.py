@@ -101,20 +101,15 @@ def _tensor_fields(term: Term) -> list[str]:
     return [place.name for place in fields(term) if isinstance(getattr(term, place.name), Tensor)]
 
 
-def squared_norms(gradients: Mapping[str, Tensor], objective: Objective) -> dict[str, Tensor]:
-    """|G|^2 [N] of each parameter that is compared, over the positions that are."""
-    squares: dict[str, Tensor] = {}
-    for name, gradient in gradients.items():
-        if objective.weight(name) > 0:
-            mask = objective.masks.get(name)
-            # One victim at a time, in one place: the squares of all would take as much memory as the gradients, also one after
-            # another, where the allocator finds no use for the gaps.
-            square, whole = torch.empty_like(gradient[:1]), gradient.new_empty(len(gradient))
-            for i, own in enumerate(gradient.split(1)):
-                torch.mul(own, own, out=square)
-                whole[i] = (square if mask is None else square * mask[i]).sum()
-            squares[name] = whole
-    return squares
+def squared_norms(gradient: Tensor, mask: Tensor | None) -> Tensor:
+    """|G|^2 [N] of the gradients [N, ...] of one parameter, over the entries that a mask leaves."""
+    # One victim at a time, in one place: the squares of all would take as much memory as the gradients, also one after another,
+    # where the allocator finds no use for the gaps.
+    square, whole = torch.empty_like(gradient[:1]), gradient.new_empty(len(gradient))
+    for i, own in enumerate(gradient.split(1)):
+        torch.mul(own, own, out=square)
+        whole[i] = (square if mask is None else square * mask[i]).sum()
+    return whole
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from attacks.base import Progress
 from attacks.engine.compiled import worth_compiling
 from attacks.engine.memory import with_less
+from attacks.engine.replayed import worth_replaying
 from attacks.engine.slots import even, filled
 from attacks.search.optimizer import Optimizer
 from attacks.search.problem import Problem, Start
@@ -130,8 +131,13 @@ class _Slots:
         """After the first step, which may have found that the model is matched in another way."""
         self._steps += 1
         waves = 1 + len(self._waiting) // len(self._starts)
-        if self._steps == 2 and worth_compiling(self._since.device, waves * self._problem.schedule.iterations):
+        iterations = waves * self._problem.schedule.iterations
+        if self._steps != 2 or self._optimizer.logits is not None:
+            return
+        if worth_compiling(self._since.device, iterations):
             self._matcher.compile(self._optimizer.images)
+        elif worth_replaying(self._since.device, len(self._starts), iterations):
+            self._matcher.replay(self._optimizer.images)
 
     def _done(self) -> list[int]:
         """The slots whose victim needs no further iteration; those without progress go on to the next step size."""

@@ -220,7 +220,7 @@ def test_the_width_keeps_to_the_memory(monkeypatch):
 @pytest.mark.parametrize(("slower", "expected"), [(16, 8), (1000, 20)])
 def test_fewer_victims_where_that_is_clearly_faster(monkeypatch, slower, expected):
     monkeypatch.setattr("attacks.search.width._seconds_per_victim", lambda matcher, image, width: 2.0 if width >= slower else 1.0)
-    problem = problem_of(victims=20, schedule=Schedule(200, 0.1, 1200))
+    problem = problem_of(victims=20, schedule=Schedule(500, 0.1, 1200))
     assert choose_width(problem, [Start(v, 0) for v in range(20)]) == expected
 
 
