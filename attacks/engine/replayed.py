@@ -1,5 +1,5 @@
-"""A matching step as a plain list of operations, replayed without autograd, hooks and contexts: the same kernels in the same order, so
-the same result bit for bit, at half the time where a victim is alone and its tensors are small.
+"""A matching step as a plain list of operations, replayed without autograd, hooks and contexts: the same kernels, so the same
+result bit for bit, in half the time where a victim is alone and its tensors are small.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ log = logging.getLogger("leakboard")
 
 Step = Callable[[Tensor, list[Tensor]], tuple[Tensor, Tensor]]
 
-#: Tracing takes as long as some 500 to 1,000 iterations gain, on LeNet, MLP and resnet18 alike, since both grow with the operations.
-_ITERATIONS_WORTH_TRACING = 1500
+#: Tracing takes as long as some 400 to 600 iterations gain (measured on LeNet and PRECODE), since both grow with the operations.
+_ITERATIONS_WORTH_TRACING = 1000
 #: Of more slots the operations take longer than the calls of them.
 _MOST_SLOTS = 8
 
@@ -32,7 +32,7 @@ def worth_replaying(device: torch.device, slots: int, iterations: int) -> bool:
 
 
 def replayed_or_plain(step: Step, images: Tensor, noise: list[Tensor]) -> Step:
-    """The step replayed for the shapes of some images and noise where its result is the same bit for bit, or else the step as it is.
+    """The step replayed for the shapes of some images and noise; the step as it is where the results are not equal bit for bit.
 
     What is loaded later into tensors that the step holds counts, as they stay where they are.
 
@@ -113,8 +113,9 @@ def _changing(graph: fx.Graph) -> set[fx.Node]:
 def _is_pure(node: fx.Node) -> bool:
     """Whether the same arguments always give the same, and nothing else happens."""
     target = node.target
-    return target is operator.getitem or (
-        isinstance(target, torch._ops.OpOverload) and not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags)
+    if not isinstance(target, torch._ops.OpOverload):
+        return target is operator.getitem
+    return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
 
 
 def _does_nothing(node: fx.Node) -> bool:
@@ -124,7 +125,8 @@ def _does_nothing(node: fx.Node) -> bool:
     if node.target not in (_aten.view.default, _aten._unsafe_view.default, _aten.expand.default):
         return False
     before, after = (n.meta.get("val") for n in (node.args[0], node) if isinstance(n, fx.Node))
-    return (isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == after.shape and before.stride() == after.stride())
+    return (isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == after.shape
+            and before.stride() == after.stride())
 
 
 def _key(part: Any) -> Any:

@@ -19,7 +19,6 @@ from attacks.engine.layers.turned_convolution import TurnedConvolution
 #: More channels than these run well as they are (measured on LeNet: 3 channels gain five-fold, 12 lose).
 _MOST_CHANNELS = 16
 
-
 _C = TypeVar("_C", TurnedConvolution, PatchConvolution)
 
 
@@ -38,7 +37,7 @@ class BlockedConvolution(Generic[_C]):
     def __init__(self, layer: nn.Conv2d, convolution: type[_C]) -> None:
         self._stride, self._kernel = layer.stride[0], layer.kernel_size
         self._padding = [int(padding) for padding in layer.padding]
-        self.convolve = convolution(self.arrange(layer.weight), layer.bias, (0, 0))
+        self.convolve: _C = convolution(self.arrange(layer.weight), layer.bias, (0, 0))
         self.real = self.arrange(torch.ones_like(layer.weight[:1]))
         self.blocks: Tensor | None = None
 

@@ -29,7 +29,8 @@ class Geometry:
 
 
 class Convolutions(Protocol):
-    """How inputs [S * B, C, H, W] and errors [S * B, O, H', W'] make weights W [S, O, C / groups, kH, kW], and these their derivatives."""
+    """How inputs [S * B, C, H, W] and errors [S * B, O, H', W'] make the gradients of weights [S, O, C / groups, kH, kW], and such
+    weights W the derivatives."""
 
     def inputs(self, a: Tensor) -> Tensor:
         """The inputs as they are used."""
@@ -76,7 +77,8 @@ class Grouped:
         return _groups_to_victims(F.conv2d(inputs, weight.flatten(0, 1), **self.geometry.settings(self.victims)), self.victims)
 
 
-def formed(a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, convolutions: Convolutions, *, distance: bool) -> Comparison:
+def formed(a: Tensor, delta: Tensor, observed: Tensor, mask: Tensor | None, convolutions: Convolutions, *, distance: bool
+           ) -> Comparison:
     """Input [S * B, C, H, W] and error [S * B, O, H', W'] against observed gradients [S, O, C / groups, kH, kW].
 
     Args:

@@ -1,7 +1,7 @@
 """Small convolutions as products of matrices with the patches of their input, for a victim that is attacked alone.
 
-Libraries take 50 to 200 microseconds a convolution of one image of 12 channels, of which 5 are arithmetic; a product of matrices takes
-ten, and the patches, which take 20, serve the forward pass and the comparison of the weight's gradient alike.
+Libraries take 50 to 200 microseconds for a convolution of one image of 12 channels, of which 5 are arithmetic; a product of
+matrices takes ten, and the patches, which take 20, serve the forward pass and the comparison of the weight's gradient alike.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ class PatchConvolution:
         """Whether this computes the layer, or the same layer over blocks, faster, for such an input and output."""
         stride, padding = layer.stride[0], [int(pad) for pad in layer.padding]
         entries = delta[0] * delta[2:].numel() * layer.weight[0].numel()
-        return (layer.weight.device.type == "cpu" and layer.stride == (stride, stride) and layer.dilation == (1, 1) and layer.groups == 1
-                and all(pad < size for pad, size in zip(padding, layer.kernel_size, strict=True)) and entries <= _MOST_ENTRIES)
+        return (layer.weight.device.type == "cpu" and layer.stride == (stride, stride) and layer.dilation == (1, 1)
+                and layer.groups == 1 and entries <= _MOST_ENTRIES
+                and all(pad < size for pad, size in zip(padding, layer.kernel_size, strict=True)))
 
     def __call__(self, x: Tensor) -> Tensor:
         self.patches = patches_of(x.detach(), self._weight.shape, self._padding)
