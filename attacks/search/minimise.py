@@ -47,8 +47,8 @@ def minimise(problem: Problem, *, optimizer: type[Optimizer] = SignedAdam, resta
     """Optimise the images of every victim, several starts each.
 
     What becomes of a victim does not depend on which others are worked on beside it, nor on when it starts: on a CPU bit for bit,
-    where the memory holds at least four at once; elsewhere but for rounding. How many are worked on at once is chosen by
-    :func:`attacks.search.width.choose_width`; out of memory, it is halved.
+    where the memory holds at least four at once and there is more than one; elsewhere but for rounding. How many are worked on at
+    once is chosen by :func:`attacks.search.width.choose_width`; out of memory, it is halved.
 
     Args:
         problem: the victims and what is minimised.
