@@ -116,9 +116,7 @@ class DPSGD(Defense):
         return OpacusAccount(self.accountant, self.delta, self.noise_multiplier, plan.sample_rate)
 
     def batch_gradient(self, batch: Batch, step: Step) -> tuple[Gradients, Tensor] | None:
-        from opacus.grad_sample import GradSampleModuleFastGradientClipping
         from opacus.optimizers import DPOptimizerFastGradientClipping
-        from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 
         if not step.module.training:
             raise ValueError("dp-sgd needs the module in training mode: Opacus records per-sample gradients only there")
@@ -147,8 +145,11 @@ class DPSGD(Defense):
                 parameter.summed_grad = None  # type: ignore[attr-defined]
         return gradients, losses.detach().mean()
 
-    def _clip_by_opacus(self, batch: Batch, step: Step, optimizer: DPOptimizerFastGradientClipping) -> Tensor:
+    def _clip_by_opacus(self, batch: Batch, step: Step, optimizer: Any) -> Tensor:
         """Fill ``p.grad`` with the sum of clipped gradients, of any model that Opacus takes; the losses [B]."""
+        from opacus.grad_sample import GradSampleModuleFastGradientClipping
+        from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
+
         per_sample = GradSampleModuleFastGradientClipping(
             step.module, max_grad_norm=self.max_grad_norm, loss_reduction="mean", use_ghost_clipping=True)
         try:

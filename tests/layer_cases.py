@@ -17,6 +17,8 @@ from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
 
 BATCHES = st.integers(1, 4)
+#: One alone is matched in ways of its own.
+VICTIMS = st.integers(1, 2)
 COSTS = st.sampled_from([Cosine(), Euclidean()])
 
 

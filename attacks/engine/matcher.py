@@ -10,6 +10,7 @@ from torch import Tensor
 from attacks.base import Observation
 from attacks.engine.compiled import Step, compiled_or_plain
 from attacks.engine.general import GeneralStep
+from attacks.engine.replayed import replayed_or_plain
 from attacks.engine.slots import Slots
 from attacks.engine.step import MatchingStep
 from attacks.engine.structured import StructuredStep
@@ -107,6 +108,10 @@ class GradientMatcher:
     def compiled(self) -> bool:
         """Whether :meth:`compile` was called for the slots that there are."""
         return self._compiled is not None
+
+    def replay(self, images: Tensor) -> None:
+        """Replay the step for as many slots as there are, without a change of any bit; :meth:`keep` ends it."""
+        self._compiled = replayed_or_plain(self.step_of_slots, images, self.noise_like(images))
 
     def load(self, slot: int, position: int, seed: int) -> None:
         """Give a slot to another victim, whose sampling begins; no other slot changes."""

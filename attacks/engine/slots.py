@@ -46,11 +46,15 @@ class Slots:
         positions: the victim of each slot, by its position in the observation.
         victims: how many there are.
         reloaded: whether slots are given to other victims later; if not, and all victims are there, nothing is copied.
+
+    Attributes:
+        alone: whether one victim is all there is, and ever will be.
     """
 
     def __init__(self, positions: Sequence[int], victims: int, *, reloaded: bool) -> None:
         self.positions = list(positions)
         self.plain = not reloaded and self.positions == list(range(victims))
+        self.alone = self.plain and victims == 1
         self._held: list[Held] = []
 
     def __len__(self) -> int:

@@ -34,7 +34,8 @@ class MatchingStep:
         self.slots = slots
         self._module, self._defense, self._objective = observation.module, observation.defense, objective
         self._labels = slots.hold(labels)
-        self._squared = {name: slots.hold(squares) for name, squares in squared_norms(observation.shared, objective).items()}
+        self._squared = {name: slots.hold(_squares(observation, name, objective.masks.get(name)))
+                         for name in observation.shared if objective.weight(name) > 0}
         self._stochastic = list(stochastic_layers(observation.module).values())
         self._codes = [slots.hold(code) for code in objective.codes]
         self._errors = [] if objective.errors is None else [slots.hold(objective.errors)]
@@ -79,3 +80,9 @@ class MatchingStep:
 
     def _terms_held(self) -> tuple[Term, ...]:
         return with_tensors(self._terms, [held.value for held in self._of_terms])
+
+
+def _squares(observation: Observation, name: str, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return observation.once(name, "squared norms", lambda gradient: squared_norms(gradient, None))
+    return squared_norms(observation.shared[name], mask)

@@ -8,8 +8,6 @@ from torch import Tensor
 from attacks.engine.kernels.products import both_products
 from attacks.engine.slots import Slots
 
-#: Victims whose gradients are factored at once.
-_AT_ONCE = 4
 #: A larger rank is not looked for.
 _LARGEST_RANK = 32
 
@@ -51,16 +49,18 @@ def factors(gradients: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     generator = torch.Generator("cpu").manual_seed(0)
     probes = torch.randn(columns, rank, generator=generator, device="cpu").to(gradients)
     u, v = gradients.new_empty(victims, rows, rank), gradients.new_empty(victims, rank, columns)
-    for start in range(0, victims, _AT_ONCE):
-        some = gradients[start : start + _AT_ONCE]
-        if not bool(torch.isfinite(some).all()):
+    lost = gradients.new_empty(1, rows, columns)
+    for victim in range(victims):  # one at a time, which stays in the cache from one product to the next
+        own = gradients[victim : victim + 1]
+        product = own @ probes
+        if not bool(torch.isfinite(product).all()):
             return None
-        basis = torch.linalg.qr(some @ probes).Q
+        basis = torch.linalg.qr(product).Q
         # Once to and fro: random vectors may nearly miss a direction, those of the row space do not.
-        basis = torch.linalg.qr(some @ torch.linalg.qr(some.mT @ basis).Q).Q
-        right = basis.mT @ some
-        lost = (some - basis @ right).square().sum((1, 2))
-        if not bool((lost <= (16 * torch.finfo(some.dtype).eps) ** 2 * some.square().sum((1, 2))).all()):
+        basis = torch.linalg.qr(own @ torch.linalg.qr((basis.mT @ own).mT).Q).Q
+        right = basis.mT @ own
+        torch.baddbmm(own, basis, right, alpha=-1, out=lost)
+        if not bool(torch.linalg.vector_norm(lost) <= 16 * torch.finfo(own.dtype).eps * torch.linalg.vector_norm(own)):
             return None
-        u[start : start + _AT_ONCE], v[start : start + _AT_ONCE] = basis, right
+        u[victim], v[victim] = basis[0], right[0]
     return u, v

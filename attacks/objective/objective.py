@@ -107,23 +107,18 @@ def _tensor_fields(term: Term) -> list[str]:
     return [place.name for place in fields(term) if isinstance(getattr(term, place.name), Tensor)]
 
 
-def squared_norms(gradients: Mapping[str, Tensor], objective: Objective) -> dict[str, Tensor]:
-    """|G|^2 [N] of each parameter that is compared, over the positions that are."""
-    squares: dict[str, Tensor] = {}
-    for name, gradient in gradients.items():
-        if objective.weight(name) > 0:
-            mask = objective.masks.get(name)
-            # A part at a time, in one place: the squares of all would take as much memory as the gradients, also one after another,
-            # where the allocator finds no use for the gaps.
-            some = parts(gradient)
-            space, whole, at = torch.empty_like(some[0]), gradient.new_empty(len(gradient)), 0
-            for own in some:
-                place = slice(at, at := at + len(own))
-                square = torch.mul(own, own, out=space[: len(own)])
-                square = square if mask is None else square * mask[place]
-                whole[place] = square.sum() if len(own) == 1 else square.reshape(len(own), -1).sum(1)
-            squares[name] = whole
-    return squares
+def squared_norms(gradient: Tensor, mask: Tensor | None) -> Tensor:
+    """|G|^2 [N] of the gradients [N, ...] of one parameter, over the entries that a mask leaves."""
+    # A part at a time, in one place: the squares of all would take as much memory as the gradients, also one after another, where the
+    # allocator finds no use for the gaps.
+    some = parts(gradient)
+    space, whole, at = torch.empty_like(some[0]), gradient.new_empty(len(gradient)), 0
+    for own in some:
+        place = slice(at, at := at + len(own))
+        square = torch.mul(own, own, out=space[: len(own)])
+        square = square if mask is None else square * mask[place]
+        whole[place] = square.sum() if len(own) == 1 else square.reshape(len(own), -1).sum(1)
+    return whole
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from attacks.base import Progress
 from attacks.engine.compiled import worth_compiling
 from attacks.engine.memory import with_less
+from attacks.engine.replayed import worth_replaying
 from attacks.engine.slots import even, filled
 from attacks.search.optimizer import Optimizer
 from attacks.search.problem import Problem, Start
@@ -46,8 +47,8 @@ def minimise(problem: Problem, *, optimizer: type[Optimizer] = SignedAdam, resta
     """Optimise the images of every victim, several starts each.
 
     What becomes of a victim does not depend on which others are worked on beside it, nor on when it starts: on a CPU bit for bit,
-    where the memory holds at least four at once; elsewhere but for rounding. How many are worked on at once is chosen by
-    :func:`attacks.search.width.choose_width`; out of memory, it is halved.
+    where the memory holds at least four at once and there is more than one; elsewhere but for rounding. How many are worked on at
+    once is chosen by :func:`attacks.search.width.choose_width`; out of memory, it is halved.
 
     Args:
         problem: the victims and what is minimised.
@@ -130,8 +131,13 @@ class _Slots:
         """After the first step, which may have found that the model is matched in another way; again where slots were closed."""
         self._steps += 1
         waves = 1 + len(self._waiting) // len(self._starts)
-        if self._steps == 2 and worth_compiling(self._since.device, waves * self._problem.schedule.iterations - self._begun_at):
+        iterations = waves * self._problem.schedule.iterations - self._begun_at
+        if self._steps != 2:
+            return
+        if worth_compiling(self._since.device, iterations):
             self._matcher.compile(self._optimizer.images, self._optimizer.logits)
+        elif self._optimizer.logits is None and worth_replaying(self._since.device, len(self._starts), iterations):
+            self._matcher.replay(self._optimizer.images)
 
     def _done(self) -> list[int]:
         """The slots whose victim needs no further iteration; those without progress go on to the next step size."""

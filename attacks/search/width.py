@@ -12,8 +12,8 @@ from attacks.engine.matcher import GradientMatcher
 from attacks.engine.slots import even, filled
 from attacks.search.problem import Problem, Start
 
-#: The width is measured where that takes less than some percent of the attack: each width takes three steps.
-_ITERATIONS_WORTH_MEASURING = 150
+#: The width is measured where that takes less than some two percent of the attack: each width takes three steps.
+_ITERATIONS_WORTH_MEASURING = 500
 _SMALLEST = 8
 #: A smaller width has to be faster by this factor per victim, so that timing noise does not decide.
 _CLEARLY_FASTER = 0.95
@@ -23,6 +23,8 @@ def choose_width(problem: Problem, waiting: Sequence[Start]) -> int:
     """Of the starts that wait, how many to work on at once: as many as fit the memory, unless fewer are clearly faster by a short
     measurement. On a GPU nothing is measured: rounding differs between widths there, and the same command is to give the same
     tables."""
+    if len(waiting) == 1:
+        return 1  # also where memory holds more: slots beside it would compute what nobody reads
     image, iterations = problem.first_images(waiting[:1]), problem.schedule.iterations
 
     def matcher(count: int) -> GradientMatcher:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import time
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
 import defenses
 from attacks import Observation
+from attacks.engine.replayed import worth_replaying
+from attacks.engine.slots import filled
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
 from attacks.search.problem import Problem, Start
@@ -56,14 +63,19 @@ def plain_iteration(observation: Observation):
 
 
 def engine_iteration(observation: Observation):
-    """One iteration of every victim, in parts of the width that an attack chooses."""
+    """One iteration of every victim, in parts of the width that an attack chooses, with the slots that it leaves idle."""
     problem = Problem(observation, observation.labels, Objective(terms=(TotalVariation(1e-6),)), Schedule(3000, 0.1, 1200), 0)
     starts = [Start(victim, 0) for victim in range(len(observation))]
     width = choose_width(problem, starts)
     parts = [starts[i : i + width] for i in range(0, len(starts), width)]
-    matchers = [problem.matcher(part, reloaded=len(parts) > 1) for part in parts]
+    reloaded = len(parts) > 1
+    parts = [part + part[:1] * (filled(len(part), width, observation.batch_size) - len(part)) for part in parts]
+    matchers = [problem.matcher(part, reloaded=reloaded) for part in parts]
     bound = torch.full((3, 1, 1), 2.0, device=observation.device)
     optimizers = [SignedAdam(problem.first_images(part), None, (-bound, bound)) for part in parts]
+    for matcher, optimizer in zip(matchers, optimizers, strict=True):
+        if worth_replaying(observation.device, len(optimizer.images), problem.schedule.iterations):
+            matcher.replay(optimizer.images)
     sizes = torch.full((width,), 0.1, dtype=torch.float64, device=observation.device)
 
     def iteration() -> None:
@@ -71,3 +83,38 @@ def engine_iteration(observation: Observation):
             optimizer.step(matcher.step(optimizer.images)[0], None, sizes[: len(optimizer.images)])
 
     return iteration
+
+
+def milliseconds_in_processes(loop: str, defense: str, model: str, victims: int, *, processes: int, threads: int, repeats: int) -> float:
+    """Milliseconds per victim and iteration of several processes that work at once, each with so many threads on victims of its own.
+
+    Args:
+        loop: ``plain`` or ``engine``.
+        defense, model: of the observation.
+        victims: that one iteration of a process moves.
+        processes, threads: of each process.
+        repeats: iterations that are timed, after three that are not.
+    """
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(processes), context.Queue()
+    arguments = (loop, defense, model, victims, threads, repeats, start, results)
+    running = [context.Process(target=_time_a_loop, args=arguments) for _ in range(processes)]
+    for process in running:
+        process.start()
+    # The slowest counts: an attack on several victims is over when all are done.
+    slowest = max(results.get(timeout=300) for _ in running)
+    for process in running:
+        process.join()
+    return slowest * 1e3 / (repeats * victims * processes)
+
+
+def _time_a_loop(loop: str, defense: str, model: str, victims: int, threads: int, repeats: int, start: Barrier, results: Any) -> None:
+    torch.set_num_threads(threads)
+    iteration = (plain_iteration if loop == "plain" else engine_iteration)(observe(defense, model, victims))
+    for _ in range(3):
+        iteration()
+    start.wait(timeout=300)
+    started = time.perf_counter()
+    for _ in range(repeats):
+        iteration()
+    results.put(time.perf_counter() - started)

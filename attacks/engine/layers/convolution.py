@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Size, Tensor, nn
 from torch.nn import functional as F
@@ -9,7 +11,8 @@ from torch.nn import functional as F
 from attacks.engine.kernels.products import Matrices
 from attacks.engine.layers import convolution_comparison, outer_products
 from attacks.engine.layers.blocked_convolution import BlockedConvolution
-from attacks.engine.layers.convolution_comparison import Geometry
+from attacks.engine.layers.convolution_comparison import Geometry, Grouped
+from attacks.engine.layers.patch_convolution import PatchConvolution
 from attacks.engine.layers.rule import Observed, Rule, formed, rule
 from attacks.engine.layers.turned_convolution import TurnedConvolution
 from attacks.engine.rows import FormedRows, Rows, rows_of
@@ -30,8 +33,12 @@ class ConvolutionRule(Rule):
         self._slots, self._layer, self._distance = observed.slots, layer, observed.distance
         self._bias = formed(observed, "bias")
         self._geometry = Geometry(layer.stride, tuple(int(p) for p in layer.padding), layer.dilation, layer.groups)
-        self._blocked: BlockedConvolution | None = None
-        if TurnedConvolution.helps(layer):
+        self._blocked: BlockedConvolution[Any] | None = None
+        self._by_patches: PatchConvolution | None = None
+        small = observed.slots.alone and PatchConvolution.helps(layer, a, delta)
+        if small and layer.stride == (1, 1):
+            self.forward = self._by_patches = PatchConvolution(layer.weight, layer.bias, self._geometry.padding)
+        elif TurnedConvolution.helps(layer):
             self.forward = TurnedConvolution(layer.weight, layer.bias, self._geometry.padding)
         self._matrices: tuple[Matrices, Matrices | None] | None = None
         self._formed: tuple[Held, Held | None] | None = None
@@ -43,9 +50,13 @@ class ConvolutionRule(Rule):
         if layer.groups == 1 and cheaper:
             self._reached = _taps_reached(layer, a, weight.device)
             self._matrices = observed.matrices(positions, self._flat)
-        elif BlockedConvolution.helps(layer):
-            self._blocked = self.forward = BlockedConvolution(layer)
-            self._geometry = self._blocked.geometry
+        elif layer.stride != (1, 1) and (small or BlockedConvolution.helps(layer)):
+            if small:
+                self._blocked = BlockedConvolution(layer, PatchConvolution)
+                self._by_patches = self._blocked.convolve
+            else:
+                self._blocked = BlockedConvolution(layer, TurnedConvolution)
+            self.forward, self._geometry = self._blocked, self._blocked.geometry
             self._formed = observed.explicit("weight", self._blocked.arrange)
         else:
             self._formed = observed.explicit("weight")
@@ -75,8 +86,9 @@ class ConvolutionRule(Rule):
                 assert self._blocked.blocks is not None
                 a, self._blocked.blocks = self._blocked.blocks, None
                 where = self._blocked.real if where is None else where
+            convolutions = self._by_patches or Grouped(self._geometry, slots)
             compared["weight"] = convolution_comparison.formed(
-                a, delta, gradient.value, where, self._geometry, distance=self._distance)
+                a, delta, gradient.value, where, convolutions, distance=self._distance)
         return compared
 
     def _flat(self, weight: Tensor) -> Tensor:

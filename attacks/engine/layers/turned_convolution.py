@@ -20,8 +20,7 @@ class TurnedConvolution:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, padding: _Size) -> None:
         self._weight, self._bias, self._padding = weight.detach(), None if bias is None else bias.detach(), padding
-        self._turned = self._weight.transpose(0, 1).flip(2, 3).contiguous()
-        self._back = tuple(size - 1 - pad for size, pad in zip(weight.shape[2:], padding, strict=True))
+        self._turned, self._back = turned(self._weight), turned_padding(weight, padding)
 
     @staticmethod
     def helps(layer: nn.Conv2d) -> bool:
@@ -32,6 +31,16 @@ class TurnedConvolution:
 
     def __call__(self, x: Tensor) -> Tensor:
         return _Convolve.apply(x, self._weight, self._bias, self._padding, self._turned, self._back)
+
+
+def turned(weight: Tensor) -> Tensor:
+    """The kernel of the derivative by the input: turned by half a turn, inputs and outputs exchanged."""
+    return weight.transpose(0, 1).flip(2, 3).contiguous()
+
+
+def turned_padding(weight: Tensor, padding: _Size) -> _Size:
+    """With which the turned kernel gives as many positions as the input had."""
+    return tuple(size - 1 - pad for size, pad in zip(weight.shape[2:], padding, strict=True))
 
 
 class _Convolve(torch.autograd.Function):

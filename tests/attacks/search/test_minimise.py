@@ -217,10 +217,16 @@ def test_the_width_keeps_to_the_memory(monkeypatch):
     assert choose_width(problem, starts) == 1
 
 
+def test_one_start_takes_one_slot_at_once(monkeypatch):
+    problem = problem_of(victims=1, schedule=Schedule(3000, 0.1, 1200))
+    monkeypatch.setattr(Problem, "matcher", lambda *arguments, **others: pytest.fail("there is nothing to measure"))
+    assert choose_width(problem, [Start(0, 0)]) == 1
+
+
 @pytest.mark.parametrize(("slower", "expected"), [(16, 8), (1000, 20)])
 def test_fewer_victims_where_that_is_clearly_faster(monkeypatch, slower, expected):
     monkeypatch.setattr("attacks.search.width._seconds_per_victim", lambda matcher, image, width: 2.0 if width >= slower else 1.0)
-    problem = problem_of(victims=20, schedule=Schedule(200, 0.1, 1200))
+    problem = problem_of(victims=20, schedule=Schedule(500, 0.1, 1200))
     assert choose_width(problem, [Start(v, 0) for v in range(20)]) == expected
 
 
