@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +99,82 @@ def _images(folder: Path, seed: int) -> Path:
             for i in range(100):
                 Image.fromarray(generator.integers(0, 255, (_SIDE, _SIDE, 3), dtype=np.uint8)).save(place / f"{i}.png")
     return folder
+
+
+#: What is measured of a run folder, each in a process of its own, by the folder, the shape of its grid and whether it was tuned.
+_STEPS = {
+    "plan": """
+found = runner.identify(grid, torch.device("cpu"))
+print(planning.describe(planning.planned(found.trials, found.cells, found.attacks, found.identifications, folder / "run")).splitlines()[-1])
+""",
+    "resume": """
+outcome = runner.run(runner.prepare(grid, folder / "run", torch.device("cpu")), LogLines(Console(file=io.StringIO())))
+print(outcome.kept, outcome.finished, outcome.failed)
+""",
+    "report": """
+write_report([folder / "run"], folder / "site")
+""",
+}
+_BEGIN = """
+import io, sys
+from pathlib import Path
+folder, shape, tuned = Path(sys.argv[1]), tuple(map(int, sys.argv[2].split(","))), sys.argv[3] == "True"
+"""
+_BEGIN_RUN = _BEGIN + """
+import torch
+from rich.console import Console
+from growth_cases import grid_of
+from benchmark.run import planning, runner
+from benchmark.run.progress import LogLines
+grid = grid_of(folder, shape, tuned=tuned)
+"""
+_BEGIN_REPORT = _BEGIN + """
+from reports.site import write_report
+"""
+STEPS = tuple(_STEPS)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step took: seconds of the processor, user and system, in all its processes; the most bytes that these held at once, pages
+    that they share counted in each; and what it said."""
+
+    seconds: float
+    peak: int
+    said: str
+
+
+def cost(step: str, folder: Path, shape: tuple[int, int, int, int], *, tuned: bool = False) -> Cost:
+    """Measure a step on a run folder in a process of its own, as Linux tells it."""
+    script = (_BEGIN_REPORT if step == "report" else _BEGIN_RUN) + _STEPS[step]
+    process = subprocess.Popen([sys.executable, "-c", script, str(folder), ",".join(map(str, shape)), str(tuned)], stdout=subprocess.PIPE,
+                               text=True, cwd=Path(__file__).parent, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    seconds: dict[int, float] = {}
+    peak = 0
+    while process.poll() is None:
+        family = _family(process.pid)
+        seconds |= {pid: taken for pid, taken, _ in family}
+        peak = max(peak, sum(held for *_, held in family))
+        time.sleep(0.05)
+    assert process.returncode == 0
+    return Cost(sum(seconds.values()), peak, process.stdout.read().strip())
+
+
+def _family(pid: int) -> list[tuple[int, float, int]]:
+    """Of a process and all that it started: identifier, seconds of the processor, bytes held."""
+    tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    processes, parents = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        parents[int(folder.name)] = int(fields[1])
+        processes[int(folder.name)] = (int(folder.name), (int(fields[11]) + int(fields[12])) / tick, int(fields[21]) * page)
+
+    def belongs(child: int) -> bool:
+        while child in parents and child != pid:
+            child = parents[child]
+        return child == pid
+
+    return [found for child, found in processes.items() if belongs(child)]
