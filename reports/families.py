@@ -85,7 +85,8 @@ def _judged(board: Board, family: Family, few: dict[str, bool]) -> Family:
     free = [found for entry, found in leaks if entry.defense == board.undefended
             or (entry.change is not None and entry.change.mean >= -board.protocol.thresholds.loss - _ROUNDING)]
     return Family(
-        family.name, family.parameter, family.defenses, None, [_standing(board, members, mode, few[mode]) for mode in board.observed],
+        family.name, family.parameter, family.defenses, None,
+        [_standing(board, members, mode, few[mode]) for mode in board.observed],
         min(free, key=lambda found: found.leakage, default=None), min((found.leakage for _, found in leaks), default=None),
         any(entry.accuracy for entry in members) and not any(entry.above_chance for entry in members), family.submission)
 

@@ -1,5 +1,5 @@
-"""How planning, resuming and reporting on a run grow with its cells. ``LEAKBOARD_CELLS=10000`` measures as many too, which takes half an
-hour on a busy machine and 2 GB of disk.
+"""How planning, resuming and reporting on a run grow with its cells. ``LEAKBOARD_CELLS=10000`` measures as many too, which takes
+ten minutes and 2 GB of disk.
 
 Run with ``pytest tests/perf/test_growth.py --benchmark-only -s``.
 """
