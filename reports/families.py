@@ -20,7 +20,8 @@ def ranked(board: Board) -> Board:
     what it leaks, and the others by the least that any strength leaks, lowest first; last, without a rank, those of which nothing
     that counts was measured. The Pareto front of test accuracy and worst-case ASR is marked among the entries above chance.
     """
-    judged = [_judged(board, family) for family in board.families]
+    few = {mode: estimated(board, mode) for mode in board.observed}
+    judged = [_judged(board, family, few) for family in board.families]
     ordered = sorted(judged, key=lambda family: (*_place(board, family), family.name, family.submission))
     families = [replace(family, rank=None if _place(board, family)[0] == _NOWHERE else place)
                 for place, family in enumerate(ordered, start=1)]
@@ -31,18 +32,15 @@ def ranked(board: Board) -> Board:
         for entry, point in zip(entries, points, strict=True)])
 
 
-def is_safe(board: Board, entry: Entry, mode: str) -> bool:
-    """Whether gradients of this mode tell little enough, and the model learned something; by the estimates where no defense of the
-    board has enough victims.
+def is_safe(board: Board, entry: Entry, mode: str, by_estimates: bool | None = None) -> bool:
+    """Whether gradients of this mode tell little enough, and the model learned something; ``by_estimates`` where the board is
+    :func:`estimated`, which is found out where it is not given.
 
     Who knows the defense must have tried both to rebuild images and to identify them. Every checkpoint counts, and so does what
     blind attackers rebuild.
     """
-    return _is_safe(board, entry, mode, estimated(board, mode))
-
-
-def _is_safe(board: Board, entry: Entry, mode: str, by_estimates: bool) -> bool:
     thresholds, seen = board.protocol.thresholds, entry.seen(mode)
+    by_estimates = estimated(board, mode) if by_estimates is None else by_estimates
     if ("informed" not in board.protocol.evaluation.knowledge or not entry.above_chance
             or seen.worst_case is None or seen.identified is None):
         return False
@@ -80,20 +78,21 @@ def leakage(board: Board, entry: Entry) -> FreePrivacy | None:
     return FreePrivacy(entry.defense, asr, top1, entry.accuracy)
 
 
-def _judged(board: Board, family: Family) -> Family:
+def _judged(board: Board, family: Family, few: dict[str, bool]) -> Family:
+    """``few`` says of each mode whether it is :func:`estimated`."""
     members = board.members(family)
     leaks = [(entry, found) for entry in members if (found := leakage(board, entry)) is not None]
     free = [found for entry, found in leaks if entry.defense == board.undefended
             or (entry.change is not None and entry.change.mean >= -board.protocol.thresholds.loss - _ROUNDING)]
     return Family(
-        family.name, family.parameter, family.defenses, None, [_standing(board, members, mode) for mode in board.observed],
+        family.name, family.parameter, family.defenses, None,
+        [_standing(board, members, mode, few[mode]) for mode in board.observed],
         min(free, key=lambda found: found.leakage, default=None), min((found.leakage for _, found in leaks), default=None),
         any(entry.accuracy for entry in members) and not any(entry.above_chance for entry in members), family.submission)
 
 
-def _standing(board: Board, members: list[Entry], mode: str) -> Standing:
-    few = estimated(board, mode)
-    safe = [entry for entry in members if _is_safe(board, entry, mode, few)]
+def _standing(board: Board, members: list[Entry], mode: str, few: bool) -> Standing:
+    safe = [entry for entry in members if is_safe(board, entry, mode, few)]
     if not safe:
         return Standing(mode, estimated=few)
     tuned = board.protocol.tuning is not None

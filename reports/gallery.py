@@ -86,6 +86,11 @@ class Pictures:
             frame[(frame["seed"] == first) & (frame["observed"] == observed)].sort_values(
                 ["victim", "image"], kind="stable").groupby(
                     ["defense", "checkpoint_epoch", "kind", "attack", "knowledge"], sort=False)))
+        # By defenses, as boards may have many.
+        self._attacks: dict[str, list[tuple[str, int]]] = {}
+        for (defense, epoch, kind, attack, knowledge), rows in self._rows.items():
+            if kind == "attack":
+                self._attacks.setdefault(defense, []).append((images_key(epoch, attack, knowledge), len(rows)))
         self._section, self._observed = section, observed
         self._examples: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
         self._worst: dict[str, _Strip] = {}
@@ -159,10 +164,9 @@ class Pictures:
                 raise InputError(
                     f"{folder}: {name!r} holds {stored.dtype} {list(stored.shape)}, expected uint8 [victims, images, 1 or 3, "
                     "height, width] like the originals; remove its attacks and give the command of the run again")
-        for (defense, epoch, kind, attack, knowledge), rows in self._rows.items():
-            key = images_key(epoch, attack, knowledge)
-            if (defense, kind) == (cell.trained["defense"], "attack") and key in images and len(rows) < len(_flat(images[key])):
-                raise InputError(f"{folder}: {key!r} has {len(_flat(images[key]))} images, but {len(rows)} rows in the table; "
+        for key, rows in self._attacks.get(cell.trained["defense"], []):
+            if key in images and rows < len(_flat(images[key])):
+                raise InputError(f"{folder}: {key!r} has {len(_flat(images[key]))} images, but {rows} rows in the table; "
                                  "remove its attacks and give the command of the run again")
         return images
 

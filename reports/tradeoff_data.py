@@ -11,7 +11,7 @@ import pandas as pd
 from reports import text
 from reports.boards import Board, Family
 from reports.entries import Entry
-from reports.families import is_safe
+from reports.families import estimated, is_safe
 from reports.statistics import Estimate
 
 ASR, TOP1 = "worst-case ASR", "top-1"
@@ -24,8 +24,9 @@ COLUMNS = ["measure", "observed", "candidates", "knowledge", "family", "submissi
 def points(board: Board) -> pd.DataFrame:
     """A row per defense and measure of leakage: what it leaks in the mode by which is ranked, and its test accuracy, each with its
     95 % interval; families in their order, and in a family strengths in theirs."""
+    few = estimated(board, board.ranked_by)
     return pd.DataFrame([row for family in board.families for entry in board.members(family)
-                         for row in _rows(board, family, entry)], columns=COLUMNS)
+                         for row in _rows(board, family, entry, few)], columns=COLUMNS)
 
 
 def strength(family: Family, entry: Entry) -> str:
@@ -59,20 +60,20 @@ def facts(board: Board) -> str:
 
 
 def _leaks(board: Board, entry: Entry) -> str:
-    rows = {row["measure"]: row["leakage"] for row in _rows(board, board.family(entry), entry)}
+    rows = {row["measure"]: row["leakage"] for row in _rows(board, board.family(entry), entry, estimated(board, board.ranked_by))}
     words = {ASR: "leaks {} of its images to reconstruction", TOP1: "{} to identification"}
     return ", ".join(words[measure].format(f"{100 * leakage:.0f} %") for measure, leakage in rows.items()) or "was not attacked"
 
 
-def _rows(board: Board, family: Family, entry: Entry) -> Iterator[dict[str, Any]]:
-    """Of a defense, where it has an accuracy."""
+def _rows(board: Board, family: Family, entry: Entry, few: bool) -> Iterator[dict[str, Any]]:
+    """Of a defense, where it has an accuracy; ``few``: the board is :func:`reports.families.estimated`."""
     if entry.accuracy is None:
         return
     seen, thresholds = entry.seen(board.ranked_by), board.protocol.thresholds
     common = {"observed": board.ranked_by, "family": family.name, "submission": entry.submission, "defense": entry.defense,
               "strength": strength(family, entry), **_columns("test_accuracy", entry.accuracy), "epsilon": entry.epsilon,
-              "delta": entry.delta, "safe": is_safe(board, entry, board.ranked_by), "undefended": entry.defense == board.undefended,
-              "chance_accuracy": entry.chance}
+              "delta": entry.delta, "safe": is_safe(board, entry, board.ranked_by, few),
+              "undefended": entry.defense == board.undefended, "chance_accuracy": entry.chance}
     worst = seen.blind if board.only_blind else seen.worst_case
     if worst is not None and worst.asr is not None:
         yield {**common, "measure": ASR, "candidates": None, "knowledge": worst.knowledge, **_columns("leakage", worst.asr),

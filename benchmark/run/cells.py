@@ -33,8 +33,9 @@ def cells_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) 
     that are added later find the model by it, also in the folder of another run."""
     specs = [CellSpec(dataset=d, model=m, defense=p, seed=s)
              for d in depends_on["fingerprints"] for m in grid.models for p in grid.points for s in grid.seeds]
-    tuning = None if grid.tuning is None else grid.tuning.model_dump()
-    return {_hash([*_of_training(spec, grid, depends_on, plugins), grid.training.model_dump(), tuning]): spec for spec in specs}
+    training, tuning = grid.training.model_dump(), None if grid.tuning is None else grid.tuning.model_dump()
+    alike = _Alike(grid, depends_on, plugins)
+    return {_hash([*alike.of_training(spec), training, tuning]): spec for spec in specs}
 
 
 def trials_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) -> dict[str, TrialSpec]:
@@ -46,7 +47,8 @@ def trials_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin])
              for optimizer, step, batch in grid.tuning.combinations()]
     training = grid.training.model_dump(include={"epochs", "precision"})
     how = [grid.tuning.validation, grid.trial_epochs, training]
-    return {_hash(["trial", *_of_training(spec, grid, depends_on, plugins), *how]): spec for spec in specs}
+    alike = _Alike(grid, depends_on, plugins)
+    return {_hash(["trial", *alike.of_training(spec), *how]): spec for spec in specs}
 
 
 def attacks_of(grid: Grid, plugins: Sequence[Plugin]) -> dict[str, AttackSpec]:
@@ -69,12 +71,18 @@ def identifications_of(grid: Grid) -> dict[str, str]:
     return {_hash([results.FORMAT, VERSION, "identification", mode, evaluation]): mode for mode in grid.evaluation.observed}
 
 
-def _of_training(spec: CellSpec | TrialSpec, grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) -> list[Any]:
-    """What determines any training of a model under a defense."""
-    environment = {name: depends_on[name] for name in (*versions(), "device")}
-    parts = [models.create(spec.model), *defenses.create(spec.defense).parts]
-    return [results.FORMAT, environment, depends_on["fingerprints"][spec.dataset], spec.model_dump(), grid.image_size,
-            _digests(parts, plugins)]
+class _Alike:
+    """What determines any training of a model under a defense; what trainings of a grid have alike is found once."""
+
+    def __init__(self, grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin]) -> None:
+        self._environment = {name: depends_on[name] for name in (*versions(), "device")}
+        self._fingerprints, self._image_size = depends_on["fingerprints"], grid.image_size
+        self._digests = {(model, point): _digests([created, *defenses.create(point).parts], plugins)
+                         for model in grid.models for created in [models.create(model)] for point in grid.points}
+
+    def of_training(self, spec: CellSpec | TrialSpec) -> list[Any]:
+        return [results.FORMAT, self._environment, self._fingerprints[spec.dataset], spec.model_dump(), self._image_size,
+                self._digests[spec.model, spec.defense]]
 
 
 def _digests(of: Any, plugins: Sequence[Plugin]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from benchmark.errors import InputError
@@ -75,7 +74,7 @@ def describe(cells: list[PlannedCell]) -> str:
     else:
         time = f"time left about {clock(sum(known))}, one after another"
     done = [f"{sum(cell.state == 'done' for cell in some)} of {len(some)} {name}" for some, name in (
-        (trials, "trials"), ([cell for cell in cells if cell not in trials], "cells")) if some]
+        (trials, "trials"), ([cell for cell in cells if not isinstance(cell.spec, TrialSpec)], "cells")) if some]
     return "\n".join([*lines, f"{' and '.join(done)} done; {time}"])
 
 
@@ -112,11 +111,13 @@ class _Rates:
     """Measured seconds of the parts of cells, by all that cells can have alike."""
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[str, ...], list[float]] = {}
+        self._seconds: dict[tuple[str, ...], tuple[float, int]] = {}  # sum and count
 
     def note(self, spec: CellSpec | TrialSpec, part: str, seconds: float) -> None:
         for names in _ALIKE:
-            self._seconds.setdefault(self._place(spec, part, names), []).append(seconds)
+            place = self._place(spec, part, names)
+            total, count = self._seconds.get(place, (0.0, 0))
+            self._seconds[place] = total + seconds, count + 1
 
     def sum_of(self, spec: CellSpec | TrialSpec, parts: list[str]) -> float | None:
         """The sum over parts of the mean of what was measured most alike; None where nothing alike was measured of one."""
@@ -126,7 +127,7 @@ class _Rates:
             alike = next((self._seconds[place] for place in places if place in self._seconds), None)
             if alike is None:
                 return None
-            total += mean(alike)
+            total += alike[0] / alike[1]
         return total
 
     @staticmethod

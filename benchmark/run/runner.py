@@ -151,7 +151,8 @@ def run(plan: Plan, display: Display, executor: Executor | None = None) -> Outco
         if trials:
             display.message(f"tuning: {len(trials)} trials; then each defense is trained on all images as in its best one")
             _executed(plan, display, executor, trials, lambda key: _trial(plan, key))
-        recorder = _executed(plan, display, executor, todo, lambda key: _work(plan, key))
+        tried = tuning.by_defense(plan.trials)
+        recorder = _executed(plan, display, executor, todo, lambda key: _work(plan, key, tried))
         return Outcome(kept, recorder.finished, recorder.failed)
     finally:
         plan.lock.release()
@@ -174,13 +175,13 @@ def _trial(plan: Plan, key: str) -> TrialWork:
     return TrialWork(spec, tuning.training_of(spec, grid.training), grid.tuning.validation, grid.trial_epochs)
 
 
-def _work(plan: Plan, key: str) -> Work:
+def _work(plan: Plan, key: str, tried: tuning.ByDefense) -> Work:
     """What is left to be done of a cell."""
     grid, spec = plan.grid, plan.cells[key]
     points = grid.checkpoints()
     cell, missing = _found(plan, key)
     weights = None if cell is None else {epoch: read_checkpoint(layout.checkpoint_path(cell.folder, epoch)) for epoch in points}
-    training = tuning.training_for(plan.out, plan.trials, spec, grid, cell)
+    training = tuning.training_for(plan.out, tried.get(tuning.place(spec), {}), spec, grid, cell)
     return Work(spec, training, grid.evaluation, points, weights,
                 {attack: of for attack, of in plan.attacks.items() if attack in missing},
                 {identification: mode for identification, mode in plan.identifications.items() if identification in missing})

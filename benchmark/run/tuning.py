@@ -17,6 +17,23 @@ class NotTuned(InputError):
     """There is nothing to train a defense by."""
 
 
+#: Trials by their keys, by the data set, model and defense that they are for.
+ByDefense = dict[tuple[str, str, str], dict[str, TrialSpec]]
+
+
+def place(spec: CellSpec | TrialSpec) -> tuple[str, str, str]:
+    """What a choice is made for, alike for all seeds."""
+    return spec.dataset, spec.model, spec.defense
+
+
+def by_defense(trials: Mapping[str, TrialSpec]) -> ByDefense:
+    """Of all trials of a run those of each defense, so that not every cell looks through all."""
+    found: ByDefense = {}
+    for key, spec in trials.items():
+        found.setdefault(place(spec), {})[key] = spec
+    return found
+
+
 def training_of(spec: TrialSpec, training: Training) -> Training:
     """The training of a grid by the optimizer, step size and batch size of a trial."""
     return training.model_copy(update=spec.model_dump(include={"optimizer", "learning_rate", "batch_size"}))
@@ -29,7 +46,7 @@ def training_for(run: Path, trials: Mapping[str, TrialSpec], spec: CellSpec, gri
 
     Args:
         run: the folder of the run.
-        trials: those of the grid, by their keys.
+        trials: those of the grid, by their keys, or of them those for the cell's defense.
         spec: the cell.
         grid: of the run.
         cell: as it stands on disk.
@@ -47,7 +64,7 @@ def chosen(run: Path, trials: Mapping[str, TrialSpec], cell: CellSpec, training:
 
     Args:
         run: the folder of the run.
-        trials: those of the grid, by their keys.
+        trials: those of the grid, by their keys, or of them those for the cell's defense.
         cell: which is to be trained.
         training: that of the grid.
 
@@ -56,8 +73,8 @@ def chosen(run: Path, trials: Mapping[str, TrialSpec], cell: CellSpec, training:
     """
     made: list[Tried] = []
     for key, spec in trials.items():
-        if (spec.dataset, spec.model, spec.defense) != (cell.dataset, cell.model, cell.defense):
-            continue  # a choice is for a defense on a data set and model, alike for all seeds
+        if place(spec) != place(cell):
+            continue
         if results.find_trial(run, key) is None:
             path = run / "failures" / f"{key}.json"
             reason = read_json(path, "").get("error") if path.is_file() else "it is not done"

@@ -35,7 +35,7 @@ from benchmark.store.result_files import (
     TrainedPart,
     TrialPart,
     check,
-    read_checkpoint,
+    check_checkpoint,
     read_identifications,
     read_images,
     read_json,
@@ -172,7 +172,7 @@ def damage(cell: Path) -> dict[str, str]:
         try:
             if part.name == TRAINED:
                 for epoch in read_part(part, TrainedPart)["checkpoints"]:
-                    read_checkpoint(checkpoint_path(cell, epoch))
+                    check_checkpoint(checkpoint_path(cell, epoch))
                 read_table(part / "training.parquet", TRAINING)
             elif part.name.startswith(IDENTIFICATION):
                 read_part(part, IdentifiedPart)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from speed_cases import engine_iteration, observe
 
-VICTIMS = (16, 32, 64, 128, 256, 512)
+VICTIMS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 #: Peak memory of a whole process, so that each case is one of its own. It is read from Linux, as ru_maxrss begins with what the
 #: process that started this one has taken.
@@ -52,7 +52,7 @@ def test_cost_per_victim(benchmark, defense):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read as Linux tells it")
 @pytest.mark.parametrize(("defense", "model", "victims"), [
-    ("none", "lenet", 512), ("noise(std=0.0001)", "mlp", 32), ("noise(std=0.0001)", "mlp", 128), ("none", "torchvision:resnet18", 16)])
+    ("none", "lenet", 512), ("none", "lenet", 2048), ("noise(std=0.0001)", "mlp", 32), ("noise(std=0.0001)", "mlp", 128), ("none", "torchvision:resnet18", 16)])
 def test_peak_memory(benchmark, defense, model, victims):
     arguments = [defense, model, str(victims), "20"]
 

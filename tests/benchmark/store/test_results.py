@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +17,7 @@ from run_cases import grid_of, run
 from benchmark.errors import InputError
 from benchmark.specification import CellSpec
 from benchmark.store import recording, results
+from benchmark.store.result_files import read_images
 from benchmark.store.tables import IDENTIFICATIONS
 from reports.gallery import Pictures
 from reports.leaderboard import build
@@ -127,6 +130,32 @@ def test_what_was_written_is_read(tmp_path):
     next(iter(found.identified.values()))["observed"] = "3"
     with pytest.raises(InputError, match="rows of observed '2', expected '3'"):
         results.with_tables(found, CellSpec(**cell))
+
+
+@pytest.mark.parametrize("array", [
+    np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.empty((0, 1, 3, 8, 8), np.uint8),
+    np.array(7, np.int16), np.arange(5, dtype=">f4")], ids=["bytes", "by columns", "none", "one number", "other byte order"])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_images_are_read_as_numpy_reads_them(tmp_path, save, array):
+    save(tmp_path / "images.npz", **{"original": array, "epoch 0 both analytic": array})
+    found = read_images(tmp_path / "images.npz")
+    with np.load(tmp_path / "images.npz") as expected:
+        assert list(found) == expected.files
+        for name, of in found.items():
+            np.testing.assert_array_equal(of, expected[name], strict=True)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"text", b"\x93NUMPY\x01\x00", b"\x93NUMPY\x01\x00\xff\xff{", b"\x93NUMPY\x09\x00\x76\x00" + b" " * 0x76,
+    pytest.param("cut", id="fewer bytes than the shape says"), pytest.param("objects", id="objects")])
+def test_an_images_file_that_holds_something_else_is_one_line(tmp_path, content):
+    if isinstance(content, str):
+        np.save(tmp_path / "a.npy", np.array([{}]) if content == "objects" else np.zeros(9, np.uint8), allow_pickle=True)
+        content = (tmp_path / "a.npy").read_bytes()[: None if content == "objects" else -1]
+    with zipfile.ZipFile(tmp_path / "images.npz", "w") as archive:
+        archive.writestr("original.npy", content)
+    with pytest.raises(InputError, match=r"images\.npz is not a readable images file"):
+        read_images(tmp_path / "images.npz")
 
 
 def test_keys_of_cells_do_not_lead_out_of_the_folder(finished, tmp_path):
