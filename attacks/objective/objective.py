@@ -109,8 +109,8 @@ def _tensor_fields(term: Term) -> list[str]:
 
 def squared_norms(gradient: Tensor, mask: Tensor | None) -> Tensor:
     """|G|^2 [N] of the gradients [N, ...] of one parameter, over the entries that a mask leaves."""
-    # A part at a time, in one place: the squares of all would take as much memory as the gradients, also one after another, where the
-    # allocator finds no use for the gaps.
+    # A part at a time, in one place: the squares of all would take as much memory as the gradients, also one after another, where
+    # the allocator finds no use for the gaps.
     some = parts(gradient)
     space, whole, at = torch.empty_like(some[0]), gradient.new_empty(len(gradient)), 0
     for own in some:
