@@ -34,7 +34,7 @@ class Race(Attack):
     The attacks that a defense was published with have their own rows where they are named beside the race.
 
     The defaults were chosen on 12 CIFAR-10 victims, LeNet, untrained and trained, under noise of 0.001, pruning of 0.9 and PRECODE,
-    one heat of 300 before 1,000 iterations: mean SSIM 0.680, of the portfolio 0.672, in 0.47 of its time where nothing is read. With
+    one heat of 300 before 1,000 iterations: mean SSIM 0.680, the portfolio's 0.672, in 0.47 of its time where nothing is read; with
     one kept 0.676 in 0.44; a heat of 100 before saves a third more and loses 0.12 under pruning.
 
     Args:
