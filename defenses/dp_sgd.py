@@ -19,7 +19,6 @@ from defenses.base import Account, Defense
 from defenses.release import Clipped, Noise, Release, Stage, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, Step
 from defenses.support import checks
-from defenses.support.clipped_sum import clipped_sum
 from defenses.support.out_of_place import OutOfPlace
 
 
@@ -117,6 +116,8 @@ class DPSGD(Defense):
 
     def batch_gradient(self, batch: Batch, step: Step) -> tuple[Gradients, Tensor] | None:
         from opacus.optimizers import DPOptimizerFastGradientClipping
+
+        from defenses.support.clipped_sum import clipped_sum
 
         if not step.module.training:
             raise ValueError("dp-sgd needs the module in training mode: Opacus records per-sample gradients only there")
