@@ -140,7 +140,7 @@ def test_clipping_by_one_backward_pass(benchmark, model, least, size, monkeypatc
 
     def by_opacus() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr("defenses.dp_sgd.clipped_sum", lambda *arguments: None)
+            patch.setattr("defenses.support.clipped_sum.clipped_sum", lambda *arguments: None)
             step(theirs)
 
     ways = {"ghost clipping": by_opacus, "ours": lambda: step(ours), "no defense": lambda: step(undefended)}
