@@ -147,7 +147,7 @@ def applies(case: cover.Case) -> bool:
 def factors(*, tiny: bool = False) -> dict[str, list[str]]:
     """Everything that is registered; for a rehearsal with the small models of the tests alone."""
     models = [name for name in cases.model_makers() if not tiny or name.startswith("small")]
-    return {"defense": cases.defense_names(), "attack": attacks.registry.names(), "model": models, "observed": list(cases.OBSERVED), "knowledge": ["informed", "blind"]}
+    return {"defense": cases.defense_names(), "attack": [cls.name for cls in attacks.registry if not cls.of_others], "model": models, "observed": list(cases.OBSERVED), "knowledge": ["informed", "blind"]}
 
 
 def rows(bench: Bench) -> Iterator[Row]:

@@ -23,7 +23,7 @@ FEW, MANY = 5, 25
 def rows(bench: Bench) -> Iterator[Row]:
     """Iterations of every attack and steps of every training by the profiler; then iterations that torch lets fail where they wait."""
     yield from _made_to_fail(bench)
-    for cls in attacks.registry:
+    for cls in (cls for cls in attacks.registry if not cls.of_others):  # others are run by those
         if "iterations" not in cls().parameters():
             continue
         for defense in ("none", "ppp") if not bench.tiny else ("ppp",):

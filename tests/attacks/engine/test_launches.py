@@ -13,7 +13,7 @@ from attacks.engine import rows
 from attacks.engine.layers import convolution
 from attacks.engine.slots import Slots
 from attacks.objective import parts as parts_module
-from attacks.objective.objective import Objective, squared_norms
+from attacks.objective.objective import squared_norms
 
 
 class Calls(TorchDispatchMode):
@@ -37,7 +37,7 @@ def gradients_of(victims: int, device: str) -> dict[str, torch.Tensor]:
 def norms(victims, device):
     given = gradients_of(victims, device)
     masks = {"a.weight": given["a.weight"] > 0} if victims % 2 == 0 else {}
-    return squared_norms(given, Objective(masks=masks))
+    return {name: squared_norms(g, masks.get(name)) for name, g in given.items()}
 
 
 def norms_of_rows(victims, device):
