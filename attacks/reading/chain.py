@@ -30,7 +30,7 @@ def chain_to(observation: Observation, place: str) -> list[Link] | str:
     end = observation.module.get_submodule(place)
 
     def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if not reason and arguments[0] is not last[0]:
+        if not reason and (not arguments or arguments[0] is not last[0]):
             reason.append(f"the model does more than to run its layers one after another, before {names[module] or 'its layer'}")
         if not reason and module is end:
             reason.append("")

@@ -83,7 +83,17 @@ class Residual(nn.Module):
         return self.last((self.second(self.first(x)) + x).flatten(1))
 
 
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 2, 3), nn.Linear(72, 3)
+
+    def forward(self, x):
+        return self.last(self.first(input=x).flatten(1))
+
+
 @pytest.mark.parametrize(("module", "reason"), [
+    (Named(), "more than to run its layers one after another, before first"),
     (nn.Sequential(nn.Conv2d(2, 2, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3)), "no rule reads a MaxPool2d backwards"),
     (nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.Linear(72, 3)), "in groups"),
     (nn.Sequential(nn.Conv2d(2, 2, 3, padding="same"), nn.Flatten(), nn.Linear(128, 3)), "padded otherwise"),
