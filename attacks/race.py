@@ -12,7 +12,7 @@ from attacks.base import Attack, Observation, Progress, Reconstruction
 from attacks.portfolio import settings, with_effort
 from attacks.reading.labels import label_obstacle
 from attacks.registry import registry
-from attacks.score import explained, score
+from attacks.score import score_and_explained
 from defenses.support import checks
 from defenses.support.upload import upload
 
@@ -89,19 +89,20 @@ class Race(Attack):
         everyone = list(range(len(observation)))
         for attack in reading:
             field.run(attack, everyone, seed)
-            told.one_more()
-        racing = {attack: field.unexplained() for attack in searching}
-        keep = self.keep
-        for place, iterations in enumerate(heats if field.unexplained() else []):
+            told.more(1)
+        left = field.unexplained()
+        racing, keep = dict.fromkeys(searching, left), self.keep
+        for place, iterations in enumerate(heats):
+            if not any(racing.values()):
+                break  # all were read, or no score is finite
             last = place == len(heats) - 1
             scores: dict[Attack, Tensor] = {}
             for attack, victims in racing.items():
-                if victims:
-                    scores[attack] = field.run(with_effort(attack, iterations, self.restarts if last else 1), victims, seed)
-                told.one_more()
+                scores[attack] = field.run(with_effort(attack, iterations, self.restarts if last else 1), victims, seed)
+                told.more(1)
             if not last:
                 racing = _ahead(scores, racing, keep, self.margin, len(observation))
-                told.skip(len(searching) - len(racing))
+                told.more(len(searching) - len(racing))
                 keep = max(1, keep // 2)
         told.end()
         return field.likeliest()
@@ -138,14 +139,14 @@ class _Field:
         found = attack.reconstruct(observation, seed=seed)
         mean, std = observation.mean.view(-1, 1, 1), observation.std.view(-1, 1, 1)
         images = (found.images - mean) / std
-        scores = score(observation, images, found.labels, self._seed)
+        scores, explained = score_and_explained(observation, images, found.labels, self._seed)
         index = upload(victims, observation.device, torch.long)
         better = (scores < self._scores[index]) | ~self._filled[index]
         for kept, new in ((self._images, found.images), (self._labels, found.labels), (self._scores, scores)):
             kept[index] = torch.where(better.view(-1, *[1] * (new.dim() - 1)), new, kept[index])
         self._filled[index] = True
         if not attack.searches:
-            self._explained[index] |= explained(observation, images, found.labels, self._seed)
+            self._explained[index] |= explained
         return scores
 
     def unexplained(self) -> list[int]:
@@ -161,15 +162,12 @@ class _Told:
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress, self._done, self._total = progress, 0, total
 
-    def one_more(self) -> None:
-        self.skip(1)
-
-    def skip(self, count: int) -> None:
-        for _ in range(count):
-            if self._done < self._total:
-                self._done += 1
-                if self._progress is not None:
-                    self._progress(self._done, self._total)
+    def more(self, runs: int) -> None:
+        """So many more are done, or left out."""
+        for _ in range(runs):
+            self._done += 1
+            if self._progress is not None:
+                self._progress(self._done, self._total)
 
     def end(self) -> None:
-        self.skip(self._total - self._done)
+        self.more(self._total - self._done)

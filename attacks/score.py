@@ -26,7 +26,7 @@ from defenses.support.upload import upload
 _AT_ONCE = 64
 #: A total variation below that of any photograph says nothing more; one minus a cosine of this size is rounding.
 _SMOOTH, _ROUNDING = 0.02, 1e-7
-#: See :func:`explained`.
+#: See :func:`score_and_explained`.
 _EXPLAINED = 1e-6
 #: Weight of the prior where the gradient carries known noise, and where it does not. Measured on candidates of 300 iterations,
 #: LeNet, CIFAR-10, 32 victims, as ASR, with weights of 0.3, 0.5 and 1: noise of 0.001, untrained 0.72, 0.72, 0.66 (the best of all
@@ -63,17 +63,17 @@ def score(observation: Observation, images: Tensor, labels: Tensor, seed: int) -
     Returns:
         [N]; infinite where the images or their gradient are not finite.
     """
+    return score_and_explained(observation, images, labels, seed)[0]
+
+
+def score_and_explained(observation: Observation, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """The scores, and whether reconstructions explain the gradient of every layer up to rounding, [N]: one minus its cosine is at
+    most 1e-6 in the geometric mean over the layers. Under known noise none is said to. A search comes there also far from the
+    original, an image that was read does not. The arguments are those of :func:`score`."""
     misfit, noisy = _misfit(observation, images, labels, seed)
     variation = total_variation(images).clamp_min(_SMOOTH).log()
-    return (misfit + (_PRIOR_WITH_NOISE if noisy else _PRIOR) * variation).nan_to_num(nan=torch.inf, posinf=torch.inf)
-
-
-def explained(observation: Observation, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-    """Whether reconstructions explain the gradient of every layer up to rounding, [N]: one minus its cosine is at most 1e-6 in the
-    geometric mean over the layers. Under known noise none is said to. A search comes there also far from the original, an image
-    that was read does not. The arguments are those of :func:`score`."""
-    misfit, noisy = _misfit(observation, images, labels, seed)
-    return torch.zeros_like(misfit, dtype=torch.bool) if noisy else misfit <= math.log(_EXPLAINED)
+    scores = (misfit + (_PRIOR_WITH_NOISE if noisy else _PRIOR) * variation).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return scores, torch.zeros_like(misfit, dtype=torch.bool) if noisy else misfit <= math.log(_EXPLAINED)
 
 
 def _misfit(observation: Observation, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, bool]:

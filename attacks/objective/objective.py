@@ -31,7 +31,6 @@ class Objective:
         passes: parameter name to what a candidate's own gradient [S, *parameter.shape] goes through before it is compared; it
             has to be formed for that.
         codes: [N, B, K] for each stochastic layer: what it sampled, which is used in place of samples of the attacker's own.
-
         errors: [N, B, *output], the derivative of each image's loss by the model's output, where it is known: the candidate's
             gradient is that which follows from it, in place of the client's loss.
 

@@ -62,7 +62,7 @@ class LBFGS(Optimizer):
         else:
             taken = derivative
         if self._fresh:
-            length = (1 / derivative.abs().sum(1, keepdim=True).clamp_min(torch.finfo(derivative.dtype).tiny))
+            length = 1 / derivative.abs().sum(1, keepdim=True).clamp_min(torch.finfo(derivative.dtype).tiny)
             taken = torch.where(fresh, -size * length * derivative, taken)
         self._taken = torch.where(finite & torch.isfinite(taken).all(1, keepdim=True), taken, 0)
         self._derivative = derivative

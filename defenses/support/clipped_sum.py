@@ -58,15 +58,18 @@ def clipped_sum(module: nn.Module, losses_of: Callable[[], Tensor], max_norm: fl
     Returns:
         None where a trainable parameter is not that of a linear or convolutional layer or a group or layer norm, or enters the loss
         other than by one run of its layer (weights that are shared, a regularizer that reads them): norms do not add up so then.
+        None also under autocast. Random numbers are then as if nothing had been run, so that who runs the model draws the same.
     """
     layers = _layers(module)
-    if layers is None:
+    if layers is None or _mixes_types(layers):
         return None
+    random = _random_state(layers)
     with OutOfPlace(), _recorded(layers) as calls:
         losses = losses_of()
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     calls = [call for call in calls if call.output.requires_grad]
     if not calls or not _each_once(calls, losses, list(parameters.values())):
+        _put_back(random)
         return None
     outputs = [call.output for call in calls]
     returned = torch.autograd.grad(losses.sum(), outputs, allow_unused=True, materialize_grads=True)
@@ -92,6 +95,27 @@ def _covered(layer: nn.Module) -> bool:
     """By the exact type, since a class derived from a layer may compute something else; reparametrised weights have other names."""
     rule = _RULES.get(type(layer))
     return rule is not None and dict(layer.named_parameters(recurse=False)).keys() <= {"weight", "bias"} and rule.covers(layer)
+
+
+def _mixes_types(layers: list[nn.Module]) -> bool:
+    """Whether autocast computes some operations in another type."""
+    kinds = {p.device.type for layer in layers for p in layer.parameters(recurse=False)}
+    return any(torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) for kind in kinds)
+
+
+def _random_state(layers: list[nn.Module]) -> dict[torch.device, Tensor]:
+    """The states of the generators that dropout and stochastic layers draw from."""
+    devices = {p.device for layer in layers for p in layer.parameters(recurse=False)}
+    return {torch.device("cpu"): torch.get_rng_state(),
+            **{device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}}
+
+
+def _put_back(states: dict[torch.device, Tensor]) -> None:
+    for device, state in states.items():
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state, device)
+        else:
+            torch.set_rng_state(state)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from attack_cases import observation_of
 from attacks import Analytic, InvertingGradients, Race, Recursive, create
 from attacks.portfolio import with_effort
 from attacks.race import _ahead
-from attacks.score import explained, score
+from attacks.score import score, score_and_explained
 
 SHORT = Race(iterations=9, heat=3, keep=2)
 
@@ -68,8 +68,8 @@ def test_what_was_read_exactly_is_not_raced(monkeypatch):
 def test_explained_up_to_rounding(defense, exactly):
     """By the original, and not by an image that is off by a hundredth, nor under known noise."""
     observation, x = observation_of(defense, "mlp")
-    assert explained(observation, x, observation.labels, 0).tolist() == [exactly] * 3
-    assert explained(observation, x + 0.01, observation.labels, 0).tolist() == [False] * 3
+    assert score_and_explained(observation, x, observation.labels, 0)[1].tolist() == [exactly] * 3
+    assert score_and_explained(observation, x + 0.01, observation.labels, 0)[1].tolist() == [False] * 3
 
 
 def test_what_searches_and_what_it_is_made_of():
@@ -78,3 +78,13 @@ def test_what_searches_and_what_it_is_made_of():
     members = Race().members()
     assert not any(isinstance(member, Race) for member in members) and len(set(members)) == len(members)
     assert create(Race(keep=5).label) == replace(Race(), keep=5)
+
+
+def test_a_diverged_training_ends_the_race_after_the_first_heat():
+    observation, _ = observation_of("none", "lenet")
+    for gradient in observation.shared.values():
+        gradient.fill_(torch.nan)
+    calls = []
+    found = Race(iterations=9, heat=1).reconstruct(observation, seed=0, progress=lambda done, total: calls.append((done, total)))
+    assert len(Race(iterations=9, heat=1).heats()) == 3 and torch.isfinite(found.images).all()
+    assert [done for done, _ in calls] == list(range(1, calls[-1][1] + 1))

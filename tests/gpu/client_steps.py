@@ -132,7 +132,7 @@ def bf16_rows(bench: Bench) -> Iterator[Row]:
     """A step as the benchmark trains in bf16: forward and backward pass under autocast."""
     cpu = torch.device("cpu")
     for model in ("small lenet", "small mlp", "small batch-norm"):
-        for defense in ("none", "precode"):  # a grid refuses bf16 under DP-SGD
+        for defense in ("none", "precode", *(["dp-sgd(noise_multiplier=0.0)"] if there("opacus") else [])):
             name = f"{defense} / {model}"
             shared, _ = client(defense, model, cpu, torch.float64)
             with torch.random.fork_rng(devices=[bench.device] if bench.gpu else []), SameDraws():

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from attack_cases import observation_through
+from attack_cases import observation_of, observation_through
 from layer_cases import Residual, check
 from torch import nn
 
@@ -106,3 +106,11 @@ def test_both_steps_agree_in_float32():
         for step in (GeneralStep, StructuredStep))
     torch.testing.assert_close(o1, o2, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(d1, d2, rtol=1e-4, atol=1e-4 * d1.abs().max().item())
+
+
+def test_rounding_at_the_original_is_no_disagreement():
+    """There both steps have a derivative of rounding alone."""
+    observation, x = observation_of("none", "lenet")
+    matcher = matching.GradientMatcher(observation, observation.labels, Objective(), seeds=[0, 1, 2])
+    assert matcher.step(x)[1].abs().max() < 1e-5
+    assert isinstance(matcher.step_of_slots, StructuredStep)

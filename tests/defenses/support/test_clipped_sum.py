@@ -193,3 +193,33 @@ def test_opacus_gives_the_same(model, monkeypatch):
     torch.testing.assert_close(loss, loss_by_opacus)
     for name, g in by_opacus.items():
         torch.testing.assert_close(gradients[name], g, rtol=1e-4, atol=1e-6)
+
+
+class Drops(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2 * 8 * 8, 6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(torch.dropout(x.flatten(1), 0.5, True))))
+
+
+def test_what_is_left_to_opacus_draws_the_same_random_numbers(monkeypatch):
+    """By a loss that reads a parameter, which shows after the model has run."""
+    torch.manual_seed(0)
+    module, (x, y) = Drops(), batch()
+
+    def losses(replaced=None):
+        return client_loss(None, replaced or module, x, y) + 0.1 * module.first.weight.square().sum()
+
+    def gradient():
+        torch.manual_seed(1)
+        step = Step(module, Batch(x, y), len(x), torch.Generator().manual_seed(3), {}, 0, lambda batch, replaced=None: losses(replaced))
+        gradients, _ = DPSGD(noise_multiplier=0.0).batch_gradient(Batch(x, y), step)
+        return {name: g.clone() for name, g in gradients.items()}, torch.get_rng_state()
+
+    assert clipped_sum(module, losses, 1.0) is None
+    tried, state = gradient()
+    monkeypatch.setattr("defenses.support.clipped_sum.clipped_sum", lambda *arguments: None)
+    alone, state_alone = gradient()
+    assert torch.equal(state, state_alone) and all(torch.equal(g, alone[name]) for name, g in tried.items())
