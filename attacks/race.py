@@ -35,8 +35,8 @@ class Race(Attack):
 
     The defaults were chosen on 12 CIFAR-10 victims, LeNet, untrained and trained, under noise of 0.001, pruning of 0.9 and PRECODE,
     one heat of 300 before 1,000 iterations: mean SSIM 0.680, the portfolio's 0.672, in 0.47 of its time where nothing is read; with
-    one kept 0.676 in 0.44; a heat of 100 before saves a third more and loses 0.12 under pruning. On 32 other victims, with those that
-    are read: SSIM lower by 0.007 at most, one victim more or less, in 0.36 of the time.
+    one kept 0.676 in 0.44; a heat of 100 before saves a third more and loses 0.12 under pruning. On 32 other victims, with
+    undefended ones: SSIM lower by 0.007 at most, one victim more or less, in 0.36 of the time.
 
     Args:
         iterations: of the last heat, >= 1.
