@@ -168,8 +168,8 @@ def test_a_cell_whose_process_is_lost_each_time_is_given_up(shapes, tmp_path, cl
     assert failure["error"].startswith("the process of the cell was lost 2 times")
 
 
-def test_ctrl_c_stops_ray_within_five_seconds(shapes, tmp_path):
-    code, error = stop_by_ctrl_c(shapes, tmp_path / "run", "--executor", "ray", "--threads", "1")
+def test_ctrl_c_stops_ray(shapes, tmp_path):
+    code, error, _ = stop_by_ctrl_c(shapes, tmp_path / "run", "--executor", "ray", "--threads", "1")
     assert code == 130 and "what is finished is kept" in error, error
 
 

@@ -145,8 +145,8 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_finished_cells(shape
     assert run(grid, tmp_path / "run") == runner.Outcome(kept=1, finished=3, failed=0)
 
 
-def test_ctrl_c_stops_within_five_seconds_and_says_how_to_go_on(shapes, tmp_path):
-    code, error = stop_by_ctrl_c(shapes, tmp_path / "run")
+def test_ctrl_c_stops_and_says_how_to_go_on(shapes, tmp_path):
+    code, error, _ = stop_by_ctrl_c(shapes, tmp_path / "run")
     assert code == 130 and "what is finished is kept" in error and "goes on from there" in error, error
 
 
