@@ -78,11 +78,11 @@ def score_and_explained(observation: Observation, images: Tensor, labels: Tensor
 
 def _misfit(observation: Observation, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, bool]:
     """The logarithms of the misfits [N], and whether the gradient carries known noise."""
-    layers = layers_that_see_the_image(observation)
-    noise = {name: variance for name, variance in told(observation).variances.items() if layers is None or layer_of(name) in layers}
+    layers, known = layers_that_see_the_image(observation), told(observation)
+    noise = {name: variance for name, variance in known.variances.items() if layers is None or layer_of(name) in layers}
     entries = {name: observation.shared[name][0].numel() for name in noise}
     objective = with_knowledge(Objective(_Misfit(noise, entries), layers=layers), observation)
-    return _evaluate(observation, objective, images, labels, seed), bool(noise)
+    return _evaluate(observation, objective, images, labels, seed), bool(noise or known.judges)
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,13 @@ class _Misfit(Cost):
         return Cosine()
 
     def __call__(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-        clean = {name: c for name, c in compared.items() if name not in self.noise}
+        judged = [c.surprise for c in compared.values() if c.surprise is not None]
+        clean = {name: c for name, c in compared.items() if name not in self.noise and c.surprise is None}
         logs = []
         for layer in dict.fromkeys(map(layer_of, clean)):
             own = {name: comparison for name, comparison in clean.items() if layer_of(name) == layer}
             logs.append(Cosine()(own, observed, weights).clamp_min(_ROUNDING).log())
+        excess, variance = [], []  # of twice the surprise
         if self.noise:
             # In units of the least variance, so that squares of small numbers do not vanish.
             least, count = min(self.noise.values()), sum(self.entries.values())
@@ -108,8 +110,15 @@ class _Misfit(Cost):
                 total([least / variance * term for variance, term in zip(self.noise.values(), terms, strict=True)])
                 for terms in zip(*((compared[n].product, compared[n].squared, observed[n]) for n in self.noise), strict=True))
             distance = own_squared - product.clamp_min(0).square() / squared.clamp_min(torch.finfo(squared.dtype).tiny)
-            logs.append(((distance / least - count).clamp_min(0) + math.sqrt(2 * count)).log())
-        return total(logs) if self.noise else total(logs) / len(logs)
+            excess.append(distance / least - count)
+            variance.append(torch.full_like(distance, 2 * count))
+        if judged:
+            excess += [2 * (of.nats - of.expected) for of in judged]
+            variance += [4 * of.variance for of in judged]
+        if not excess:
+            return total(logs) / len(logs)
+        # Where the likelihood leaves nothing to chance, half a nat is rounding.
+        return total([*logs, (total(excess).clamp_min(0) + total(variance).clamp_min(1).sqrt()).log()])
 
 
 def _evaluate(observation: Observation, objective: Objective, images: Tensor, labels: Tensor, seed: int) -> Tensor:

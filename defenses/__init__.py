@@ -13,7 +13,7 @@ from defenses.ppp import PPP
 from defenses.precode import PRECODE, VariationalBottleneck
 from defenses.private import Private, client_loss
 from defenses.pruning import GradientPruning
-from defenses.release import Clipped, Intervals, Kept, Noise, Release, Scaled, Sign, Unknown
+from defenses.release import Clipped, Intervals, Kept, Noise, OwnLikelihood, Release, Scaled, Sign, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
@@ -41,8 +41,8 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family",
-    "GradientPruning", "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "Plan", "Private", "Release",
-    "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck",
-    "client_loss", "create", "family", "registry",
+    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family", "GradientPruning",
+    "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OwnLikelihood", "Plan", "Private", "Release",
+    "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck", "client_loss",
+    "create", "family", "registry",
 ]

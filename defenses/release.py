@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,13 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One thing that happened to a gradient [N, *parameter.shape] of N victims."""
+    """One thing that happened to a gradient [N, *parameter.shape] of N victims.
+
+    Attributes:
+        elementwise: whether some of a parameter's entries can go through it without the others.
+    """
+
+    elementwise: ClassVar[bool] = True
 
     def passed(self, gradient: Tensor) -> Tensor:
         """What a candidate's own gradient becomes; differentiable where that is of use."""
@@ -125,9 +131,20 @@ class Clipped(Stage):
         images: where more than one, the gradient of each was clipped by itself before they were averaged.
     """
 
+    elementwise: ClassVar[bool] = False
+
     norm: float
     names: tuple[str, ...]
     images: int = 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether the norm is that of one parameter by itself."""
+        return len(self.names) == 1 and self.images == 1
+
+    def passed(self, gradient: Tensor) -> Tensor:
+        """Of a parameter that was clipped by itself; of several the factor follows from all."""
+        return _per_victim(self.factor(gradient.flatten(1).square().sum(1)), gradient) * gradient
 
     def factor(self, squared: Tensor) -> Tensor:
         """What gradients of these squared norms [N] are multiplied by, [N]."""
@@ -139,6 +156,43 @@ class Clipped(Stage):
         if self.images > 1:
             return Bounds(torch.full_like(low, -math.inf), torch.full_like(high, math.inf))
         return Bounds(torch.where(low < 0, -math.inf, low), torch.where(high > 0, math.inf, high))
+
+
+@dataclass(frozen=True)
+class OwnLikelihood(Stage):
+    """A stage that says by itself how likely what left it is: the base of what no other stage describes.
+
+    What it knows of a victim it reads from what left it, so that it is the same for all. Its methods have to work under
+    ``torch.func.vmap``.
+
+    Attributes:
+        exact: whether the likelihood is the exact one.
+    """
+
+    exact: ClassVar[bool] = True
+
+    def surprise(self, own: Tensor, left: Tensor) -> Tensor:
+        """Minus the logarithm of the likelihood of what left the stage, in nats, up to what is the same for all candidates: [N],
+        differentiable by the candidates where that is of use.
+
+        Args:
+            own: candidates' gradients, as they enter the stage, [N, *parameter.shape].
+            left: what left it, of the same shape, or [1, *parameter.shape].
+        """
+        raise NotImplementedError
+
+    def typical(self, left: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the surprise at the original, [N] each."""
+        nothing = left.new_zeros(len(left))
+        return nothing, nothing
+
+    def as_noise(self, left: Tensor) -> float | None:
+        """The variance of an entry, where what left the stage is near to what entered it, as that of noise; None where it is not.
+        Gradients of many images are compared by it."""
+        return None
+
+    def before(self, after: Bounds) -> Bounds:
+        return Bounds(torch.full_like(after.low, -math.inf), torch.full_like(after.high, math.inf))
 
 
 @dataclass(frozen=True)
@@ -185,15 +239,20 @@ class Release:
 
     @property
     def form(self) -> Form | None:
-        """The parts of the chain where it has a closed form: deterministic stages, noise of one kind (none is of variance 0), and
-        stages that leave of each entry an interval. None where it is to be simulated."""
+        """The parts of the chain where it has a closed form: deterministic stages; noise of one kind (none is of variance 0), and
+        stages that leave of each entry an interval, or a stage with a likelihood of its own. None where it is to be simulated."""
         before: list[Stage] = []
         after: list[Stage] = []
         noise: Noise | None = None
+        own: OwnLikelihood | None = None
         for stage in self.stages:
-            if isinstance(stage, Unknown):
+            if isinstance(stage, Unknown) or (own is not None and not isinstance(stage, Scaled)):
                 return None
-            if isinstance(stage, Noise):
+            if isinstance(stage, OwnLikelihood):
+                if noise is not None or any(isinstance(earlier, Intervals) and earlier.function is None for earlier in before):
+                    return None
+                own = stage
+            elif isinstance(stage, Noise):
                 if any(not isinstance(hidden, Scaled) for hidden in after):
                     return None  # noise upon what noise had decided
                 if any(isinstance(earlier, Intervals) and earlier.function is None for earlier in before):
@@ -206,13 +265,13 @@ class Release:
                     noise = Noise(noise.variance * _squared_factor(after) + stage.variance)
                     before += after
                 after = []
-            elif noise is None:
+            elif noise is None and own is None:
                 before.append(stage)
             elif isinstance(stage, Clipped):
                 return None
             else:
                 after.append(stage)
-        return Form(tuple(before), noise, tuple(after))
+        return Form(tuple(before), noise, tuple(after), own)
 
     def bounds(self, shared: Tensor) -> Bounds:
         """What the clean entries can have been, from the shared ones."""
@@ -237,6 +296,7 @@ class Form(NamedTuple):
     before: tuple[Stage, ...]
     noise: Noise | None
     after: tuple[Stage, ...]
+    own: OwnLikelihood | None = None
 
 
 def log_density(noise: Noise, clean: Tensor, found: Bounds) -> Tensor:

@@ -69,6 +69,9 @@ class GeneralStep(MatchingStep):
             name: explicit(own[name], g[None], masks[name][None] if name in masks else None, distance=self._objective.cost.distance)
             for name, g in observed.items()
         }
+        for name, judge in self._objective.judges.items():
+            if name in compared:
+                compared[name] = compared[name]._replace(surprise=judge(own[name], observed[name][None]))
         cost = self._objective(compared, {name: squares[None] for name, squares in squared.items()})
         terms = with_tensors(self._terms, [tensor[None] for tensor in of_terms])
         return self._with_distances(cost, terms, entered)[0]

@@ -31,7 +31,7 @@ class StructuredStep(MatchingStep):
 
     def __init__(self, observation: Observation, labels: Tensor, objective: Objective, slots: Slots) -> None:
         check_layers(observation, objective.weight)
-        if any(objective.weight(name) for name in objective.passes):
+        if any(objective.weight(name) for name in (*objective.passes, *objective.judges)):
             raise Unsuitable("the gradient of a candidate goes through stages of the defense")
         super().__init__(observation, labels, objective, slots)
         self._layers: list[tuple[str, nn.Module, Rule]] = []

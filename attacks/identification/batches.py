@@ -47,6 +47,12 @@ def among_others(observation: Observation, candidates: Candidates, seed: int, te
     return _Batches(observation, candidates, seed).scores(tell)
 
 
+def comparable(observation: Observation) -> bool:
+    """Whether there is a parameter that is near to the clean gradient, but for known noise and hidden entries."""
+    forms = ((name, release.form) for name, release in observation.releases().items())
+    return any(form is not None and _seen(observation.shared[name], form) is not None for name, form in forms)
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What is compared of a parameter: ``shared`` [N, *shape], with noise of ``variance``, where ``mask`` is true; None for
@@ -64,7 +70,7 @@ class _Batches:
         assert candidates.public_images is not None and candidates.public_labels is not None
         self._observation, self._candidates = observation, candidates
         forms = {name: form for name, release in observation.releases().items() if (form := release.form) is not None}
-        self._seen = {name: _seen(observation.shared[name], form) for name, form in forms.items()}
+        self._seen = {name: seen for name, form in forms.items() if (seen := _seen(observation.shared[name], form)) is not None}
         clips = {stage for form in forms.values() for stage in form.before if isinstance(stage, Clipped)}
         self._clip = next((clip for clip in clips if len(clips) == 1 and clip.images == observation.batch_size
                            and set(clip.names) == set(forms)), None)
@@ -200,13 +206,19 @@ def _places(seen: _Seen, victim: int) -> Tensor | None:
     return kept[upload(torch.randperm(len(kept), generator=generator, device="cpu")[:_MOST_ENTRIES], kept.device)]
 
 
-def _seen(shared: Tensor, form: Form) -> _Seen:
+def _seen(shared: Tensor, form: Form) -> _Seen | None:
+    """How a parameter is compared, None where it cannot be."""
     stages = (*form.before, *form.after)
     factor = math.prod(stage.factor for stage in stages if isinstance(stage, Scaled))
     later = math.prod(stage.factor for stage in form.after if isinstance(stage, Scaled))
     variance = 0.0 if form.noise is None else form.noise.variance * later**2 / factor**2
+    if form.own is not None:
+        if (of_stage := form.own.as_noise(shared / later)) is None:
+            return None
+        variance = of_stage * later**2 / factor**2
     variance += sum((stage.below + stage.above) ** 2 / 12 for stage in stages if isinstance(stage, Intervals))
     masks = [stage.mask for stage in stages if isinstance(stage, Kept) and stage.mask is not None]
     mask = reduce(torch.logical_and, masks) if masks else None
     return _Seen(shared if factor == 1 else shared / factor, variance, mask,
-                 all(isinstance(stage, (Scaled, Intervals, Kept, Clipped)) for stage in stages))
+                 all(isinstance(stage, (Scaled, Intervals, Kept, Clipped)) and not (isinstance(stage, Clipped) and stage.alone)
+                     for stage in stages))

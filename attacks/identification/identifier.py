@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from attacks.base import Observation, Progress
 from attacks.engine.per_image import PerImage
 from attacks.engine.rows import Rows, squared_norms
-from attacks.identification.batches import among_others
+from attacks.identification.batches import among_others, comparable
 from attacks.identification.candidates import Candidates
 from attacks.identification.features import by_features, by_replayed_codes, exact_features, fresh_noise
 from attacks.identification.likelihood import ImageLikelihood
@@ -20,7 +20,7 @@ from attacks.identification.pools import of_victims, scored
 from attacks.identification.simulation import by_simulation
 from attacks.objective.comparison import root, total
 from attacks.reading.layers import replay_obstacle
-from defenses.release import Clipped, Noise, Scaled
+from defenses.release import Clipped, Noise, OwnLikelihood, Scaled
 from defenses.stochastic import stochastic_layers
 from defenses.support.seeds import derive
 
@@ -58,14 +58,15 @@ class Identifier:
         if all(release.form is None for release in observation.releases().values()):
             return "simulated"
         if observation.batch_size > 1:
-            return "whitened"
+            return "whitened" if comparable(observation) else "simulated"
         if observation.defense is None:
             return "cosine"
         if stochastic_layers(observation.module):
             if replay_obstacle(observation) is not None:
                 return "simulated"
             return "features" if exact_features(observation) else "replayed"
-        noisy = any(isinstance(stage, Noise) for release in observation.releases().values() for stage in release.stages)
+        stages = (stage for release in observation.releases().values() for stage in release.stages)
+        noisy = any(isinstance(stage, (Noise, OwnLikelihood)) for stage in stages)
         return "likelihood" if noisy else "exact"
 
     def scores(self, observation: Observation, candidates: Candidates, *, seed: int, progress: Progress | None = None) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from attacks.base import Observation
 from attacks.engine.rows import FormedRows, Rows, squared_norms
 from attacks.identification.pools import of_victims
-from defenses.release import Bounds, Clipped, Form, Intervals, Kept, Noise, Release, Scaled, Stage, log_density
+from defenses.release import Bounds, Clipped, Form, Intervals, Kept, Noise, OwnLikelihood, Release, Scaled, Stage, log_density
 from defenses.support.upload import upload
 
 #: What rounding changes of a gradient, relative to it: without noise, a candidate is compared under noise of this size.
@@ -37,6 +38,7 @@ class Compared:
         bounds: [N, E] of what the noise was added to, where not all of it is known, or it is not Gaussian; without noise, of the
             entries. None where the distance tells all.
         places: [E], of the entries that are looked at; None for all.
+        own: the stage that says how unlikely what is observed is, where one does.
     """
 
     through: tuple[Stage, ...]
@@ -48,6 +50,7 @@ class Compared:
     hidden: Tensor | None = None
     bounds: Bounds | None = None
     places: Tensor | None = None
+    own: OwnLikelihood | None = None
 
 
 class ImageLikelihood:
@@ -71,13 +74,14 @@ class ImageLikelihood:
                           if layers is None or name.rpartition(".")[0] in layers}
         self._known = {name: form for name, release in self._releases.items() if (form := release.form) is not None}
         self._compared = {name: _how(observation.shared[name], form) for name, form in self._known.items()}
-        clips = {stage for how in self._compared.values() for stage in how.through if isinstance(stage, Clipped)}
+        clips = {stage for how in self._compared.values() for stage in how.through if _together(stage)}
         #: The norm is over all parameters, and before it nothing but scaling: a candidate's gradient can be clipped as it was.
         self._clip = next(iter(clips), None)
         known = len(clips) <= 1 and all(self._clips(how, observation.batch_size) for how in self._compared.values())
         self._free_scale = bool(clips) and not known
         self.exact = not self._free_scale and len(self._known) == len(self._releases) and all(
-            how.places is None and (how.bounds is None or how.noise is not None) for how in self._compared.values()
+            how.places is None and (how.bounds is None or how.noise is not None) and (how.own is None or how.own.exact)
+            for how in self._compared.values()
         ) and all(_of_one_kind(release) for release in self._releases.values())
         if not self._known:
             raise ValueError("nothing is known of the gradient of any parameter")
@@ -89,6 +93,9 @@ class ImageLikelihood:
         nothing = torch.zeros((len(victims), count), dtype=torch.float64, device=victims.device)
         product = squared = observed = beside = nothing
         for name, how in self._compared.items():
+            if how.own is not None:
+                beside = beside + _surprises(how.own, own[name].entries(None), how.observed, victims)
+                continue
             if how.bounds is not None:
                 beside = beside + _outside(own[name].entries(None), how, victims)
                 continue
@@ -107,7 +114,7 @@ class ImageLikelihood:
         return (squared - 2 * product + observed) + beside
 
     def _clips(self, how: Compared, images: int) -> bool:
-        places = [place for place, stage in enumerate(how.through) if isinstance(stage, Clipped)]
+        places = [place for place, stage in enumerate(how.through) if _together(stage)]
         if self._clip is None:
             return True
         return len(places) == 1 and self._clip.images == images and set(self._clip.names) == set(self._compared) and all(
@@ -123,14 +130,22 @@ class ImageLikelihood:
             factor = self._clip.factor(reduce(torch.add, (of.squared().double() for of in rows.values())))
             rows = {name: of.scaled(factor.to(of.tensors[0].dtype)) for name, of in rows.items()}
         for name, how in self._compared.items():
+            shape = how.observed.shape[1:] if how.places is None else how.places.shape
             if how.places is not None:
                 rows[name] = FormedRows(rows[name].entries(how.places))
             for stage in left[name]:
                 if isinstance(stage, Scaled):
                     rows[name] = rows[name].scaled(stage.factor)
-                elif not isinstance(stage, Clipped):  # whose factor is not known here
-                    rows[name] = FormedRows(stage.passed(rows[name].entries(None)))
+                elif not isinstance(stage, Clipped):
+                    rows[name] = FormedRows(stage.passed(rows[name].entries(None).unflatten(1, shape)).flatten(1))
+                elif stage.alone:  # the factor of others is not known here
+                    rows[name] = rows[name].scaled(stage.factor(rows[name].squared().double()).to(rows[name].tensors[0].dtype))
         return rows
+
+
+def _together(stage: Stage) -> TypeGuard[Clipped]:
+    """Whether several parameters were clipped together."""
+    return isinstance(stage, Clipped) and not stage.alone
 
 
 def _of_one_kind(release: Release) -> bool:
@@ -159,10 +174,15 @@ def _how(shared: Tensor, form: Form) -> Compared:
     elif all(isinstance(stage, Scaled) for stage in last):
         factor, last = math.prod(stage.factor for stage in last if isinstance(stage, Scaled)), []
     observed = shared if factor == 1 else shared / factor
+    if form.own is not None:
+        observed = shared / math.prod(stage.factor for stage in last if isinstance(stage, Scaled))
+        nothing = observed.new_zeros(len(observed), dtype=torch.float64)
+        return Compared(form.before, None, observed, nothing, nothing, own=form.own)
     elementwise = bool(last) or (form.noise is not None and form.noise.distribution != "gaussian")
     formed = elementwise or any(not isinstance(stage, (Scaled, Clipped)) for stage in through)
     size = shared[0].numel()
-    places = _some(size, shared.device) if formed and size > MOST_ENTRIES else None
+    parts = all(stage.elementwise or _together(stage) for stage in through)
+    places = _some(size, shared.device) if formed and parts and size > MOST_ENTRIES else None
     if places is not None:  # of which as large a share is kept
         through = [replace(stage, count=round(stage.count * len(places) / size)) if isinstance(stage, Kept) else stage
                    for stage in through]
@@ -198,6 +218,12 @@ def _outside(own: Tensor, how: Compared, victims: Tensor) -> Tensor:
             violated = (own < bounds.low - allowed) | (own > bounds.high + allowed)
             found.append(violated.sum(1) / (2 * ROUNDING**2))
     return torch.stack(found)
+
+
+def _surprises(stage: OwnLikelihood, own: Tensor, observed: Tensor, victims: Tensor) -> Tensor:
+    """Of candidates' gradients [K, n] by the stage, [V, K], one victim after another."""
+    own = own.unflatten(1, observed.shape[1:])
+    return torch.stack([stage.surprise(own, observed[victim][None]).double() for victim in victims.tolist()])
 
 
 def _at(values: Tensor, places: Tensor | None) -> Tensor:

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from attacks.base import Observation, Progress, Reconstruction
 from attacks.methods.matching_attack import MatchingAttack
-from attacks.objective.costs import Euclidean
 from attacks.objective.objective import Objective
 from attacks.reading.informed import by_features, layers_and_features, posterior
 from attacks.reading.labels import as_classes, known_or_inferred_labels
@@ -28,8 +27,9 @@ class Likelihood(MatchingAttack):
 
     The objective is |s g - G|^2 / (2 sigma^2 n) + total variation, over the n entries that carry noise. The scale s is 1, or that
     to which a candidate's own gradient is clipped; where other images were clipped beside it, the one that fits best. Codes of
-    stochastic layers are replayed, and hidden entries left out. Where noise leaves the gradients of a stochastic layer alone,
-    they tell the features that enter it exactly, which are then matched with a large weight.
+    stochastic layers are replayed, and hidden entries left out. Parameters whose release has a likelihood of its own count by that.
+    Where noise leaves the gradients of a stochastic layer alone, they tell the features that enter it exactly, which are then
+    matched with a large weight.
 
     On a trained model the gradients of the layers differ by orders of magnitude, and with them the scales of the landscape: from
     noise the search then ends far from the original (LeNet, digits, 20 epochs, noise of 0.001, 32 victims, 300 iterations: SSIM
@@ -58,15 +58,16 @@ class Likelihood(MatchingAttack):
     def obstacle(self, observation: Observation) -> str | None:
         if observation.defense is None:
             return "a blind attacker does not know of noise"
-        if not told(observation).variances:
-            return "the gradient carries no noise of known variance"
+        known = told(observation)
+        if not (known.variances or known.judges):
+            return "the gradient carries no noise of known variance, nor is its likelihood told otherwise"
         if self.begin == "features" and isinstance(found := layers_and_features(observation), str):
             return found
         return super().obstacle(observation)
 
     def objective(self, observation: Observation) -> Objective:
         objective = posterior(observation, self.total_variation)
-        return objective if self.begin == "random" else replace(objective, cost=Euclidean(free_scale=True))
+        return objective if self.begin == "random" else replace(objective, cost=objective.cost.of_scale(clip=None, free=True))
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         first = 3 * self.iterations // 4

@@ -10,12 +10,21 @@ import torch
 from torch import Tensor
 
 
+class Surprise(NamedTuple):
+    """How unlikely what was shared of a parameter is for a candidate, in nats, [N] each."""
+
+    nats: Tensor  #: minus the logarithm of the likelihood, up to what is the same for all candidates
+    expected: Tensor  #: what it is at the original on the average
+    variance: Tensor  #: and its variance there
+
+
 class Comparison(NamedTuple):
     """Of a candidate's gradient g with the observed gradient G of one parameter, per victim."""
 
     product: Tensor  #: <g, G>
     squared: Tensor  #: |g|^2
     distance: Tensor | None = None  #: |g - G|^2 where g is formed; otherwise it follows from the other two.
+    surprise: Surprise | None = None  #: where the release of the parameter has a likelihood of its own
 
 
 def explicit(gradient: Tensor, observed: Tensor, mask: Tensor | None = None, *, distance: bool = True) -> Comparison:

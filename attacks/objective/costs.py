@@ -64,12 +64,14 @@ class Euclidean(Cost):
     Args:
         clip: the norm to which a candidate's whole gradient is scaled down where it is longer, or None.
         free_scale: whether s is the scale that fits best, instead of 1.
+        nats: what a nat counts, of parameters whose release has a likelihood of its own, which takes the place of the distance.
     """
 
     distance: ClassVar[bool] = True
 
     clip: float | None = None
     free_scale: bool = False
+    nats: float = 1.0
 
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
@@ -79,6 +81,11 @@ class Euclidean(Cost):
         return replace(self, clip=clip, free_scale=free)
 
     def __call__(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+        judged = [c.surprise.nats for c in compared.values() if c.surprise is not None]
+        compared = {name: c for name, c in compared.items() if c.surprise is None}
+        if judged:
+            beside = self.nats * total(judged)
+            return beside + self(compared, observed, weights) if compared else beside
         if self.clip is None and not self.free_scale:
             return total([weights[name] * (c.squared - 2 * c.product + observed[name] if c.distance is None else c.distance)
                           for name, c in compared.items()])

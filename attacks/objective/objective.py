@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.objective.comparison import Comparison, layer_of
+from attacks.objective.comparison import Comparison, Surprise, layer_of
 from attacks.objective.costs import Cosine, Cost
 from attacks.objective.parts import parts
 from attacks.objective.term import Term
@@ -30,6 +30,8 @@ class Objective:
             layers the engine's advantage.
         passes: parameter name to what a candidate's own gradient [S, *parameter.shape] goes through before it is compared; it
             has to be formed for that.
+        judges: parameter name to how unlikely the observed gradient is for a candidate's own [S, *parameter.shape], after what it
+            goes through; it has to be formed for that.
         codes: [N, B, K] for each stochastic layer: what it sampled, which is used in place of samples of the attacker's own.
         errors: [N, B, *output], the derivative of each image's loss by the model's output, where it is known: the candidate's
             gradient is that which follows from it, in place of the client's loss.
@@ -44,6 +46,7 @@ class Objective:
     layers: tuple[str, ...] | None = None
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     passes: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    judges: Mapping[str, Callable[[Tensor, Tensor], Surprise]] = field(default_factory=dict)
     codes: tuple[Tensor, ...] = ()
     errors: Tensor | None = None
 

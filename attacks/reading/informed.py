@@ -24,30 +24,32 @@ def with_knowledge(objective: Objective, observation: Observation) -> Objective:
     """The objective over what the releases tell, under the codes that stochastic layers sampled, as far as they can be read."""
     known = told(observation)
     cost = objective.cost.of_scale(clip=known.clip, free=known.free_scale)
-    objective = replace(objective, cost=cost, masks=known.masks, passes=known.passes)
+    objective = replace(objective, cost=cost, masks=known.masks, passes=known.passes, judges=known.judges)
     if replay_obstacle(observation) is None:
         objective = replace(objective, codes=codes(observation))
     return objective
 
 
 def posterior(observation: Observation, total_variation: float | None = None) -> Objective:
-    """The negative logarithm of the posterior as an objective, in units of 2 sigma^2 n of the least noise.
+    """The negative logarithm of the posterior as an objective, in units of 2 sigma^2 n of the least noise, or, where there is none,
+    of n, over the n entries that carry noise or whose release has a likelihood of its own.
 
     Args:
-        observation: with noise of known variance.
+        observation: with such entries.
         total_variation: weight of the prior relative to the likelihood per entry; None for 0.1.
     """
-    variances = told(observation).variances
-    entries = sum(observation.shared[name][0].numel() for name in variances)
+    known = told(observation)
+    entries = sum(observation.shared[name][0].numel() for name in {**known.variances, **known.judges})
     # In these units weights of layers do not exceed 1.
-    least = min(variances.values())
-    weights = {layer_of(name): least / variance for name, variance in variances.items()}
+    least = min(known.variances.values(), default=0.5)
+    weights = {**dict.fromkeys(map(layer_of, known.judges), 1.0),
+               **{layer_of(name): least / variance for name, variance in known.variances.items()}}
     unit = 2 * least * entries
     weight = 0.1 if total_variation is None else total_variation
     exact = features(observation) if replay_obstacle(observation) is None else {}
-    terms = (*(Features(_EXACT * unit, name, known) for name, known in exact.items() if name not in weights),
+    terms = (*(Features(_EXACT * unit, name, values) for name, values in exact.items() if name not in weights),
              TotalVariation(weight * unit))
-    return with_knowledge(Objective(Euclidean(), terms, weights, tuple(weights)), observation)
+    return with_knowledge(Objective(Euclidean(nats=2 * least), terms, weights, tuple(weights)), observation)
 
 
 def by_features(observation: Observation, total_variation: float) -> Objective:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from attacks.base import Observation
-from defenses.release import Clipped, Intervals, Kept, Scaled, Sign, Stage
+from attacks.objective.comparison import Surprise
+from defenses.release import Clipped, Intervals, Kept, OwnLikelihood, Scaled, Sign, Stage
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Told:
         masks: where the clean entries are told, of parameters of which some were hidden.
         passes: what a candidate's own gradient goes through before it is compared, where it does.
         variances: of the noise on each entry, of parameters with noise.
+        judges: how unlikely what was shared is, of parameters whose release says it by itself.
         clip: the norm that the whole gradient was clipped to, None where it was not, or where other images were clipped beside it.
         free_scale: whether the gradient is known up to its scale only.
 
@@ -28,6 +31,7 @@ class Told:
     masks: dict[str, Tensor] = field(default_factory=dict)
     passes: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     variances: dict[str, float] = field(default_factory=dict)
+    judges: dict[str, Judge] = field(default_factory=dict)
     clip: float | None = None
     free_scale: bool = False
 
@@ -60,14 +64,36 @@ def told(observation: Observation) -> Told:
                 scale_is_lost = True  # of what became signs
         if variance:
             found.variances[name] = variance
-        clips |= {stage for stage in through if isinstance(stage, Clipped)}
-        if others := tuple(stage for stage in through if not isinstance(stage, Clipped)):
+        together = {stage for stage in through if isinstance(stage, Clipped) and not stage.alone}
+        if form.own is not None and not together:
+            found.judges[name] = Judge(form.own, math.prod(stage.factor for stage in form.after if isinstance(stage, Scaled)))
+            through = list(form.before)
+        clips |= together
+        if others := tuple(stage for stage in through if stage not in together):
             found.passes[name] = _Through(others)
     if not clips:
         return replace(found, free_scale=scale_is_lost)
     (clip, *further) = clips
     known = not (further or scale_is_lost or found.masks) and clip.images == 1 and set(clip.names) == set(releases)
     return replace(found, clip=clip.norm if known else None, free_scale=not known)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How unlikely what was shared of a parameter is.
+
+    Args:
+        stage: which says so.
+        factor: what left the stage was multiplied by.
+    """
+
+    stage: OwnLikelihood
+    factor: float
+
+    def __call__(self, own: Tensor, shared: Tensor) -> Surprise:
+        """Of candidates' gradients as they enter the stage [N, *shape], and what was shared [N, *shape]."""
+        left = shared / self.factor
+        return Surprise(self.stage.surprise(own, left), *self.stage.typical(left))
 
 
 def _known_by_what_it_left(stage: Stage) -> bool:
