@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from attacks.base import Observation
-from defenses.stochastic import no_noise, sampling, stochastic_layers
+from defenses.stochastic import sampling
 
 
 class Link(NamedTuple):
@@ -40,9 +40,8 @@ def chain_to(observation: Observation, place: str) -> list[Link] | str:
     def leave(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
         last[0] = output
 
-    stochastic = list(stochastic_layers(observation.module).values())
     image = last[0]
-    with ExitStack() as restored, torch.no_grad(), sampling(stochastic, no_noise(stochastic, image)):
+    with ExitStack() as restored, torch.no_grad(), sampling(list(observation.stochastic.values())):
         for module in names:
             restored.callback(module.register_forward_pre_hook(enter).remove)
             restored.callback(module.register_forward_hook(leave).remove)

@@ -16,7 +16,7 @@ from attacks.reading.layers import codes, last_features, replay_obstacle
 from attacks.reading.layers import features as features_before_sampling
 from attacks.reading.least_squares import least_squares
 from defenses import client_loss
-from defenses.stochastic import sampling, stochastic_layers
+from defenses.stochastic import sampling
 
 #: Weight of the equations that the gradient gives, relative to those of the output, when both are scaled to the size of their
 #: operators. Untrained LeNet, 32 CIFAR-10 victims, 100 and 60 iterations of the two first layers, mean SSIM: 0.13 with 0.3, 0.85
@@ -122,7 +122,7 @@ def _with_error(observation: Observation, place: str, value: Tensor) -> Known:
     """The derivative of the client's loss by what enters a layer, through the layers behind it, all of which is known."""
     features = value.flatten(1).detach().clone().requires_grad_()
     labels = known_or_inferred_labels(observation)
-    stochastic = list(stochastic_layers(observation.module).values())
+    stochastic = list(observation.stochastic.values())
     sampled = [code.flatten(0, 1) for code in codes(observation)] if replay_obstacle(observation) is None else []
     images = observation.mean.new_zeros(len(observation), *observation.image_shape)
 
