@@ -131,7 +131,7 @@ def _with_error(observation: Observation, place: str, value: Tensor) -> Known:
 
     with ExitStack() as restored:
         restored.callback(observation.module.get_submodule(place).register_forward_pre_hook(put_in).remove)
-        restored.enter_context(sampling(stochastic, [], sampled))
+        restored.enter_context(sampling(stochastic, codes=sampled))
         loss = client_loss(observation.defense, observation.module, images, labels.flatten(0, 1)).sum()
         (error,) = torch.autograd.grad(loss, features)
     return Known(features.detach(), error)
