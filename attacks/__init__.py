@@ -62,6 +62,6 @@ def create_all(specification: str) -> list[Attack]:
 
 __all__ = [
     "DLG", "IDLG", "Analytic", "Attack", "Averaging", "FeatureMatching", "InvertingGradients", "JointSample", "Likelihood",
-    "Observation", "OmitStochastic", "Progress", "Race", "Reconstruction", "Recursive", "Round", "SeeThroughGradients", "create", "create_all",
-    "registry",
+    "Observation", "OmitStochastic", "Progress", "Race", "Reconstruction", "Recursive", "Round", "SeeThroughGradients", "create",
+    "create_all", "registry",
 ]

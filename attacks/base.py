@@ -117,8 +117,8 @@ class Observation:
 
     @property
     def stochastic(self) -> dict[str, StochasticLayer]:
-        """The layers that sample where the attacker runs the model, by name: all of them for one who knows of them; a blind attacker
-        has the model as it is evaluated, where some do not."""
+        """The layers that sample where the attacker runs the model, by name: all of them for one who knows of them; a blind
+        attacker has the model as it is evaluated, where some do not."""
         return {name: layer for name, layer in stochastic_layers(self.module).items()
                 if self.defense is not None or layer.samples_in_evaluation}
 

@@ -21,7 +21,8 @@ from defenses.support.last_linear import replace
 
 
 class ConvolutionalBottleneck(StochasticLayer):
-    """Encode a feature map to a Gaussian at each position, sample from it, decode to a map of the same size (Scheliga et al., 2023).
+    """Encode a feature map to a Gaussian at each position, sample from it, decode to a map of the same size (Scheliga et al.,
+    2023).
 
     mu, s = encoder(h); sigma = softplus(s); z = mu + sigma * epsilon; output = decoder(z). The encoder is a convolution that keeps
     the size of the map, the decoder one of 1x1; neither has a bias. It samples in evaluation as in training. ``divergence`` is that
@@ -32,6 +33,8 @@ class ConvolutionalBottleneck(StochasticLayer):
         size: K, channels of z.
         kernel_size: side of the encoder's kernel, odd.
     """
+
+    reads_code: ClassVar[str] = "decoder"
 
     def __init__(self, channels: int, size: int, kernel_size: int, *, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
@@ -48,7 +51,8 @@ class ConvolutionalBottleneck(StochasticLayer):
 
 @dataclass(frozen=True)
 class CVB(Defense):
-    """Put a convolutional variational bottleneck behind the first convolution and add beta * KL to the loss (Scheliga et al., 2023).
+    """Put a convolutional variational bottleneck behind the first convolution and add beta * KL to the loss (Scheliga et al.,
+    2023).
 
     The authors' answer to attackers who leave out what comes behind PRECODE's bottleneck: there is next to nothing before this
     one. It stands behind the block of the first convolution, its activation and pooling included, where the authors' networks have

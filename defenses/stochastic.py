@@ -18,20 +18,21 @@ from torch import Tensor, nn
 class StochasticLayer(nn.Module):
     """A layer that draws a sample of each image, and makes a code of it and of the features that enter.
 
-    As it stands here the sample is Gaussian, epsilon, and the code z = mu + sigma * epsilon, in evaluation as in training; a subclass
-    calls :meth:`sample` once in its forward pass, and sets ``divergence`` if a regularizer is to read it. One whose sample is of
-    another distribution says so by what it overrides, and sets ``shape``.
+    As it stands here the sample is Gaussian, epsilon, and the code z = mu + sigma * epsilon, in evaluation as in training; a
+    subclass calls :meth:`sample` once in its forward pass, and sets ``divergence`` if a regularizer is to read it. One whose sample
+    is of another distribution says so by what it overrides, and sets ``shape``.
 
     Attributes:
-        epsilon: None, or the samples [B, *shape] to use in the next forward passes instead of fresh ones; one number for all entries.
+        epsilon: None, or the samples [B, *shape] to use in the next forward passes instead of fresh ones, or one number for all
+            entries.
         code: None, or the codes [B, *shape] to use in the next forward passes, as those of whatever features enter: here the
             sample is then the constant (z - mu) / sigma.
         shape: of the sample of one image; None before the first forward pass.
         divergence: of each image [B], from the last forward pass; None after it was read.
     """
 
-    #: Names of the linear sublayers that the features enter and that the code enters, "" where there is none: for one image the
-    #: gradients of a linear layer with bias tell its input exactly.
+    #: Names of the sublayers that the features enter and that the code enters, "" where there is none: for one image the gradients
+    #: of a linear layer with bias tell its input exactly. Features are named where it is linear only.
     reads_features: ClassVar[str] = ""
     reads_code: ClassVar[str] = ""
     #: Whether any features can have the code that is replayed, so that what comes behind says nothing more of the image.

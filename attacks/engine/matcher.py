@@ -30,8 +30,8 @@ class GradientMatcher:
     """An objective of gradient matching and its derivative with respect to candidate images.
 
     The candidate's gradient is that of the client's loss, the regularizer of a known defense included. A stochastic model samples
-    afresh in each evaluation, unless codes are replayed, or samples are variables too. Models made of known layers are matched without forming the gradients of their large
-    layers; others by the general step, which is told once in the log.
+    afresh in each evaluation, unless codes are replayed, or samples are variables too. Models made of known layers are matched
+    without forming the gradients of their large layers; others by the general step, which is told once in the log.
 
     Args:
         observation: the victims.

@@ -110,7 +110,8 @@ class PerImage:
             with sampling(self._stochastic, None if samples is None else given, codes):
                 return grad(lambda parameters: functional_call(loss, parameters, (x, y)))(parameters)
 
-        found = vmap(gradient)(images[:, None], labels[:, None], [own[:, None] for own in samples or ()], [code[:, None] for code in codes])
+        found = vmap(gradient)(images[:, None], labels[:, None], [own[:, None] for own in samples or ()],
+                               [code[:, None] for code in codes])
         return {name: FormedRows(found["module." + name].flatten(1)) for name in self._names}
 
     def _told(self, reason: str) -> None:

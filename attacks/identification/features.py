@@ -52,12 +52,13 @@ def by_features(observation: Observation, candidates: Candidates, tell: Progress
 
 def _by_codes(observation: Observation, candidates: Candidates, bytes_per_image: Callable[[], int],
               score: Callable[[Tensor, Tensor, Tensor, list[Tensor]], Tensor], tell: Progress) -> Tensor:
-    """The scores of all pools, [N, M], one victim after another: from images [K, C, H, W], labels [K], the place of a victim [1] and
-    its codes, [K, *shape] each, to [1, K]."""
+    """The scores of all pools, [N, M], one victim after another: from images [K, C, H, W], labels [K], the place of a victim [1]
+    and its codes, [K, *shape] each, to [1, K]."""
     sampled, found = codes(observation), []
     for victim, pool in enumerate(candidates.pools):
-        def of_victim(images: Tensor, labels: Tensor, _: Tensor, victim: int = victim, place: Tensor = pool.new_tensor([victim])
-                      ) -> Tensor:
+        place = pool.new_tensor([victim])
+
+        def of_victim(images: Tensor, labels: Tensor, _: Tensor, victim: int = victim, place: Tensor = place) -> Tensor:
             return score(images, labels, place, [code[victim].expand(len(images), *code.shape[2:]) for code in sampled])
 
         found.append(scored(replace(candidates, pools=pool[None]), of_victim, bytes_per_image, lambda done, of: None))

@@ -43,9 +43,9 @@ def codes(observation: Observation) -> tuple[Tensor, ...]:
 
 
 def features(observation: Observation) -> dict[str, Tensor]:
-    """What is read of the features that enter each stochastic layer, [N, 1, d], by the name of a linear layer: what entered it at the
-    client. Where any features can have a code, it is the layer that they enter; else the code tells of them, under which candidates
-    are to be compared."""
+    """What is read of the features that enter each stochastic layer, [N, 1, d], by the name of a linear layer: what entered it at
+    the client. Where any features can have a code, it is the layer that they enter; else it is the one that the code enters, which
+    tells of them, and under which candidates are to be compared."""
     found: dict[str, Tensor] = {}
     for name, layer in observation.stochastic.items():
         if not layer.hides_features:

@@ -114,7 +114,7 @@ def test_extends_torchvision_models(name):
 
 
 def test_a_model_without_convolution_is_refused():
-    with pytest.raises(ValueError, match="must have a convolution of images .*, but Sequential has none"):
+    with pytest.raises(ValueError, match=r"must have a convolution of images .*, but Sequential has none"):
         CVB().extend_model(MODELS["mlp"]())
 
 
