@@ -16,7 +16,8 @@ BUDGETS = {"fast": (300, 1), "standard": (1000, 1), "thorough": (3000, 2)}
 
 #: Settings of the attacks that are run with several: a weak prior for untrained models and clean gradients, a strong one for
 #: trained models and noise; layers that are read to the image for untrained models, and to the second for trained ones; samples
-#: that are read for untrained models and single images, and searched for elsewhere. Other attacks are run once, with their defaults.
+#: that are read for untrained models and single images, and searched for elsewhere. Other attacks are run once, with their
+#: defaults.
 SETTINGS: dict[str, list[dict[str, object]]] = {
     "inverting-gradients": [{"total_variation": weight} for weight in (1e-7, 1e-5, 1e-3, 1e-2)],
     "feature-matching": [{"total_variation": weight} for weight in (1e-3, 3e-2)],

@@ -20,7 +20,7 @@ from attacks.reading.informed import with_knowledge
 
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm"])
-@pytest.mark.parametrize("defense", ["none", "noise", "pruning", "precode"])
+@pytest.mark.parametrize("defense", ["none", "noise", "pruning", "precode", "cvb", "dropout"])
 def test_the_same_bit_for_bit_also_for_a_victim_that_is_loaded(defense, model, slots):
     observation, _ = observation_of(defense, model, victims=3)
     objective = with_knowledge(Objective(terms=(TotalVariation(1e-3),)), observation)
