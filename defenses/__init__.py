@@ -7,7 +7,7 @@ from defenses.base import Account, Defense
 from defenses.composition import Composition, joined
 from defenses.cvb import CVB
 from defenses.dp_sgd import DPSGD
-from defenses.dropout import Dropout
+from defenses.dropout import DroppedFeatures
 from defenses.families import Family, read_family
 from defenses.noise import NoisyGradients
 from defenses.none import NoDefense
@@ -21,7 +21,7 @@ from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
 
 registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients,
-                                       Dropout, CVB)
+                                       DroppedFeatures, CVB)
 
 
 def create(specification: str) -> Defense:
@@ -44,8 +44,8 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "CVB", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Dropout", "Facts", "Family",
-    "GradientPruning", "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "Plan", "Private", "Release",
-    "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck",
-    "client_loss", "create", "family", "registry",
+    "CVB", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "DroppedFeatures", "Facts",
+    "Family", "GradientPruning", "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "Plan", "Private",
+    "Release", "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown",
+    "VariationalBottleneck", "client_loss", "create", "family", "registry",
 ]

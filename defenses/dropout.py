@@ -67,7 +67,7 @@ class DroppedLinear(StochasticLayer):
 
 
 @dataclass(frozen=True)
-class Dropout(Defense):
+class DroppedFeatures(Defense):
     """Drop features at random before the last linear layer (Srivastava et al., 2014), as a defense (Scheliga et al., AAAI 2023).
 
     Any model that ends in a linear layer can be extended; dropout that the model has of its own stays beside it. The authors' code

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model_cases import MODELS, batch
 from torch import nn
 
-from defenses import Dropout
+from defenses import DroppedFeatures
 from defenses.dropout import DroppedLinear
 from defenses.stochastic import sampling, stochastic_layers
 
@@ -77,13 +77,13 @@ def test_what_is_within_the_errors_of_a_reading_was_dropped():
 @pytest.mark.parametrize("model", MODELS)
 def test_nothing_dropped_is_no_defense(model):
     module = MODELS[model]()
-    assert Dropout(p=0).extend_model(module) is module and not stochastic_layers(module)
+    assert DroppedFeatures(p=0).extend_model(module) is module and not stochastic_layers(module)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_parameters_stay_and_evaluation_is_that_of_the_plain_model(model):
     plain = MODELS[model]().eval()
-    extended = Dropout(p=0.5).extend_model(copy.deepcopy(plain)).eval()
+    extended = DroppedFeatures(p=0.5).extend_model(copy.deepcopy(plain)).eval()
     x, _ = batch(3)
     assert torch.equal(extended(x), plain(x))
     assert [p.shape for p in extended.parameters()] == [p.shape for p in plain.parameters()]
@@ -92,11 +92,11 @@ def test_the_parameters_stay_and_evaluation_is_that_of_the_plain_model(model):
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_32"])
 def test_extends_torchvision_models(name):
     size = 224 if name.startswith("vit") else 32
-    extended = Dropout().extend_model(torchvision.models.get_model(name, weights=None, num_classes=5))
+    extended = DroppedFeatures().extend_model(torchvision.models.get_model(name, weights=None, num_classes=5))
     assert extended.train()(torch.randn(2, 3, size, size)).shape == (2, 5) and len(stochastic_layers(extended)) == 1
 
 
 @pytest.mark.parametrize("p", [-0.1, 1, 1.5, "half"])
 def test_bad_parameters_are_refused(p):
     with pytest.raises(ValueError, match="p must be"):
-        Dropout(p=p)
+        DroppedFeatures(p=p)
