@@ -6,6 +6,7 @@ from attacks.methods.averaging import Averaging
 from attacks.methods.dlg import DLG, IDLG
 from attacks.methods.feature_matching import FeatureMatching
 from attacks.methods.inverting_gradients import InvertingGradients
+from attacks.methods.joint_sample import JointSample
 from attacks.methods.likelihood import Likelihood
 from attacks.methods.omit_stochastic import OmitStochastic
 from attacks.methods.recursive import Recursive
@@ -60,7 +61,7 @@ def create_all(specification: str) -> list[Attack]:
 
 
 __all__ = [
-    "DLG", "IDLG", "Analytic", "Attack", "Averaging", "FeatureMatching", "InvertingGradients", "Likelihood", "Observation",
-    "OmitStochastic", "Progress", "Race", "Reconstruction", "Recursive", "Round", "SeeThroughGradients", "create", "create_all",
-    "registry",
+    "DLG", "IDLG", "Analytic", "Attack", "Averaging", "FeatureMatching", "InvertingGradients", "JointSample", "Likelihood",
+    "Observation", "OmitStochastic", "Progress", "Race", "Reconstruction", "Recursive", "Round", "SeeThroughGradients", "create",
+    "create_all", "registry",
 ]

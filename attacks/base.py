@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses import Defense, Facts, Release
-from defenses.stochastic import stochastic_layers
+from defenses.stochastic import StochasticLayer, sampling, stochastic_layers
 from defenses.support.registry import Named
 from defenses.support.upload import upload
 
@@ -116,10 +116,33 @@ class Observation:
         return {name: release.averaged(self.averaged_rounds) for name, release in told.items()}
 
     @property
+    def stochastic(self) -> dict[str, StochasticLayer]:
+        """The layers that sample where the attacker runs the model, by name: all of them for one who knows of them; a blind
+        attacker has the model as it is evaluated, where some do not."""
+        return {name: layer for name, layer in stochastic_layers(self.module).items()
+                if self.defense is not None or layer.samples_in_evaluation}
+
+    @cached_property
+    def sample_shapes(self) -> list[torch.Size]:
+        """Of each of these layers the shape of what it samples of one image."""
+        layers = list(self.stochastic.values())
+        with torch.no_grad(), sampling(layers):
+            if layers:
+                self.module(self.mean.new_zeros(1, *self.image_shape))
+        shapes = [layer.shape for layer in layers]
+        if None in shapes:
+            raise ValueError("a stochastic layer of the model does not run")
+        return shapes  # type: ignore[return-value]
+
+    def samples_of(self, noise: Sequence[Tensor]) -> list[Tensor]:
+        """What these layers make of standard normal noise [..., *shape], one tensor for each."""
+        return [layer.drawn(own) for layer, own in zip(self.stochastic.values(), noise, strict=True)]
+
+    @property
     def discloses(self) -> bool:
         """Whether an informed attacker knows anything that a blind one does not take for granted."""
         return self.defense is not None and (
-            self.defense.regularized or bool(stochastic_layers(self.module))
+            self.defense.regularized or bool(self.stochastic)
             or any(release.stages for release in self.releases().values()))
 
     def averaged(self) -> Observation:

@@ -8,6 +8,7 @@ from attacks.methods.averaging import Averaging
 from attacks.methods.dlg import DLG, IDLG
 from attacks.methods.feature_matching import FeatureMatching
 from attacks.methods.inverting_gradients import InvertingGradients
+from attacks.methods.joint_sample import JointSample
 from attacks.methods.likelihood import Likelihood
 from attacks.methods.omit_stochastic import OmitStochastic
 from attacks.methods.recursive import Recursive
@@ -16,4 +17,4 @@ from defenses.support.registry import Registry
 
 registry: Registry[Attack] = Registry(
     "attack", Attack, InvertingGradients, DLG, IDLG, SeeThroughGradients, FeatureMatching, Analytic, OmitStochastic, Likelihood,
-    Averaging, Recursive)
+    Averaging, Recursive, JointSample)

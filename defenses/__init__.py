@@ -5,7 +5,9 @@ A new defense is one new file and one line here, or a file of the user's own giv
 
 from defenses.base import Account, Defense
 from defenses.composition import Composition, joined
+from defenses.cvb import CVB
 from defenses.dp_sgd import DPSGD
+from defenses.dropout import DroppedFeatures
 from defenses.families import Family, read_family
 from defenses.noise import NoisyGradients
 from defenses.none import NoDefense
@@ -18,7 +20,8 @@ from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
 
-registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients)
+registry: Registry[Defense] = Registry(
+    "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, DroppedFeatures, CVB)
 
 
 def create(specification: str) -> Defense:
@@ -41,8 +44,8 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family", "GradientPruning",
-    "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OwnLikelihood", "Plan", "Private", "Release",
-    "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck", "client_loss",
-    "create", "family", "registry",
+    "CVB", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "DroppedFeatures", "Facts",
+    "Family", "GradientPruning", "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OwnLikelihood", "Plan",
+    "Private", "Release", "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown",
+    "VariationalBottleneck", "client_loss", "create", "family", "registry",
 ]

@@ -16,6 +16,7 @@ from defenses.release import Release
 from defenses.step import Facts
 from defenses.stochastic import StochasticLayer
 from defenses.support import checks
+from defenses.support.divergence import to_standard_normal
 from defenses.support.last_linear import last_linear, replace
 
 
@@ -34,7 +35,8 @@ class VariationalBottleneck(StochasticLayer):
     reads_code: ClassVar[str] = "decoder"
 
     def __init__(self, features: int, size: int, *, device: Any = None, dtype: Any = None) -> None:
-        super().__init__(size)
+        super().__init__()
+        self.size = size
         self.encoder = nn.Linear(features, 2 * size, device=device, dtype=dtype)
         self.decoder = nn.Linear(size, features, device=device, dtype=dtype)
 
@@ -42,8 +44,7 @@ class VariationalBottleneck(StochasticLayer):
         """Features [B, ..., d] to features of the same shape."""
         mu, s = self.encoder(h).chunk(2, dim=-1)
         sigma = F.softplus(s)
-        nats = 0.5 * (mu.square() + sigma.square() - 1) - sigma.log()
-        self.divergence = nats.flatten(1).sum(1) / math.log(2)
+        self.divergence = to_standard_normal(mu, sigma).flatten(1).sum(1) / math.log(2)
         return self.decoder(self.sample(mu, sigma))
 
 

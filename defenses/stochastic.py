@@ -1,7 +1,8 @@
 """Layers that sample in the forward pass, and how they are made to sample something given.
 
 A layer of a defense that is stochastic speaks for itself by this protocol: whoever runs the model (an attack, a test) finds such
-layers by :func:`stochastic_layers` and knows no defense by name. Dropout is not meant: it is off where a model is evaluated.
+layers by :func:`stochastic_layers` and knows no defense by name. Dropout that is a model's own is not meant: it is off where a
+model is evaluated, and is part of no defense.
 """
 
 from __future__ import annotations
@@ -15,36 +16,62 @@ from torch import Tensor, nn
 
 
 class StochasticLayer(nn.Module):
-    """A layer that samples a code z = mu + sigma * epsilon of each image, in evaluation as in training.
+    """A layer that draws a sample of each image, and makes a code of it and of the features that enter.
 
-    A subclass calls :meth:`sample` once in its forward pass, and sets ``divergence`` if a regularizer is to read it.
-
-    Args:
-        size: K, numbers in a code.
+    As it stands here the sample is Gaussian, epsilon, and the code z = mu + sigma * epsilon, in evaluation as in training; a
+    subclass calls :meth:`sample` once in its forward pass, and sets ``divergence`` if a regularizer is to read it. One whose sample
+    is of another distribution says so by what it overrides, and sets ``shape``.
 
     Attributes:
-        epsilon: None, or the noise [B, K] to use in the next forward passes instead of a fresh sample.
-        code: None, or the codes [B, K] to use in the next forward passes, as samples of whatever Gaussian is encoded: the noise is
-            then the constant (z - mu) / sigma.
+        epsilon: None, or the samples [B, *shape] to use in the next forward passes instead of fresh ones, or one number for all
+            entries.
+        code: None, or the codes [B, *shape] to use in the next forward passes, as those of whatever features enter: here the
+            sample is then the constant (z - mu) / sigma.
+        shape: of the sample of one image; None before the first forward pass.
         divergence: of each image [B], from the last forward pass; None after it was read.
     """
 
-    #: Names of the linear sublayers that the features enter and that the code enters, "" where there is none: for one image the
-    #: gradients of a linear layer with bias tell its input exactly.
+    #: Names of the sublayers that the features enter and that the code enters, "" where there is none: for one image the gradients
+    #: of a linear layer with bias tell its input exactly. Features are named where it is linear only.
     reads_features: ClassVar[str] = ""
     reads_code: ClassVar[str] = ""
+    #: Whether any features can have the code that is replayed, so that what comes behind says nothing more of the image.
+    hides_features: ClassVar[bool] = True
+    #: Whether it samples in evaluation too; else it is then deterministic, and samples for those only who know of it.
+    samples_in_evaluation: ClassVar[bool] = True
+    #: The least and the largest value of an entry of a sample, that is continuous or is relaxed to be.
+    bounds: ClassVar[tuple[float, float]] = (-torch.inf, torch.inf)
 
-    def __init__(self, size: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.size = size
-        self.epsilon: Tensor | None = None
+        self.epsilon: Tensor | float | None = None
         self.code: Tensor | None = None
+        self.shape: torch.Size | None = None
         self.divergence: Tensor | None = None
 
+    @property
+    def expected(self) -> float:
+        """The mean of an entry of a sample."""
+        return 0.0
+
+    def drawn(self, noise: Tensor) -> Tensor:
+        """Samples made of standard normal noise of their shape."""
+        return noise
+
+    def improbability(self, samples: Tensor) -> Tensor:
+        """How improbable samples [N, ...] are, [N], in units of an entry: minus the logarithm of their density as a mean over the
+        entries, up to a constant."""
+        return 0.5 * samples.flatten(1).square().mean(1)
+
+    def denoised(self, code: Tensor, deviation: Tensor) -> Tensor:
+        """A code that was read with errors of some standard deviation, as near to one that can be as the layer knows."""
+        return code
+
     def sample(self, mu: Tensor, sigma: Tensor) -> Tensor:
-        """The code: the given one, one of the given noise, or a fresh sample from torch's global generator."""
+        """The code: the given one, one of the given sample, or of a fresh one from torch's global generator."""
+        self.shape = mu.shape[1:]
         if self.code is not None:
-            epsilon = ((self.code - mu) / sigma).detach()
+            epsilon: Tensor | float = ((self.code - mu) / sigma).detach()
         else:
             epsilon = torch.randn_like(mu) if self.epsilon is None else self.epsilon
         return mu + sigma * epsilon
@@ -66,20 +93,16 @@ def stochastic_layers(module: nn.Module) -> dict[str, StochasticLayer]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, StochasticLayer)}
 
 
-def no_noise(layers: Sequence[StochasticLayer], images: Tensor) -> list[Tensor]:
-    """Noise of zero for each layer, for images [B, ...]: with it a code is the mean of what was encoded."""
-    return [images.new_zeros(len(images), layer.size) for layer in layers]
-
-
 @contextmanager
-def sampling(layers: Sequence[StochasticLayer], noise: Sequence[Tensor], codes: Sequence[Tensor] = ()) -> Iterator[None]:
-    """Layers use the given codes within the context, or, where there are none, the given noise. Divergences that nobody has read
-    are forgotten on leaving."""
+def sampling(layers: Sequence[StochasticLayer], samples: Sequence[Tensor] | None = None, codes: Sequence[Tensor] = ()
+             ) -> Iterator[None]:
+    """Layers use the given codes within the context, or, where there are none, the given samples; without both, the means of what
+    they sample. Divergences that nobody has read are forgotten on leaving."""
     for i, layer in enumerate(layers):
         if codes:
             layer.code = codes[i]
         else:
-            layer.epsilon = noise[i]
+            layer.epsilon = layer.expected if samples is None else samples[i]
     try:
         yield
     finally:

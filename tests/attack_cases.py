@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 
 import torch
-from model_cases import MODELS, loader
+from model_cases import MODELS, loader, private_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -31,8 +31,8 @@ def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn
         module = MODELS[model]() if isinstance(model, str) else model()
         if dtype != torch.float32:  # fake tensors cannot be converted in place
             module.to(dtype)
-        private = (defenses.create(defense) if isinstance(defense, str) else defense).make_private(
-            module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(), epochs=1,
+        private = private_of(
+            defense, module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(), epochs=1,
             generator=client_generator)
         if dtype != torch.float32:  # layers that a defense puts in
             private.module.to(dtype)

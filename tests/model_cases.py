@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+import defenses
 from defenses import Batch, Step
 
 #: A device that is not the CPU, for fake tensors. PyTorch's autograd engine asks a fake CUDA tensor's device for its context, which
@@ -45,6 +47,17 @@ def batch(count: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def loader(count: int = 24, batch_size: int = 6) -> torch.utils.data.DataLoader:
     return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*batch(count)), batch_size=batch_size)
+
+
+def private_of(defense: str | defenses.Defense, module: nn.Module, **options) -> defenses.Private:
+    """A protected training of the module; the test is skipped where the defense cannot extend such a model."""
+    made = defenses.create(defense) if isinstance(defense, str) else defense
+    try:
+        return made.make_private(module=module, **options)
+    except ValueError as error:
+        if not str(error).startswith("the model must"):
+            raise
+        pytest.skip(str(error))
 
 
 def step_of(seed: int = 0) -> Step:

@@ -16,7 +16,7 @@ from attacks.engine.memory import is_out_of_memory
 
 log = logging.getLogger("leakboard")
 
-#: Of images, logits of labels where these are variables, and noise, the derivatives and the objective.
+#: Of images, what else is variable, and samples, the derivatives and the objective.
 Step = Callable[..., tuple[Tensor, ...]]
 
 #: Fewer steps than these are over before a compilation, of 4 to 12 seconds for the attacks measured, pays.

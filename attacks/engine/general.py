@@ -15,7 +15,7 @@ from attacks.engine.step import MatchingStep, image_losses
 from attacks.objective.comparison import explicit
 from attacks.objective.objective import Objective, with_tensors
 from defenses import Defense
-from defenses.stochastic import no_noise, sampling
+from defenses.stochastic import sampling
 from defenses.support.watching import watching
 
 #: Live copies of what the step keeps for a victim: gradients, activations, and their derivatives.
@@ -34,31 +34,32 @@ class GeneralStep(MatchingStep):
         self._loss = ClientLoss(observation.module, observation.defense)
         self._parameters = {name: p.detach() for name, p in self._loss.named_parameters() if p.requires_grad}
 
-    def kept_bytes(self, image: Tensor, noise: list[Tensor]) -> int:
+    def kept_bytes(self, image: Tensor, samples: list[Tensor]) -> int:
         # Passes through torch.func cannot be looked into.
         x = image.detach().clone().flatten(0, 1).requires_grad_()
-        with sampling(self._stochastic, no_noise(self._stochastic, x)), twice_differentiable():
+        with sampling(self._stochastic), twice_differentiable():
             kept = saved_bytes(lambda: image_losses(self._defense, self._module, x, self._labels.value[0],
                                                     [errors.value[0] for errors in self._errors]),
                                shared=self._module.parameters())
         return (_COPIES - 1) * self.slots.bytes_per_slot() + _COPIES * kept
 
-    def _derivatives(self, images: Tensor, logits: Tensor | None, noise: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
-        def evaluate(x: Tensor, given: Tensor, *others: Any) -> Tensor:
-            return self._evaluate(x, given if logits is None else given.softmax(-1), *others)
+    def _derivatives(self, images: Tensor, others: list[Tensor], samples: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        def evaluate(x: Tensor, variable: list[Tensor], labels: Tensor, given: list[Tensor], *held: Any) -> Tensor:
+            logits, own = self._logits_and_samples(variable, given)
+            return self._evaluate(x, labels if logits is None else logits.softmax(-1), own, *held)
 
         named = ({name: held.value for name, held in group.items()} for group in (self._gradients, self._masks, self._squared))
         held = (*named, [code.value for code in self._codes], [errors.value for errors in self._errors],
                 [tensor.value for tensor in self._of_terms])
-        step = vmap(grad_and_value(evaluate, argnums=(0,) if logits is None else (0, 1)))
+        step = vmap(grad_and_value(evaluate, argnums=(0, 1)))
         with twice_differentiable():
-            found: tuple[tuple[Tensor, ...], Tensor] = step(images, self._labels.value if logits is None else logits, *held, noise)
-        return found
+            (derivative, by_others), objective = step(images, others, self._labels.value, samples, *held)
+        return (derivative, *by_others), objective
 
-    def _evaluate(self, x: Tensor, y: Tensor, observed: dict[str, Tensor], masks: dict[str, Tensor], squared: dict[str, Tensor],
-                  codes: list[Tensor], errors: list[Tensor], of_terms: list[Tensor], noise: list[Tensor]) -> Tensor:
+    def _evaluate(self, x: Tensor, y: Tensor, samples: list[Tensor], observed: dict[str, Tensor], masks: dict[str, Tensor],
+                  squared: dict[str, Tensor], codes: list[Tensor], errors: list[Tensor], of_terms: list[Tensor]) -> Tensor:
         entered: dict[str, Tensor] = {}
-        with sampling(self._stochastic, noise, codes):
+        with sampling(self._stochastic, samples, codes):
             candidate = grad(lambda parameters: functional_call(self._loss, parameters, (x, y, *errors)))(self._parameters)
             if self._read:
                 with watching(self._read) as entered:
@@ -74,7 +75,8 @@ class GeneralStep(MatchingStep):
                 compared[name] = compared[name]._replace(surprise=judge(own[name], observed[name][None]))
         cost = self._objective(compared, {name: squares[None] for name, squares in squared.items()})
         terms = with_tensors(self._terms, [tensor[None] for tensor in of_terms])
-        return self._with_distances(cost, terms, entered)[0]
+        cost = self._with_distances(cost, terms, entered)
+        return self._with_sample_prior(cost, [own[None] for own in samples])[0]
 
 
 class ClientLoss(nn.Module):

@@ -17,7 +17,6 @@ from attacks.engine.step import MatchingStep
 from attacks.engine.structured import StructuredStep
 from attacks.engine.tracing import Unsuitable
 from attacks.objective.objective import Objective
-from defenses.stochastic import stochastic_layers
 from defenses.support.seeds import VictimNoise, derive
 from defenses.support.upload import upload
 
@@ -31,8 +30,8 @@ class GradientMatcher:
     """An objective of gradient matching and its derivative with respect to candidate images.
 
     The candidate's gradient is that of the client's loss, the regularizer of a known defense included. A stochastic model samples
-    its noise afresh in each evaluation. Models made of known layers are matched without forming the gradients of their large
-    layers; others by the general step, which is told once in the log.
+    afresh in each evaluation, unless codes are replayed, or samples are variables too. Models made of known layers are matched
+    without forming the gradients of their large layers; others by the general step, which is told once in the log.
 
     Args:
         observation: the victims.
@@ -51,12 +50,8 @@ class GradientMatcher:
         objective.check(observation.shared)
         self._arguments = (observation, labels, objective)
         self._positions, self._reloaded = range(len(observation)) if positions is None else positions, reloaded
-        self._stochastic = list(stochastic_layers(observation.module).values())
-        self._noise = [
-            VictimNoise([derive(seed, "bottleneck", i) for seed in seeds], (observation.batch_size, layer.size), observation.mean,
-                        block=_NOISE_BLOCK)
-            for i, layer in enumerate(self._stochastic if not objective.codes else [])
-        ]
+        sampled = not objective.codes and objective.sample_prior is None
+        self._noise = sample_noise(observation, seeds, block=_NOISE_BLOCK) if sampled else []
         self.step_of_slots: MatchingStep
         self._compiled: Step | None = None
         try:
@@ -72,38 +67,44 @@ class GradientMatcher:
         Returns:
             The derivative of each victim's objective, of the images' shape, and the objective [S].
         """
-        noise = self._draw(images)
-        derivative, objective = (self.step_of_slots if self._compiled is None else self._compiled)(images, noise)
+        samples = self._draw()
+        self._check(images, samples)
+        derivative, objective = (self.step_of_slots if self._compiled is None else self._compiled)(images, samples)
         return derivative, objective
 
-    def step_with_labels(self, images: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate normalised images under labels that are probabilities, the softmax of ``logits`` [S, B, classes].
+    def step_with(self, images: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Evaluate normalised images where more is variable than these: first, or not at all, the labels, which are then
+        probabilities, the softmax of logits [S, B, classes]; then, where the objective has a prior for them, the samples of all
+        stochastic layers, [S, B, *shape] each.
 
         Returns:
-            The derivatives of each victim's objective by the images and by the logits, and the objective [S].
+            The derivatives of each victim's objective by the images and by each of the others, and the objective [S].
         """
-        noise = self._draw(images)
-        derivative, by_logits, objective = (self.step_of_slots.with_labels if self._compiled is None else self._compiled)(
-            images, logits, noise)
-        return derivative, by_logits, objective
+        samples = self._draw()
+        searched = self._arguments[2].sample_prior is not None
+        self._check(images, list(others[len(others) - len(self._arguments[0].stochastic):]) if searched else samples)
+        return (self.step_of_slots.with_others if self._compiled is None else self._compiled)(images, list(others), samples)
 
-    def _draw(self, images: Tensor) -> list[Tensor]:
-        """The model's noise for the next evaluation; before the first, both steps are compared."""
-        noise = [stream.draw() for stream in self._noise]
+    def _draw(self) -> list[Tensor]:
+        """The model's samples for the next evaluation, where it samples."""
+        return self._arguments[0].samples_of([stream.draw() for stream in self._noise]) if self._noise else []
+
+    def _check(self, images: Tensor, samples: list[Tensor]) -> None:
+        """Before the first evaluation, compare both steps."""
         if not self._checked:
             self._checked = True
-            reason = self._disagreement(images, noise)
+            reason = self._disagreement(images, samples)
             if reason is not None:
                 del self.step_of_slots  # before the other takes its memory
                 self.step_of_slots = self._general(reason)
-        return noise
 
-    def compile(self, images: Tensor, logits: Tensor | None = None) -> None:
-        """Compile the step, with labels where ``logits`` are given, for as many slots as there are; :meth:`keep` ends it."""
-        if logits is None:
-            self._compiled = compiled_or_plain(self.step_of_slots, images, self.noise_like(images))
+    def compile(self, images: Tensor, others: Sequence[Tensor] = ()) -> None:
+        """Compile the step, with what else is variable, for as many slots as there are; :meth:`keep` ends it."""
+        samples = self._drawn_like(images)
+        if not others:
+            self._compiled = compiled_or_plain(self.step_of_slots, images, samples)
         else:
-            self._compiled = compiled_or_plain(self.step_of_slots.with_labels, images, logits, self.noise_like(images))
+            self._compiled = compiled_or_plain(self.step_of_slots.with_others, images, list(others), samples)
 
     @property
     def compiled(self) -> bool:
@@ -112,7 +113,7 @@ class GradientMatcher:
 
     def replay(self, images: Tensor) -> None:
         """Replay the step for as many slots as there are, without a change of any bit; :meth:`keep` ends it."""
-        self._compiled = replayed_or_plain(self.step_of_slots, images, self.noise_like(images))
+        self._compiled = replayed_or_plain(self.step_of_slots, images, self._drawn_like(images))
 
     def load(self, slot: int, position: int, seed: int) -> None:
         """Give a slot to another victim, whose sampling begins; no other slot changes."""
@@ -129,18 +130,23 @@ class GradientMatcher:
 
     def bytes_per_victim(self, image: Tensor) -> int:
         """What a step takes for each victim: the gradients held for it, and what autograd keeps for a candidate [1, B, C, H, W]."""
-        return self.step_of_slots.slots.bytes_per_slot() + self.step_of_slots.kept_bytes(image, self.noise_like(image))
+        return self.step_of_slots.slots.bytes_per_slot() + self.step_of_slots.kept_bytes(image, self.samples_like(image))
 
-    def noise_like(self, images: Tensor) -> list[Tensor]:
-        """Noise of the stochastic layers for images [S, B, C, H, W] that is drawn from no victim's stream: zeros; none where
-        codes are replayed."""
-        layers = [] if self._arguments[2].codes else self._stochastic
-        return [images.new_zeros(*images.shape[:2], layer.size) for layer in layers]
+    def samples_like(self, images: Tensor) -> list[Tensor]:
+        """Samples of the stochastic layers for images [S, B, C, H, W] that are drawn from no victim's stream, but made of zeros;
+        none where codes are replayed."""
+        observation, _, objective = self._arguments
+        shapes = [] if objective.codes else observation.sample_shapes
+        return observation.samples_of([images.new_zeros(*images.shape[:2], *shape) for shape in shapes]) if shapes else []
+
+    def _drawn_like(self, images: Tensor) -> list[Tensor]:
+        """The same where the model samples."""
+        return self.samples_like(images) if self._noise else []
 
     def _slots(self) -> Slots:
         return Slots(self._positions, len(self._arguments[0]), reloaded=self._reloaded)
 
-    def _disagreement(self, images: Tensor, noise: list[Tensor]) -> str | None:
+    def _disagreement(self, images: Tensor, samples: list[Tensor]) -> str | None:
         """Compare both steps on the first two victims: what a forward pass does beside its layers (a weight used by a function,
         images not in the first dimension) cannot be seen from the list of layers."""
         observation, labels, objective = self._arguments
@@ -148,7 +154,7 @@ class GradientMatcher:
         some = observation.select(places)
         index = upload(list(places), labels.device)
         objective = objective.select(places).well_conditioned()
-        given = images[: len(some)], [n[: len(some)] for n in noise]
+        given = images[: len(some)], [own[: len(some)] for own in samples]
         steps = (kind(some, labels[index], objective, Slots(range(len(some)), len(some), reloaded=False))
                  for kind in (GeneralStep, StructuredStep))
         (expected, expected_cost), (derivative, cost) = (step(*given) for step in steps)
@@ -164,6 +170,12 @@ class GradientMatcher:
             _told.add(reason)
             log.info("gradients are matched by the general step, which is slower: %s", reason)
         return GeneralStep(*self._arguments, self._slots())
+
+
+def sample_noise(observation: Observation, seeds: Sequence[int], *, block: int = 1) -> list[VictimNoise]:
+    """Standard normal noise for what the stochastic layers sample, of one victim a seed."""
+    return [VictimNoise([derive(seed, "bottleneck", i) for seed in seeds], (observation.batch_size, *shape), observation.mean,
+                        block=block) for i, shape in enumerate(observation.sample_shapes)]
 
 
 _told: set[str] = set()

@@ -18,7 +18,7 @@ from attacks.engine.rows import FormedRows, Rows
 from attacks.engine.tracing import Unsuitable, captured, check_layers, uses, with_parameters
 from attacks.objective.comparison import root, total
 from defenses import client_loss
-from defenses.stochastic import no_noise, sampling, stochastic_layers
+from defenses.stochastic import sampling
 
 log = logging.getLogger("leakboard")
 
@@ -34,7 +34,7 @@ class PerImage:
     def __init__(self, observation: Observation, layers: Sequence[str] | None = None) -> None:
         self._observation = observation
         self._names = [name for name in observation.shared if layers is None or name.rpartition(".")[0] in layers]
-        self._stochastic = list(stochastic_layers(observation.module).values())
+        self._stochastic = list(observation.stochastic.values())
         self._layers: list[tuple[str, nn.Module, type[Rule]]] | None = None
         self._checked = False
         try:
@@ -45,23 +45,22 @@ class PerImage:
         except Unsuitable as reason:
             self._told(str(reason))
 
-    def __call__(self, images: Tensor, labels: Tensor, noise: Sequence[Tensor] | None = None, codes: Sequence[Tensor] = ()
+    def __call__(self, images: Tensor, labels: Tensor, samples: Sequence[Tensor] | None = None, codes: Sequence[Tensor] = ()
                  ) -> dict[str, Rows]:
         """The gradients by parameter name.
 
         Args:
             images: [K, C, H, W], normalised.
             labels: [K].
-            noise: of each stochastic layer, [K, size]; None for none, so that a code is its mean.
-            codes: to be replayed by the stochastic layers, [K, size] each.
+            samples: of each stochastic layer, [K, *shape]; None for their means.
+            codes: to be replayed by the stochastic layers, [K, *shape] each.
         """
-        noise = no_noise(self._stochastic, images) if noise is None else noise
         if self._layers is None:
-            return self._general(images, labels, noise, codes)
+            return self._general(images, labels, samples, codes)
         if not self._checked:
             # What a forward pass does beside its layers cannot be seen from the list of layers.
             self._checked = True
-            some = images[:2], labels[:2], [n[:2] for n in noise], [code[:2] for code in codes]
+            some = images[:2], labels[:2], None if samples is None else [own[:2] for own in samples], [code[:2] for code in codes]
             own, formed = self._structured(self._layers, *some), self._general(*some)
             # Some gradients are nothing but rounding, as that of a bias before a norm.
             rounding = 1e-6 * root(total([rows.squared().sum() for rows in formed.values()]))
@@ -69,8 +68,8 @@ class PerImage:
                    for name, rows in formed.items()):
                 self._told("the model uses its parameters in other ways than its layers do")
                 self._layers = None
-                return self._general(images, labels, noise, codes)
-        return self._structured(self._layers, images, labels, noise, codes)
+                return self._general(images, labels, samples, codes)
+        return self._structured(self._layers, images, labels, samples, codes)
 
     def bytes_per_image(self) -> int:
         """What a call takes for each image."""
@@ -79,19 +78,19 @@ class PerImage:
         mean, std = self._observation.mean.view(-1, 1, 1), self._observation.std.view(-1, 1, 1)
         image = (pixels.to(mean) - mean) / std
         label = torch.zeros(1, dtype=torch.long, device=image.device)
-        with sampling(self._stochastic, no_noise(self._stochastic, image)):
+        with sampling(self._stochastic):
             kept = saved_bytes(lambda: client_loss(self._observation.defense, self._observation.module, image, label),
                                shared=self._observation.module.parameters())
         rows = self(image, label)
         return 3 * kept + 2 * sum(t.numel() * t.element_size() for of_name in rows.values() for t in of_name.tensors)
 
-    def _structured(self, layers: list[tuple[str, nn.Module, type[Rule]]], images: Tensor, labels: Tensor, noise: Sequence[Tensor],
-                    codes: Sequence[Tensor]) -> dict[str, Rows]:
+    def _structured(self, layers: list[tuple[str, nn.Module, type[Rule]]], images: Tensor, labels: Tensor,
+                    samples: Sequence[Tensor] | None, codes: Sequence[Tensor]) -> dict[str, Rows]:
         observation = self._observation
         with ExitStack() as restored:
             restored.enter_context(torch.enable_grad())
             inputs, outputs = restored.enter_context(captured([layer for _, layer, _ in layers], self._written_into))
-            restored.enter_context(sampling(self._stochastic, noise, codes))
+            restored.enter_context(sampling(self._stochastic, samples, codes))
             losses = client_loss(observation.defense, observation.module, images, labels)
         errors = torch.autograd.grad(losses.sum(), [outputs[layer] for _, layer, _ in layers], allow_unused=True)
         found: dict[str, Rows] = {}
@@ -102,15 +101,17 @@ class PerImage:
         sizes = {name: observation.shared[name][0].numel() for name in self._names}
         return {name: found.get(name) or FormedRows(images.new_zeros(len(images), size)) for name, size in sizes.items()}
 
-    def _general(self, images: Tensor, labels: Tensor, noise: Sequence[Tensor], codes: Sequence[Tensor]) -> dict[str, Rows]:
+    def _general(self, images: Tensor, labels: Tensor, samples: Sequence[Tensor] | None, codes: Sequence[Tensor]
+                 ) -> dict[str, Rows]:
         loss = ClientLoss(self._observation.module, self._observation.defense)
         parameters = {name: p.detach() for name, p in loss.named_parameters() if p.requires_grad}
 
-        def gradient(x: Tensor, y: Tensor, noise: list[Tensor], codes: list[Tensor]) -> dict[str, Tensor]:
-            with sampling(self._stochastic, noise, codes):
-                return grad(lambda given: functional_call(loss, given, (x, y)))(parameters)
+        def gradient(x: Tensor, y: Tensor, given: list[Tensor], codes: list[Tensor]) -> dict[str, Tensor]:
+            with sampling(self._stochastic, None if samples is None else given, codes):
+                return grad(lambda parameters: functional_call(loss, parameters, (x, y)))(parameters)
 
-        found = vmap(gradient)(images[:, None], labels[:, None], [n[:, None] for n in noise], [code[:, None] for code in codes])
+        found = vmap(gradient)(images[:, None], labels[:, None], [own[:, None] for own in samples or ()],
+                               [code[:, None] for code in codes])
         return {name: FormedRows(found["module." + name].flatten(1)) for name in self._names}
 
     def _told(self, reason: str) -> None:

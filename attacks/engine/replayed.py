@@ -31,27 +31,27 @@ def worth_replaying(device: torch.device, slots: int, iterations: int) -> bool:
     return device.type == "cpu" and slots <= _MOST_SLOTS and iterations >= _ITERATIONS_WORTH_TRACING
 
 
-def replayed_or_plain(step: Step, images: Tensor, noise: list[Tensor]) -> Step:
-    """The step replayed for the shapes of some images and noise; the step as it is where the results are not equal bit for bit.
+def replayed_or_plain(step: Step, images: Tensor, samples: list[Tensor]) -> Step:
+    """The step replayed for the shapes of some images and samples; the step as it is where the results are not equal bit for bit.
 
     What is loaded later into tensors that the step holds counts, as they stay where they are.
 
     Args:
         step: what to replay; it may not depend on values but through its operations.
-        images, noise: with which it is traced.
+        images, samples: with which it is traced.
     """
     started = time.perf_counter()
     try:
-        traced = make_fx(step)(images, noise)
+        traced = make_fx(step)(images, samples)
         _simplify(traced)
 
-        def replayed(images: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
+        def replayed(images: Tensor, samples: list[Tensor]) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                derivative, objective = traced.forward(images, noise)
+                derivative, objective = traced.forward(images, samples)
             return derivative, objective
 
         if not all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-                   for a, b in zip(step(images, noise), replayed(images, noise), strict=True)):
+                   for a, b in zip(step(images, samples), replayed(images, samples), strict=True)):
             raise ValueError("its result differs from that of the step as it is")
     except Exception as error:  # whatever tracing may raise, the attack goes on without it
         lines = str(error).splitlines() or [type(error).__name__]

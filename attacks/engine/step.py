@@ -11,7 +11,6 @@ from attacks.engine.slots import Slots
 from attacks.objective.objective import Objective, squared_norms, tensors, with_tensors
 from attacks.objective.term import ImageTerm, LayerTerm, Term
 from defenses import Defense, client_loss
-from defenses.stochastic import stochastic_layers
 
 
 def image_losses(defense: Defense | None, module: nn.Module, x: Tensor, labels: Tensor, errors: Sequence[Tensor]) -> Tensor:
@@ -36,7 +35,7 @@ class MatchingStep:
         self._labels = slots.hold(labels)
         self._squared = {name: slots.hold(_squares(observation, name, objective.masks.get(name)))
                          for name in observation.shared if objective.weight(name) > 0}
-        self._stochastic = list(stochastic_layers(observation.module).values())
+        self._stochastic = list(observation.stochastic.values())
         self._codes = [slots.hold(code) for code in objective.codes]
         self._errors = [] if objective.errors is None else [slots.hold(objective.errors)]
         self._terms = [term for term in objective.terms if term.weight]
@@ -44,25 +43,38 @@ class MatchingStep:
         of_layers = [term.layers(observation.module) if isinstance(term, LayerTerm) else {} for term in self._terms]
         self._read = {name: layer for layers in of_layers for name, layer in layers.items()}
 
-    def __call__(self, images: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Images [S, B, C, H, W] and the stochastic layers' noise [S, B, K]; the derivative and the objective [S]."""
-        (derivative,), objective = self._derivatives(images, None, noise)
+    def __call__(self, images: Tensor, samples: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Images [S, B, C, H, W] and the stochastic layers' samples [S, B, *shape]; the derivative and the objective [S]."""
+        (derivative,), objective = self._derivatives(images, [], samples)
         return self._with_priors(images, derivative, objective)
 
-    def with_labels(self, images: Tensor, logits: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for labels that are probabilities, the softmax of ``logits`` [S, B, classes]: the derivatives by the images and
-        by the logits, and the objective."""
-        (derivative, by_logits), objective = self._derivatives(images, logits, noise)
+    def with_others(self, images: Tensor, others: list[Tensor], samples: list[Tensor]) -> tuple[Tensor, ...]:
+        """The same where more is variable: labels that are probabilities, the softmax of logits [S, B, classes], where they are
+        there, and then the samples of all layers, where the objective has a prior for them. The derivatives by the images and by
+        each of the others, and the objective."""
+        (derivative, *by_others), objective = self._derivatives(images, others, samples)
         derivative, objective = self._with_priors(images, derivative, objective)
-        return derivative, by_logits, objective
+        return derivative, *by_others, objective
 
-    def kept_bytes(self, image: Tensor, noise: list[Tensor]) -> int:
+    def kept_bytes(self, image: Tensor, samples: list[Tensor]) -> int:
         """What a step takes for one victim beside what the slots hold, for a candidate [1, B, C, H, W]."""
         raise NotImplementedError
 
-    def _derivatives(self, images: Tensor, logits: Tensor | None, noise: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The derivatives by the images, and by the logits where they are given, and the objective, without terms of images."""
+    def _derivatives(self, images: Tensor, others: list[Tensor], samples: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The derivatives by the images and by the others, and the objective, without terms of images."""
         raise NotImplementedError
+
+    def _logits_and_samples(self, others: Sequence[Tensor], samples: list[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
+        """Of what is variable the logits, or None, and the samples, or those that are given."""
+        count = len(others) - (len(self._stochastic) if self._objective.sample_prior is not None and others else 0)
+        return others[0] if count else None, list(others[count:]) or samples
+
+    def _with_sample_prior(self, objective: Tensor, samples: Sequence[Tensor]) -> Tensor:
+        """Add how improbable samples [N, B, *shape] are, where they are variables."""
+        if self._objective.sample_prior:
+            for layer, own in zip(self._stochastic, samples, strict=True):
+                objective = objective + self._objective.sample_prior * layer.improbability(own)
+        return objective
 
     def _with_distances(self, objective: Tensor, terms: tuple[Term, ...], entered: Mapping[str, Tensor]) -> Tensor:
         """Add the terms that read what entered layers."""

@@ -48,23 +48,24 @@ class StructuredStep(MatchingStep):
                 observed = Observed(observation, prefix, own, objective.masks, slots, distance=objective.cost.distance)
                 self._layers.append((prefix, module, found(module, observed, *shapes[module])))
 
-    def kept_bytes(self, image: Tensor, noise: list[Tensor]) -> int:
-        return 2 * saved_bytes(lambda: self(image, noise), shared=self._module.parameters())
+    def kept_bytes(self, image: Tensor, samples: list[Tensor]) -> int:
+        return 2 * saved_bytes(lambda: self(image, samples), shared=self._module.parameters())
 
-    def _derivatives(self, images: Tensor, logits: Tensor | None, noise: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
-        given = [t.detach().requires_grad_() for t in (images, logits) if t is not None]
-        labels = self._labels.value.flatten(0, 1) if logits is None else given[1].flatten(0, 1).softmax(-1)
-        objective = self._evaluate(given[0], labels, noise)
+    def _derivatives(self, images: Tensor, others: list[Tensor], samples: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        given = [t.detach().requires_grad_() for t in (images, *others)]
+        logits, samples = self._logits_and_samples(given[1:], samples)
+        labels = self._labels.value.flatten(0, 1) if logits is None else logits.flatten(0, 1).softmax(-1)
+        objective = self._with_sample_prior(self._evaluate(given[0], labels, samples), samples)
         return torch.autograd.grad(objective.sum(), given), objective.detach()
 
-    def _evaluate(self, x: Tensor, labels: Tensor, noise: list[Tensor]) -> Tensor:
+    def _evaluate(self, x: Tensor, labels: Tensor, samples: list[Tensor]) -> Tensor:
         codes = [code.value.flatten(0, 1) for code in self._codes]
         with ExitStack() as restored:
             inputs, outputs = restored.enter_context(captured([layer for _, layer, _ in self._layers], self._written_into))
             for _, layer, rule in self._layers:
                 if rule.forward is not None:
                     restored.enter_context(_forward(layer, rule.forward))
-            restored.enter_context(sampling(self._stochastic, [epsilon.flatten(0, 1) for epsilon in noise], codes))
+            restored.enter_context(sampling(self._stochastic, [own.flatten(0, 1) for own in samples], codes))
             entered = restored.enter_context(watching(self._read))
             if self._attends:
                 restored.enter_context(twice_differentiable())

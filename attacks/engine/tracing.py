@@ -12,7 +12,7 @@ from torch import Size, Tensor, nn
 from attacks.base import Observation
 from attacks.engine.attention import Attends
 from attacks.engine.layers import rule_of
-from defenses.stochastic import no_noise, sampling, stochastic_layers
+from defenses.stochastic import sampling
 
 
 class Unsuitable(Exception):
@@ -56,11 +56,10 @@ def uses(observation: Observation, batch: int) -> tuple[dict[nn.Module, tuple[Si
         shapes[module], outputs[module] = (arguments[0].shape, output.shape), output
 
     images = observation.mean.new_zeros(batch, *observation.image_shape)
-    stochastic = list(stochastic_layers(observation.module).values())
     with ExitStack() as restored:
         for _, module in with_parameters(observation.module):
             restored.callback(module.register_forward_hook(note).remove)
-        restored.enter_context(sampling(stochastic, no_noise(stochastic, images)))
+        restored.enter_context(sampling(list(observation.stochastic.values())))
         restored.enter_context(torch.no_grad())
         attends = restored.enter_context(Attends())
         observation.module(images)

@@ -21,8 +21,8 @@ from attacks.identification.pools import at_once
 from attacks.identification.whitening import Public
 from attacks.objective.comparison import total
 from attacks.reading.labels import as_classes
+from attacks.reading.layers import told_by_codes
 from defenses.release import Clipped, Form, Intervals, Kept, Scaled
-from defenses.stochastic import stochastic_layers
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
 
@@ -151,15 +151,18 @@ class _Batches:
 
     def _rows(self, images: Tensor, labels: Tensor, sampled: bool = False) -> dict[str, Rows]:
         """The gradients that enter the mean over images; of a model that samples, under codes that are ``sampled``, or under the
-        means of the codes, of which a blind attacker does not know."""
-        layers = list(stochastic_layers(self._observation.module).values()) if sampled else []
-        generators = [torch.Generator("cpu").manual_seed(derive("public", i)) for i in range(len(layers))]
+        means of the codes, of which a blind attacker does not know. Where codes tell of the features, these means are closer (half
+        of the features dropped, untrained LeNet, 4 CIFAR-10 images a gradient, 16 victims among 100: first 0.94, sampled 0.75)."""
+        sampled = sampled and not told_by_codes(self._observation)
+        shapes = self._observation.sample_shapes if sampled else []
+        generators = [torch.Generator("cpu").manual_seed(derive("public", i)) for i in range(len(shapes))]
         blocks = []
         for some, of in zip(images.split(self._at_once), labels.split(self._at_once), strict=True):
-            noise = [upload(torch.randn((len(some), layer.size), generator=generator, device="cpu"), some.device).to(some.dtype)
-                     for layer, generator in zip(layers, generators, strict=True)]
-            noise = noise or [draw.expand(len(some), -1) for draw in self._fresh]
-            blocks.append(self._compute(some, of, noise or None))
+            noise = [upload(torch.randn((len(some), *shape), generator=generator, device="cpu"), some.device).to(some.dtype)
+                     for shape, generator in zip(shapes, generators, strict=True)]
+            samples = (self._observation.samples_of(noise) if sampled
+                       else [draw.expand(len(some), *draw.shape[1:]) for draw in self._fresh])
+            blocks.append(self._compute(some, of, samples or None))
         rows = {name: joined([block[name] for block in blocks]) for name in self._seen}
         if self._clip is None:
             return rows

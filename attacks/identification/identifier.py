@@ -21,7 +21,6 @@ from attacks.identification.simulation import by_simulation
 from attacks.objective.comparison import root, total
 from attacks.reading.layers import replay_obstacle
 from defenses.release import Clipped, Noise, OwnLikelihood, Scaled
-from defenses.stochastic import stochastic_layers
 from defenses.support.seeds import derive
 
 
@@ -61,7 +60,7 @@ class Identifier:
             return "whitened" if comparable(observation) else "simulated"
         if observation.defense is None:
             return "cosine"
-        if stochastic_layers(observation.module):
+        if observation.stochastic:
             if replay_obstacle(observation) is not None:
                 return "simulated"
             return "features" if exact_features(observation) else "replayed"
@@ -109,7 +108,7 @@ class Identifier:
         noise = fresh_noise(observation, seed)
 
         def score(images: Tensor, labels: Tensor, victims: Tensor) -> Tensor:
-            return compare(compute(images, labels, [draw.expand(len(images), -1) for draw in noise]), victims)
+            return compare(compute(images, labels, [draw.expand(len(images), *draw.shape[1:]) for draw in noise]), victims)
 
         return scored(candidates, score, compute.bytes_per_image, tell)
 
@@ -123,7 +122,7 @@ def _apart(observation: Observation) -> list[Observation]:
     stages = [stage for release in observation.releases().values() for stage in release.stages]
     averages = all(stage.distribution == "gaussian" if isinstance(stage, Noise) else isinstance(stage, (Clipped, Scaled))
                    for stage in stages)
-    sampled = observation.defense is not None and observation.batch_size == 1 and stochastic_layers(observation.module)
+    sampled = observation.defense is not None and observation.batch_size == 1 and observation.stochastic
     if same and averages and not sampled:
         return [observation.averaged()]
     # The other images of a batch are the same in all rounds, so that these do not tell apart what they add.

@@ -52,7 +52,9 @@ class DLG(Attack):
         if not super().informed_by(observation):
             return False
         assert observation.defense is not None
-        return observation.defense.regularized or not self._objective(observation).same_as(self._objective(observation.blind()))
+        blind = observation.blind()
+        return (observation.defense.regularized or observation.stochastic.keys() != blind.stochastic.keys()
+                or not self._objective(observation).same_as(self._objective(blind)))
 
     def _objective(self, observation: Observation) -> Objective:
         return with_knowledge(Objective(Euclidean()), observation)
@@ -63,11 +65,11 @@ class DLG(Attack):
         # The last evaluation needs no step; the step size does not decay.
         schedule = Schedule(self.iterations - 1, self.step_size, self.iterations, eighths=())
         problem = Problem(observation, labels, self._objective(observation), schedule, seed, joint=self.joint)
-        images, costs, logits = minimise(problem, optimizer=LBFGS, restarts=self.restarts, progress=progress and (
+        images, costs, others = minimise(problem, optimizer=LBFGS, restarts=self.restarts, progress=progress and (
             lambda done, _: progress(done, self.iterations))).best()
         if progress is not None:
             progress(self.iterations, self.iterations)
-        return Reconstruction(observation.to_pixels(images), as_classes(labels if logits is None else logits), costs)
+        return Reconstruction(observation.to_pixels(images), as_classes(others[0] if others else labels), costs)
 
 
 @dataclass(frozen=True)

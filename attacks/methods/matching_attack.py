@@ -54,9 +54,9 @@ class MatchingAttack(Attack):
         if self.obstacle(observation) is not None:
             return True
         assert observation.defense is not None
-        # The model samples for a blind attacker; what else an attack knows stands in its objective.
-        return observation.defense.regularized or not self.objective(self.prepared(observation)).same_as(
-            self.objective(self.prepared(blind)))
+        # Some layers sample for a blind attacker too; what else an attack knows stands in its objective.
+        return (observation.defense.regularized or observation.stochastic.keys() != blind.stochastic.keys()
+                or not self.objective(self.prepared(observation)).same_as(self.objective(self.prepared(blind))))
 
     def prepared(self, observation: Observation) -> Observation:
         """The observation that is matched."""

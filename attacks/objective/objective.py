@@ -33,6 +33,8 @@ class Objective:
         judges: parameter name to how unlikely the observed gradient is for a candidate's own [S, *parameter.shape], after what it
             goes through; it has to be formed for that.
         codes: [N, B, K] for each stochastic layer: what it sampled, which is used in place of samples of the attacker's own.
+        sample_prior: where the samples of the stochastic layers are variables too, the weight of their improbability, >= 0; None
+            where layers sample afresh in every evaluation, or codes are given.
         errors: [N, B, *output], the derivative of each image's loss by the model's output, where it is known: the candidate's
             gradient is that which follows from it, in place of the client's loss.
 
@@ -48,6 +50,7 @@ class Objective:
     passes: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     judges: Mapping[str, Callable[[Tensor, Tensor], Surprise]] = field(default_factory=dict)
     codes: tuple[Tensor, ...] = ()
+    sample_prior: float | None = None
     errors: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -64,6 +67,8 @@ class Objective:
             if name not in gradients or mask.shape != gradients[name].shape:
                 expected = list(gradients[name].shape) if name in gradients else f"one of {sorted(gradients)}"
                 raise ValueError(f"the mask of {name} is {list(mask.shape)}, expected {expected}")
+        if self.sample_prior is not None and self.codes:
+            raise ValueError("codes are given, so that no samples are searched for")
         if not any(self.weight(name) > 0 for name in gradients):
             raise ValueError("every layer has weight 0, so nothing is compared")
 

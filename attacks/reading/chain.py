@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from attacks.base import Observation
-from defenses.stochastic import no_noise, sampling, stochastic_layers
+from defenses.stochastic import sampling
 
 
 class Link(NamedTuple):
@@ -20,9 +20,9 @@ class Link(NamedTuple):
     shape: Size
 
 
-def chain_to(observation: Observation, place: str) -> list[Link] | str:
+def chain_to(observation: Observation, place: str, begin: str | None = None) -> list[Link] | str:
     """The layers that an image passes before it enters the layer ``place``, in the order in which they run, each of which sees what
-    the one before gave and nothing else; or why there is no such chain."""
+    the one before gave and nothing else; those from the layer ``begin`` on, where it is given. Or why there is no such chain."""
     links: list[Link] = []
     last: list[Tensor] = [observation.mean.new_zeros(1, *observation.image_shape)]
     reason: list[str] = []
@@ -30,6 +30,10 @@ def chain_to(observation: Observation, place: str) -> list[Link] | str:
     end = observation.module.get_submodule(place)
 
     def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if begin is not None and not links and names[module] != begin:
+            return
+        if begin is not None and not links:
+            last[0] = arguments[0]
         if not reason and (not arguments or arguments[0] is not last[0]):
             reason.append(f"the model does more than to run its layers one after another, before {names[module] or 'its layer'}")
         if not reason and module is end:
@@ -40,9 +44,8 @@ def chain_to(observation: Observation, place: str) -> list[Link] | str:
     def leave(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
         last[0] = output
 
-    stochastic = list(stochastic_layers(observation.module).values())
     image = last[0]
-    with ExitStack() as restored, torch.no_grad(), sampling(stochastic, no_noise(stochastic, image)):
+    with ExitStack() as restored, torch.no_grad(), sampling(list(observation.stochastic.values())):
         for module in names:
             restored.callback(module.register_forward_pre_hook(enter).remove)
             restored.callback(module.register_forward_hook(leave).remove)

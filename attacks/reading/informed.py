@@ -12,7 +12,7 @@ from attacks.objective.costs import Cosine, Euclidean
 from attacks.objective.features import Features
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
-from attacks.reading.layers import codes, features, last_features, layers_before_sampling, replay_obstacle
+from attacks.reading.layers import codes, features, last_features, layers_before_sampling, replay_obstacle, told_by_codes
 from attacks.reading.releases import told
 
 #: Weight of features that are known without noise, relative to the likelihood per entry (LeNet under PPP with noise of 0.01, 32
@@ -65,6 +65,8 @@ def by_features(observation: Observation, total_variation: float) -> Objective:
 def layers_and_features(observation: Observation) -> tuple[tuple[str, ...] | None, dict[str, Tensor]] | str:
     """The layers to compare, None for all, and features [N, 1, d] by the layer that they entered; or why there are none."""
     if replay_obstacle(observation) is None:
+        if told_by_codes(observation):
+            return None, features(observation)
         layers = layers_before_sampling(observation)
         return (layers, features(observation)) if layers else "no layer comes before the stochastic one"
     known = last_features(observation)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from defenses.stochastic import sampling, stochastic_layers
+from defenses.stochastic import sampling
 from defenses.support.last_linear import last_linear
 
 #: Images of noise whose mean probabilities stand for those of the victims' images.
@@ -90,12 +90,11 @@ def _on_noise(observation: Observation) -> tuple[Tensor, Tensor]:
     """Of images of noise: the mean probability of each class, and the mean sum of what enters the last layer."""
     generator = torch.Generator("cpu").manual_seed(0)
     images = torch.randn((_DUMMIES, *observation.image_shape), generator=generator, device="cpu").to(observation.mean)
-    stochastic = list(stochastic_layers(observation.module).values())
-    noise = [torch.randn((_DUMMIES, layer.size), generator=generator, device="cpu").to(images) for layer in stochastic]
+    noise = [torch.randn((_DUMMIES, *shape), generator=generator, device="cpu").to(images) for shape in observation.sample_shapes]
     entered: list[Tensor] = []
     handle = last_linear(observation.module)[1].register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0]))
     try:
-        with torch.no_grad(), sampling(stochastic, noise):
+        with torch.no_grad(), sampling(list(observation.stochastic.values()), observation.samples_of(noise)):
             logits = observation.module(images)
     finally:
         handle.remove()

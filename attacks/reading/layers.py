@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,43 +11,69 @@ from attacks.base import Observation
 from attacks.objective.comparison import layer_of
 from attacks.reading.linear_inputs import linear_inputs
 from defenses.release import Kept
-from defenses.stochastic import no_noise, sampling, stochastic_layers
+from defenses.stochastic import StochasticLayer, sampling
 from defenses.support.last_linear import last_linear
 from defenses.support.watching import watching
 
 
 def replay_obstacle(observation: Observation) -> str | None:
     """Why the codes of the stochastic layers cannot be read from the gradient, or None when they can."""
-    layers = stochastic_layers(observation.module)
     if observation.defense is None:
         return "a blind attacker does not know that layers are stochastic"
+    layers = observation.stochastic
     if not layers:
         return "the model has no stochastic layer"
     if observation.batch_size > 1:
         return f"codes are read from the gradient of one image, not of {observation.batch_size}, which is a sum over images"
     if observation.averaged_rounds > 1:
         return "codes differ between the rounds that were averaged"
-    if any(not layer.reads_code for layer in layers.values()):
-        return "the code of a stochastic layer does not enter a linear layer"
+    if not all(_enters_linear_with_bias(layer) for layer in layers.values()):
+        return "the code of a stochastic layer does not enter a linear layer with bias"
     return None
 
 
+def _enters_linear_with_bias(layer: StochasticLayer) -> bool:
+    linear = layer.get_submodule(layer.reads_code) if layer.reads_code else None
+    return isinstance(linear, nn.Linear) and linear.bias is not None
+
+
 def codes(observation: Observation) -> tuple[Tensor, ...]:
-    """What each stochastic layer sampled at the client, [N, 1, K], from the gradient of the linear layer that it enters."""
-    return tuple(layer_input(observation, f"{name}.{layer.reads_code}")
-                 for name, layer in stochastic_layers(observation.module).items())
+    """The code of each stochastic layer at the client, [N, 1, K], from the gradient of the linear layer that it enters."""
+    return tuple(_code(observation, name, layer) for name, layer in observation.stochastic.items())
 
 
 def features(observation: Observation) -> dict[str, Tensor]:
-    """What entered each stochastic layer at the client, [N, 1, d], by the name of the linear layer that it enters first."""
-    layers = stochastic_layers(observation.module)
-    places = [f"{name}.{layer.reads_features}" for name, layer in layers.items() if layer.reads_features]
-    return {place: layer_input(observation, place) for place in places}
+    """What is read of the features that enter each stochastic layer, [N, 1, d], by the name of a linear layer: what entered it at
+    the client. Where any features can have a code, it is the layer that they enter; else it is the one that the code enters, which
+    tells of them, and under which candidates are to be compared."""
+    found: dict[str, Tensor] = {}
+    for name, layer in observation.stochastic.items():
+        if not layer.hides_features:
+            found[f"{name}.{layer.reads_code}"] = _code(observation, name, layer)
+        elif layer.reads_features:
+            found[f"{name}.{layer.reads_features}"] = layer_input(observation, f"{name}.{layer.reads_features}")
+    return found
+
+
+def told_by_codes(observation: Observation) -> bool:
+    """Whether every code tells of the features, so that under replayed codes all layers say something of the image."""
+    return not any(layer.hides_features for layer in observation.stochastic.values())
+
+
+def _code(observation: Observation, name: str, layer: StochasticLayer) -> Tensor:
+    place = f"{name}.{layer.reads_code}"
+    variance = _variance(observation, f"{place}.weight")
+    code = layer_input(observation, place)
+    if not variance:
+        return code
+    rows = observation.shared[f"{place}.bias"].square().sum(1)
+    rows = (rows - variance * observation.shared[f"{place}.bias"].shape[1]).clamp_min(0.1 * rows)
+    return layer.denoised(code, (variance * (1 + code.square()) / rows.view(-1, 1, 1)).sqrt())
 
 
 def layers_before_sampling(observation: Observation) -> tuple[str, ...]:
     """The layers with an observed gradient that run before the first stochastic layer."""
-    stochastic = list(stochastic_layers(observation.module).values())
+    stochastic = list(observation.stochastic.values())
     watched = {name: layer for name, layer in observation.module.named_modules() if layer in stochastic or has_parameters(layer)}
     ran = list(entered(observation, watched, observation.mean.new_zeros(1, *observation.image_shape)))
     first = next((place for place, name in enumerate(ran) if watched[name] in stochastic), len(ran))
@@ -58,7 +84,7 @@ def layers_before_sampling(observation: Observation) -> tuple[str, ...]:
 def layers_that_see_the_image(observation: Observation) -> tuple[str, ...] | None:
     """The layers whose gradients say something of the image beyond what is known of it: where codes are replayed, those that run
     before the sampling, and those that the features enter; None for all."""
-    if replay_obstacle(observation) is not None:
+    if replay_obstacle(observation) is not None or told_by_codes(observation):
         return None
     return tuple(dict.fromkeys((*layers_before_sampling(observation), *features(observation))))
 
@@ -81,20 +107,24 @@ def layer_input(observation: Observation, layer: str) -> Tensor:
     of noise and hidden entries."""
     weight, bias = (f"{layer}.{child}" if layer else child for child in ("weight", "bias"))
     releases = observation.releases()
-    form = releases[weight].form
-    variance = 0.0 if form is None or form.noise is None else form.noise.variance
-    found = linear_inputs(observation.shared[weight], observation.shared[bias], variance=variance,
+    found = linear_inputs(observation.shared[weight], observation.shared[bias], variance=_variance(observation, weight),
                           hidden=any(isinstance(stage, Kept) for name in (weight, bias) for stage in releases[name].stages))
     return found[:, None]
 
 
-def entered(observation: Observation, layers: Mapping[str, nn.Module], images: Tensor) -> dict[str, Tensor]:
+def entered(observation: Observation, layers: Mapping[str, nn.Module], images: Tensor, codes: Sequence[Tensor] = ()
+            ) -> dict[str, Tensor]:
     """What enters layers of the model in a forward pass of images [B, C, H, W], by name, in the order in which they run; stochastic
-    layers give the mean of their code."""
-    stochastic = list(stochastic_layers(observation.module).values())
-    with torch.no_grad(), sampling(stochastic, no_noise(stochastic, images)), watching(layers) as found:
+    layers have the given codes, or else the mean of what they sample."""
+    with torch.no_grad(), sampling(list(observation.stochastic.values()), codes=codes), watching(layers) as found:
         observation.module(images)
     return found
+
+
+def _variance(observation: Observation, parameter: str) -> float:
+    """Of the noise on the gradient of a parameter."""
+    form = observation.releases()[parameter].form
+    return 0.0 if form is None or form.noise is None else form.noise.variance
 
 
 def has_parameters(layer: nn.Module) -> bool:

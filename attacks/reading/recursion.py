@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from attacks.base import Observation
 from attacks.reading.chain import Link, chain_to
 from attacks.reading.labels import known_or_inferred_labels, label_obstacle
-from attacks.reading.layers import codes, last_features, replay_obstacle
+from attacks.reading.layers import codes, last_features, replay_obstacle, told_by_codes
 from attacks.reading.layers import features as features_before_sampling
 from attacks.reading.least_squares import least_squares
 from defenses import client_loss
-from defenses.stochastic import sampling, stochastic_layers
+from defenses.stochastic import sampling
 
 #: Weight of the equations that the gradient gives, relative to those of the output, when both are scaled to the size of their
 #: operators. Untrained LeNet, 32 CIFAR-10 victims, 100 and 60 iterations of the two first layers, mean SSIM: 0.13 with 0.3, 0.85
@@ -82,23 +82,17 @@ def read_backwards(observation: Observation, left: int, iterations: int) -> tupl
 
 def _begin(observation: Observation) -> tuple[list[Link], str, Tensor] | str:
     """The links before a layer of known input, that layer and what entered it [N, 1, d]; or why there is none."""
-    reason = label_obstacle(observation)
-    if reason is not None:
-        return reason
-    if observation.batch_size > 1:
-        return f"layers are read from the gradient of one image, not of {observation.batch_size}"
-    if any(release.stages for release in observation.releases().values()):
-        return "layers are read from gradients as they were computed, and the defense alters them"
-    if replay_obstacle(observation) is None:
-        found: dict[str, Tensor] | str = features_before_sampling(observation)
-        if not found:
-            return "the features before the stochastic layer do not enter a linear layer"
-    else:
-        found = last_features(observation)
+    found = _last(observation)
     if isinstance(found, str):
         return found
-    place, value = next(iter(found.items()))
-    links = chain_to(observation, place)
+    place, value = found
+    links = _links(observation, place)
+    return links if isinstance(links, str) else (links, place, value)
+
+
+def _links(observation: Observation, place: str, begin: str | None = None) -> list[Link] | str:
+    """The links before a layer, from the image or from a layer on; or why they cannot be read."""
+    links = chain_to(observation, place, begin)
     if isinstance(links, str):
         return links
     for link in links:
@@ -111,7 +105,67 @@ def _begin(observation: Observation) -> tuple[list[Link], str, Tensor] | str:
             return f"no gradient was observed of {link.name}"
     if not any(_has_weights(link) for link in links):
         return f"no layer comes before {place}"
-    return links, place, value
+    return links
+
+
+def code_obstacle(observation: Observation) -> str | None:
+    """Why the code of the stochastic layer cannot be read backwards from the last layer, or None when it can."""
+    found = _behind_code(observation)
+    return found if isinstance(found, str) else None
+
+
+def read_code(observation: Observation, iterations: int) -> tuple[Tensor, ...]:
+    """The code of the stochastic layer at the client, [N, 1, *shape], read from the gradients of the layers behind it: what is
+    random is not there, since they are a network of their own, of which the code is the input.
+
+    Args:
+        observation: with one image behind each gradient, none of which was altered.
+        iterations: of the linear solver, for each layer.
+
+    Raises:
+        ValueError: see :func:`code_obstacle`.
+    """
+    found = _behind_code(observation)
+    if isinstance(found, str):
+        raise ValueError(found)
+    links, place, value = found
+    known = _with_error(observation, place, value)
+    for link in reversed(links):
+        known = _before(link, known, observation, iterations)
+    return (known.value.to(observation.mean)[:, None].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0),)
+
+
+def _behind_code(observation: Observation) -> tuple[list[Link], str, Tensor] | str:
+    """The links from the layer that the code enters to the last, that layer and what entered it [N, 1, d]; or why not."""
+    places = [f"{name}.{layer.reads_code}" for name, layer in observation.stochastic.items() if layer.reads_code]
+    if len(observation.stochastic) != 1 or not places:
+        return "there is no single stochastic layer whose code enters a layer of its own"
+    found = _last(observation)
+    if isinstance(found, str):
+        return found
+    place, value = found
+    links = _links(observation, place, places[0])
+    return links if isinstance(links, str) else (links, place, value)
+
+
+def _last(observation: Observation) -> tuple[str, Tensor] | str:
+    """The last layer, or the first stochastic one, and what entered it [N, 1, d]; or why that is not read."""
+    reason = label_obstacle(observation)
+    if reason is not None:
+        return reason
+    if observation.batch_size > 1:
+        return f"layers are read from the gradient of one image, not of {observation.batch_size}"
+    if any(release.stages for release in observation.releases().values()):
+        return "layers are read from gradients as they were computed, and the defense alters them"
+    if replay_obstacle(observation) is None:
+        if told_by_codes(observation):
+            return "of the features that enter the last layer only those that were kept are read"
+        found: dict[str, Tensor] | str = features_before_sampling(observation)
+        if not found:
+            return "the features before the stochastic layer do not enter a linear layer"
+    else:
+        found = last_features(observation)
+    return found if isinstance(found, str) else next(iter(found.items()))
 
 
 def _has_weights(link: Link) -> bool:
@@ -122,7 +176,7 @@ def _with_error(observation: Observation, place: str, value: Tensor) -> Known:
     """The derivative of the client's loss by what enters a layer, through the layers behind it, all of which is known."""
     features = value.flatten(1).detach().clone().requires_grad_()
     labels = known_or_inferred_labels(observation)
-    stochastic = list(stochastic_layers(observation.module).values())
+    stochastic = list(observation.stochastic.values())
     sampled = [code.flatten(0, 1) for code in codes(observation)] if replay_obstacle(observation) is None else []
     images = observation.mean.new_zeros(len(observation), *observation.image_shape)
 
@@ -131,7 +185,7 @@ def _with_error(observation: Observation, place: str, value: Tensor) -> Known:
 
     with ExitStack() as restored:
         restored.callback(observation.module.get_submodule(place).register_forward_pre_hook(put_in).remove)
-        restored.enter_context(sampling(stochastic, [], sampled))
+        restored.enter_context(sampling(stochastic, codes=sampled))
         loss = client_loss(observation.defense, observation.module, images, labels.flatten(0, 1)).sum()
         (error,) = torch.autograd.grad(loss, features)
     return Known(features.detach(), error)

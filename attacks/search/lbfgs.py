@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,10 +23,9 @@ class LBFGS(Optimizer):
     without a line search the method can diverge. The bounds are left out, as the authors of the attacks that use it do.
     """
 
-    def __init__(self, images: Tensor, logits: Tensor | None, bounds: tuple[Tensor, Tensor]) -> None:
-        self._image_shape, self._entries = images.shape[1:], images[0].numel()
-        self._logit_shape = None if logits is None else logits.shape[1:]
-        self._points = _flat(images, logits)
+    def __init__(self, images: Tensor, others: Sequence[Tensor], bounds: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self._shapes = [part.shape[1:] for part in (images, *others)]
+        self._points = _flat(images, others)
         self._best, self._lowest = self._points.clone(), images.new_full((len(images),), torch.inf)
         self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # step, change of the derivative, 1 / their product or 0
         self._scale = images.new_ones(len(images), 1)
@@ -36,21 +37,21 @@ class LBFGS(Optimizer):
         return self._split(self._points)[0]
 
     @property
-    def logits(self) -> Tensor | None:  # type: ignore[override]
-        return self._split(self._points)[1]
+    def others(self) -> list[Tensor]:  # type: ignore[override]
+        return self._split(self._points)[1:]
 
     def look(self, objective: Tensor) -> None:
         lower = objective < self._lowest  # false for what is not a number
         self._best = torch.where(lower[:, None], self._points, self._best)
         self._lowest = torch.where(lower, objective, self._lowest)
 
-    def found(self, slot: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        images, logits = self._split(self._best[slot][None])
-        return images[0], None if logits is None else logits[0], self._lowest[slot]
+    def found(self, slot: int) -> tuple[Tensor, list[Tensor], Tensor]:
+        images, *others = self._split(self._best[slot][None])
+        return images[0], [other[0] for other in others], self._lowest[slot]
 
-    def step(self, derivative: Tensor, by_logits: Tensor | None, sizes: Tensor) -> None:
+    def step(self, derivative: Tensor, by_others: Sequence[Tensor], sizes: Tensor) -> None:
         """Slots whose derivative is not finite stay where they are."""
-        derivative, size = _flat(derivative, by_logits), sizes.to(derivative.dtype)[:, None]
+        derivative, size = _flat(derivative, by_others), sizes.to(derivative.dtype)[:, None]
         finite = torch.isfinite(derivative).all(1, keepdim=True)
         derivative = torch.where(finite, derivative, 0)
         fresh = torch.zeros_like(finite)
@@ -69,8 +70,8 @@ class LBFGS(Optimizer):
         self._fresh.clear()
         self._points += self._taken
 
-    def restart(self, slot: int, images: Tensor, logits: Tensor | None) -> None:
-        self._points[slot] = _flat(images[None], None if logits is None else logits[None])[0]
+    def restart(self, slot: int, images: Tensor, others: Sequence[Tensor]) -> None:
+        self._points[slot] = _flat(images[None], [other[None] for other in others])[0]
         self._lowest[slot], self._scale[slot] = torch.inf, 1
         for _, _, inverse in self._pairs:
             inverse[slot] = 0
@@ -83,9 +84,9 @@ class LBFGS(Optimizer):
         self._points, self._best, self._lowest, self._scale, self._derivative, self._taken = (state[index] for state in kept)
         self._pairs = [(step[index], change[index], inverse[index]) for step, change, inverse in self._pairs]
 
-    def _split(self, points: Tensor) -> tuple[Tensor, Tensor | None]:
-        images = points[:, : self._entries].view(-1, *self._image_shape)
-        return images, None if self._logit_shape is None else points[:, self._entries :].view(-1, *self._logit_shape)
+    def _split(self, points: Tensor) -> list[Tensor]:
+        parts = points.split([shape.numel() for shape in self._shapes], 1)
+        return [part.view(-1, *shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def _remember(self, change: Tensor, fresh: Tensor) -> None:
         product = (change * self._taken).sum(1, keepdim=True)
@@ -107,6 +108,6 @@ class LBFGS(Optimizer):
         return q
 
 
-def _flat(images: Tensor, logits: Tensor | None) -> Tensor:
-    """Both as rows [S, n]."""
-    return torch.cat([part.flatten(1) for part in (images, logits) if part is not None], 1)
+def _flat(images: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """All as rows [S, n]."""
+    return torch.cat([part.flatten(1) for part in (images, *others)], 1)

@@ -28,18 +28,17 @@ _PROGRESS = 1e-3
 
 class Found(NamedTuple):
     """What became of several starts of each victim: normalised images [N, restarts, B, C, H, W], their objectives [N, restarts],
-    and logits of labels [N, restarts, B, classes] where these were variables."""
+    and what else was variable, [N, restarts, ...] each."""
 
     images: Tensor
     costs: Tensor
-    logits: Tensor | None
+    others: tuple[Tensor, ...]
 
     def best(self) -> Found:
-        """Of each victim the start of the lowest objective alone: [N, B, C, H, W], [N] and [N, B, classes]."""
+        """Of each victim the start of the lowest objective alone: [N, B, C, H, W], [N] and [N, ...] each."""
         best = self.costs.nan_to_num(nan=torch.inf).argmin(1)
         victims = torch.arange(len(best), device=best.device)
-        return Found(self.images[victims, best], self.costs[victims, best],
-                     None if self.logits is None else self.logits[victims, best])
+        return Found(self.images[victims, best], self.costs[victims, best], tuple(other[victims, best] for other in self.others))
 
 
 def minimise(problem: Problem, *, optimizer: type[Optimizer] = SignedAdam, restarts: int = 1, progress: Progress | None = None
@@ -88,8 +87,8 @@ class _Slots:
         self._starts = starts = starts + starts[:1] * left_over
         self._problem, self._waiting, self._results, self._width = problem, waiting, results, width
         self._matcher = problem.matcher(starts, reloaded=bool(waiting))
-        mean, std = (t.view(-1, 1, 1) for t in (problem.observation.mean, problem.observation.std))
-        self._optimizer = optimizer(problem.first_images(starts), problem.first_logits(starts), (-mean / std, (1 - mean) / std))
+        mean = problem.observation.mean
+        self._optimizer = optimizer(problem.first_images(starts), problem.first_others(starts), problem.bounds())
         self._at = [0] * len(starts)  # iterations done, those that were skipped included
         self._evaluations = [0] * len(starts)
         self._best = mean.new_full((len(starts),), torch.inf)
@@ -105,11 +104,8 @@ class _Slots:
         """One iteration of every slot; slots whose victim is done go to the next one."""
         schedule = self._problem.schedule
         self._compile_if_worth_it()
-        images, logits, by_logits = self._optimizer.images, self._optimizer.logits, None
-        if logits is None:
-            derivative, objective = self._matcher.step(images)
-        else:
-            derivative, by_logits, objective = self._matcher.step_with_labels(images, logits)
+        images, others = self._optimizer.images, self._optimizer.others
+        derivative, *by_others, objective = self._matcher.step_with(images, others) if others else self._matcher.step(images)
         self._optimizer.look(objective)
         progressed = objective < self._best - _PROGRESS * self._best.abs()
         progressed |= self._best.isinf()
@@ -118,7 +114,7 @@ class _Slots:
         done = self._done()
         for slot in done:
             self._results.add(self._starts[slot], *self._optimizer.found(slot))
-        self._optimizer.step(derivative, by_logits, self._step_sizes())
+        self._optimizer.step(derivative, by_others, self._step_sizes())
         self._at = [at + (not idle) for at, idle in zip(self._at, self._idle, strict=True)]
         self._evaluations = [evaluations + 1 for evaluations in self._evaluations]
         if done:
@@ -135,8 +131,8 @@ class _Slots:
         if self._steps != 2:
             return
         if worth_compiling(self._since.device, iterations):
-            self._matcher.compile(self._optimizer.images, self._optimizer.logits)
-        elif self._optimizer.logits is None and worth_replaying(self._since.device, len(self._starts), iterations):
+            self._matcher.compile(self._optimizer.images, self._optimizer.others)
+        elif not self._optimizer.others and worth_replaying(self._since.device, len(self._starts), iterations):
             self._matcher.replay(self._optimizer.images)
 
     def _done(self) -> list[int]:
@@ -168,8 +164,8 @@ class _Slots:
             start = self._waiting.popleft()
             self._starts[slot] = start
             self._matcher.load(slot, start.victim, self._problem.sampling_seed(start))
-            logits = self._problem.first_logits([start])
-            self._optimizer.restart(slot, self._problem.first_images([start])[0], None if logits is None else logits[0])
+            others = [other[0] for other in self._problem.first_others([start])]
+            self._optimizer.restart(slot, self._problem.first_images([start])[0], others)
             self._best[slot], self._since[slot] = torch.inf, 0
             self._at[slot] = self._evaluations[slot] = 0
         working = self._idle.count(False)
@@ -196,22 +192,21 @@ class _Results:
         observation = problem.observation
         self._images = observation.mean.new_zeros(len(observation), restarts, observation.batch_size, *observation.image_shape)
         self._costs = observation.mean.new_full((len(observation), restarts), torch.nan)
-        self._logits: dict[Start, Tensor] = {}
+        self._others: dict[Start, list[Tensor]] = {}
         self._iterations, self._progress = problem.schedule.iterations, progress
         self._done = {Start(victim, restart): 0 for victim in range(len(observation)) for restart in range(restarts)}
         self._told = 0
 
-    def add(self, start: Start, images: Tensor, logits: Tensor | None, cost: Tensor) -> None:
+    def add(self, start: Start, images: Tensor, others: list[Tensor], cost: Tensor) -> None:
         self._images[start], self._costs[start] = images, cost
-        if logits is not None:
-            self._logits[start] = logits
+        self._others[start] = [other.clone() for other in others]
         self.note({start: self._iterations})
 
     def found(self) -> Found:
         victims, restarts = self._costs.shape
-        logits = [torch.stack([self._logits[Start(victim, restart)] for restart in range(restarts)])
-                  for victim in range(victims)] if self._logits else None
-        return Found(self._images, self._costs, None if logits is None else torch.stack(logits))
+        starts = [self._others[Start(victim, restart)] for victim in range(victims) for restart in range(restarts)]
+        others = (torch.stack(of_all).unflatten(0, (victims, restarts)) for of_all in zip(*starts, strict=True))
+        return Found(self._images, self._costs, tuple(others))
 
     def forget(self, starts: Sequence[Start] | deque[Start]) -> None:
         self._done.update(dict.fromkeys(starts, 0))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.engine.matcher import GradientMatcher
+from attacks.engine.matcher import GradientMatcher, sample_noise
 from attacks.objective.objective import Objective
 from attacks.search.schedule import Schedule
 from defenses.support.last_linear import last_linear
@@ -48,12 +48,28 @@ class Problem(NamedTuple):
             return torch.stack([self.begin[start] for start in starts])
         return self._noise(starts, "start", (self.observation.batch_size, *self.observation.image_shape))
 
-    def first_logits(self, starts: Sequence[Start]) -> Tensor | None:
-        """Standard normal noise [S, B, classes] where the labels are variables."""
-        if not self.joint:
-            return None
-        classes = last_linear(self.observation.module)[1].out_features
-        return self._noise(starts, "labels", (self.observation.batch_size, classes))
+    def first_others(self, starts: Sequence[Start]) -> list[Tensor]:
+        """Where the labels are variables, standard normal noise [S, B, classes]; where the samples of stochastic layers are, a draw
+        of each layer, [S, B, *shape]."""
+        others = []
+        if self.joint:
+            classes = last_linear(self.observation.module)[1].out_features
+            others.append(self._noise(starts, "labels", (self.observation.batch_size, classes)))
+        if self.objective.sample_prior is not None:
+            streams = sample_noise(self.observation, [self.sampling_seed(start) for start in starts])
+            others += self.observation.samples_of([stream.draw() for stream in streams])
+        return others
+
+    def bounds(self) -> list[tuple[Tensor, Tensor]]:
+        """The lowest and the highest valid value of the images, in normalised space, and of each of the others."""
+        mean, std = (t.view(-1, 1, 1) for t in (self.observation.mean, self.observation.std))
+        found = [(-mean / std, (1 - mean) / std)]
+        if self.joint:
+            found.append((mean.new_tensor(-torch.inf), mean.new_tensor(torch.inf)))
+        if self.objective.sample_prior is not None:
+            found += [(mean.new_tensor(low), mean.new_tensor(high))
+                      for low, high in (layer.bounds for layer in self.observation.stochastic.values())]
+        return found
 
     def _noise(self, starts: Sequence[Start], what: str, shape: tuple[int, ...]) -> Tensor:
         seeds = [derive(self.seed, self.observation.victims[start.victim], what, start.restart) for start in starts]

@@ -55,10 +55,10 @@ def choose_width(problem: Problem, waiting: Sequence[Start]) -> int:
 
 def _seconds_per_victim(matcher: GradientMatcher, image: Tensor, width: int) -> float:
     images = image.expand(width, *image.shape[1:]).clone()
-    noise = matcher.noise_like(images)
+    samples = matcher.samples_like(images)
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        matcher.step_of_slots(images, noise)
+        matcher.step_of_slots(images, samples)
         times.append(time.perf_counter() - started)
     return min(times[1:]) / width

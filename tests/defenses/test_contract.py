@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 import torch
-from model_cases import FAKE_DEVICE, MODELS, batch, loader
+from model_cases import FAKE_DEVICE, MODELS, batch, loader, private_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from toy_defenses import TOYS
 
@@ -15,7 +15,7 @@ import defenses
 from defenses import Batch, Facts, Noise, Release, Step
 from defenses.stochastic import stochastic_layers
 
-SPECIFICATIONS = [*defenses.registry.names(), "precode+noise(std=0.001)", "precode+dp-sgd+pruning(p=0.5)",
+SPECIFICATIONS = [*defenses.registry.names(), "precode+noise(std=0.001)", "cvb+precode+dropout", "precode+dp-sgd+pruning(p=0.5)",
                   "error-feedback+noise(std=0.001)"]
 assert set(TOYS) < set(SPECIFICATIONS)
 
@@ -24,8 +24,8 @@ def make(specification: str, model: str = "lenet", seed: int = 0) -> defenses.Pr
     torch.manual_seed(seed)
     module = MODELS[model]()
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
-    private = defenses.create(specification).make_private(
-        module=module, optimizer=optimizer, data_loader=loader(), epochs=2, generator=torch.Generator().manual_seed(seed))
+    private = private_of(
+        specification, module, optimizer=optimizer, data_loader=loader(), epochs=2, generator=torch.Generator().manual_seed(seed))
     private.module.train()
     return private
 

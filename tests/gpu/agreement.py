@@ -67,7 +67,7 @@ def first_steps(into: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
         return step
 
     with mock.patch.object(GradientMatcher, "step", noted(GradientMatcher.step)), \
-            mock.patch.object(GradientMatcher, "step_with_labels", noted(GradientMatcher.step_with_labels)):
+            mock.patch.object(GradientMatcher, "step_with", noted(GradientMatcher.step_with)):
         yield
 
 

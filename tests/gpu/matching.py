@@ -55,12 +55,12 @@ def objective_of(observation: Observation) -> Objective:
 def iterations_of(observation: Observation, matcher: GradientMatcher, victims: int) -> Callable[[], Any]:
     """One iteration of the attack on all victims: a step, and signed Adam."""
     bound = torch.full((observation.image_shape[0], 1, 1), 2.0, device=observation.device).to(observation.mean)
-    optimizer = SignedAdam(candidates_for(observation, victims), None, (-bound, bound))
+    optimizer = SignedAdam(candidates_for(observation, victims), (), [(-bound, bound)])
     sizes = torch.full((victims,), 0.1, dtype=torch.float64, device=observation.device)
 
     def iteration() -> Tensor:
         derivative, objective = matcher.step(optimizer.images)
-        optimizer.step(derivative, None, sizes)
+        optimizer.step(derivative, (), sizes)
         return objective
 
     return iteration
@@ -90,7 +90,7 @@ def rows(bench: Bench) -> Iterator[Row]:
 def _compared(name: str, observation: Observation, victims: int) -> Row:
     assert observation.labels is not None
     matcher = matcher_of(observation, victims)
-    images, noise = candidates_for(observation, victims), [draw.clone().normal_() for draw in matcher.noise_like(candidates_for(observation, victims))]
+    images, noise = candidates_for(observation, victims), [draw.clone().normal_() for draw in matcher.samples_like(candidates_for(observation, victims))]
     steps = [kind(observation, observation.labels, objective_of(observation), Slots(range(victims), victims, reloaded=False))
              for kind in (StructuredStep, GeneralStep)]
     (ours, cost), (theirs, expected) = (step(images, noise) for step in steps)

@@ -115,9 +115,9 @@ def test_an_attack_that_is_not_halved_or_goes_another_way_is_seen():
         next(iter(memory_use.halving_rows(bench())))
     original, calls = SignedAdam.step, []
 
-    def other_way(self, derivative, by_logits, sizes):
+    def other_way(self, derivative, by_others, sizes):
         calls.append(len(derivative))
-        original(self, -derivative if calls[-1] <= 8 else derivative, by_logits, sizes)
+        original(self, -derivative if calls[-1] <= 8 else derivative, by_others, sizes)
 
     with mock.patch.object(SignedAdam, "step", other_way):
         assert next(iter(memory_use.halving_rows(bench()))).status == MISSED

@@ -72,7 +72,7 @@ def engine_iteration(observation: Observation):
     parts = [part + part[:1] * (filled(len(part), width, observation.batch_size) - len(part)) for part in parts]
     matchers = [problem.matcher(part, reloaded=reloaded) for part in parts]
     bound = torch.full((3, 1, 1), 2.0, device=observation.device)
-    optimizers = [SignedAdam(problem.first_images(part), None, (-bound, bound)) for part in parts]
+    optimizers = [SignedAdam(problem.first_images(part), (), [(-bound, bound)]) for part in parts]
     for matcher, optimizer in zip(matchers, optimizers, strict=True):
         if worth_replaying(observation.device, len(optimizer.images), problem.schedule.iterations):
             matcher.replay(optimizer.images)
@@ -80,7 +80,7 @@ def engine_iteration(observation: Observation):
 
     def iteration() -> None:
         for matcher, optimizer in zip(matchers, optimizers, strict=True):
-            optimizer.step(matcher.step(optimizer.images)[0], None, sizes[: len(optimizer.images)])
+            optimizer.step(matcher.step(optimizer.images)[0], (), sizes[: len(optimizer.images)])
 
     return iteration
 

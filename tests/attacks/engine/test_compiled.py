@@ -133,7 +133,7 @@ def test_a_gpu_gets_its_options(monkeypatch):
 
 
 @pytest.mark.parametrize("defense", ["none", "precode"])
-def test_a_step_with_labels_is_compiled_too(defense, monkeypatch, caplog):
+def test_a_step_with_is_compiled_too(defense, monkeypatch, caplog):
     """DLG's, whose labels are variables; traced, and run as it was traced, with a victim that is loaded in between."""
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
     observation, x = observation_of(defense, "lenet", victims=3, dtype=torch.float64)
@@ -141,14 +141,14 @@ def test_a_step_with_labels_is_compiled_too(defense, monkeypatch, caplog):
                     for _ in range(2))
     logits = torch.randn(2, 1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for matcher in (plain, other):
-        matcher.step_with_labels(x[:2], logits)
+        matcher.step_with(x[:2], [logits])
     with caplog.at_level(logging.INFO, "leakboard"):
-        other.compile(x[:2], logits)
+        other.compile(x[:2], [logits])
     assert "was compiled in" in caplog.text
     for number in range(3):
         if number == 1:
             for matcher in (plain, other):
                 matcher.load(1, 2, 5)
-        given = x[:2] + 0.1 * number, logits - 0.2 * number
-        for expected, found in zip(plain.step_with_labels(*given), other.step_with_labels(*given), strict=True):
+        given = x[:2] + 0.1 * number, [logits - 0.2 * number]
+        for expected, found in zip(plain.step_with(*given), other.step_with(*given), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)

@@ -16,21 +16,20 @@ from attacks.objective.comparison import explicit
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation, total_variation, with_derivative
 from benchmark.measure.metrics import ssim
-from defenses.stochastic import stochastic_layers
 from defenses.support.seeds import VictimNoise, derive
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 @pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm"])
-@pytest.mark.parametrize("defense", ["none", "precode", "pruning", "noise"])
+@pytest.mark.parametrize("defense", ["none", "precode", "pruning", "noise", "cvb", "dropout"])
 def test_objective_and_derivative_against_double_backward(defense, model, batch_size):
     observation, _ = observation_of(defense, model, batch_size=batch_size, dtype=torch.float64)
     x = torch.randn(3, batch_size, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     matcher = GradientMatcher(observation, observation.labels, Objective(terms=(TotalVariation(0.3),)), seeds=[9, 10, 11])
-    epsilon = [
-        VictimNoise([derive(9 + v, "bottleneck", i) for v in range(3)], (batch_size, layer.size), x, block=64).draw()
-        for i, layer in enumerate(stochastic_layers(observation.module).values())
-    ]
+    epsilon = observation.samples_of([
+        VictimNoise([derive(9 + v, "bottleneck", i) for v in range(3)], (batch_size, *shape), x, block=64).draw()
+        for i, shape in enumerate(observation.sample_shapes)
+    ])
     derivative, objective = matcher.step(x)
     for victim in range(3):
         expected_objective, expected = reference(observation, x, 0.3, victim, epsilon)

@@ -21,17 +21,16 @@ from attacks.engine.per_image import PerImage
 from attacks.engine.rows import OuterRows
 from benchmark import models
 from defenses import Defense, client_loss
-from defenses.stochastic import sampling, stochastic_layers
+from defenses.stochastic import sampling
 
 
-def of_each(observation: Observation, images: torch.Tensor, labels: torch.Tensor, noise=None, codes=()) -> dict[str, torch.Tensor]:
+def of_each(observation: Observation, images: torch.Tensor, labels: torch.Tensor, samples=None, codes=()) -> dict[str, torch.Tensor]:
     """What autograd says, [K, n] by parameter name."""
-    layers = list(stochastic_layers(observation.module).values())
-    noise = noise or [images.new_zeros(len(images), layer.size) for layer in layers]
+    layers = list(observation.stochastic.values())
     parameters = {name: p for name, p in observation.module.named_parameters() if p.requires_grad}
     rows = []
     for i in range(len(images)):
-        with sampling(layers, [draw[i : i + 1] for draw in noise], [code[i : i + 1] for code in codes]):
+        with sampling(layers, None if samples is None else [own[i : i + 1] for own in samples], [code[i : i + 1] for code in codes]):
             loss = client_loss(observation.defense, observation.module, images[i : i + 1], labels[i : i + 1]).sum()
         rows.append(torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True))
     return {name: torch.stack([row[place].flatten() for row in rows]) for place, name in enumerate(parameters)}
@@ -218,19 +217,19 @@ def test_frozen_parameters_have_no_rows():
 
 @pytest.mark.parametrize("knowledge", ["blind", "informed"])
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("defense", ["none", "precode"])
+@pytest.mark.parametrize("defense", ["none", "precode", "cvb", "dropout"])
 def test_models_and_their_regularizers(defense, model, knowledge):
     """An informed attacker adds the divergence of PRECODE's code to the loss, a blind one does not; batch norm keeps its statistics."""
     observation, _ = observation_of(defense, model, dtype=torch.float64)
     if knowledge == "blind":
         observation = observation.blind()
     generator = torch.Generator().manual_seed(4)
-    noise = [torch.randn(5, layer.size, generator=generator, dtype=torch.float64) for layer in stochastic_layers(observation.module).values()]
+    samples = observation.samples_of([torch.randn(5, *shape, generator=generator, dtype=torch.float64) for shape in observation.sample_shapes])
     buffers = {name: value.clone() for name, value in observation.module.named_buffers()}
-    check(observation, noise=noise)
+    check(observation, samples=samples)
     check(observation)
-    if noise:
-        check(observation, codes=[2 * draw for draw in noise])
+    if samples:
+        check(observation, codes=[2 * draw for draw in samples])
     assert all(torch.equal(value, buffers[name]) for name, value in observation.module.named_buffers())
 
 

@@ -20,14 +20,14 @@ from attacks.reading.informed import with_knowledge
 
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm"])
-@pytest.mark.parametrize("defense", ["none", "noise", "pruning", "precode"])
+@pytest.mark.parametrize("defense", ["none", "noise", "pruning", "precode", "cvb", "dropout"])
 def test_the_same_bit_for_bit_also_for_a_victim_that_is_loaded(defense, model, slots):
     observation, _ = observation_of(defense, model, victims=3)
     objective = with_knowledge(Objective(terms=(TotalVariation(1e-3),)), observation)
     matcher = GradientMatcher(observation, observation.labels, objective, seeds=range(slots), positions=range(slots), reloaded=True)
     step, generator = matcher.step_of_slots, torch.Generator().manual_seed(0)
     images = torch.randn(slots, 1, 2, 8, 8, generator=generator)
-    noise = [torch.randn(n.shape, generator=generator) for n in matcher.noise_like(images)]
+    noise = [torch.randn(n.shape, generator=generator) for n in matcher.samples_like(images)]
     replayed = replayed_or_plain(step, images, noise)
     assert replayed is not step
     for position in (0, 2):

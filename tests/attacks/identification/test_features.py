@@ -23,6 +23,7 @@ from defenses.stochastic import sampling, stochastic_layers
     ("precode(bottleneck_size=4)", "features"), ("ppp(bottleneck_size=4)", "features"), ("ppp(strength=0.5, perturbation='pruning')", "features"),
     ("precode(bottleneck_size=4)+clipped(norm=0.1)", "features"), ("precode(bottleneck_size=4)+noise(std=0.0001)", "replayed"),
     ("precode(bottleneck_size=4)+pruning(p=0.5)", "replayed"), ("precode(bottleneck_size=4)+rounded(width=0.0001)", "replayed"),
+    ("dropout", "features"), ("dropout(p=0.2)+clipped(norm=0.1)", "features"), ("dropout+noise(std=0.0001)", "replayed"),
     ("precode(bottleneck_size=4)+dp-sgd(noise_multiplier=0.001)", "replayed"), ("precode(bottleneck_size=4)+decoy(weight=0.02)", "simulated"),
 ])
 def test_sampling_hides_no_candidate(defense, method, model):
@@ -53,9 +54,23 @@ def test_the_score_of_features_is_their_distance():
         torch.testing.assert_close(found[victim], expected, rtol=1e-6, atol=1e-6)
 
 
+def test_the_score_of_what_was_kept_is_the_distance_there():
+    """Of the features of a candidate those alone that the client did not drop."""
+    case = case_of("dropout", dtype=torch.float64)
+    module, (code,) = case.observation.module, codes(case.observation)
+    entered = module[2](module[1](module[0](case.candidates.images))).detach()
+    found = Identifier().scores(case.observation, case.candidates, seed=0)
+    for victim, pool in enumerate(case.candidates.pools):
+        kept = code[victim, 0] != 0
+        assert 0 < kept.sum() < len(kept)
+        own = entered[pool[case.true[victim]]]
+        expected = (entered[pool] - own)[:, kept].square().sum(1) / (2e-6 * own[kept].square().sum() / len(kept))
+        torch.testing.assert_close(found[victim], expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("defense", "exact"), [
     ("precode", True), ("ppp", True), ("precode+noise", False), ("precode+pruning", False), ("precode+clipped", True), ("none", False),
-    ("precode+decoy", False), (Composition((defenses.PRECODE(), Scaling(-3.0))), True)])
+    ("dropout", True), ("precode+dropout", True), ("dropout+noise", False), ("cvb", False), ("precode+decoy", False), (Composition((defenses.PRECODE(), Scaling(-3.0))), True)])
 def test_which_features_are_exact(defense, exact):
     assert bool(exact_features(case_of(defense, "mlp").observation)) is exact
     assert not exact_features(case_of(defense, "mlp", batch_size=2, public=0).observation)

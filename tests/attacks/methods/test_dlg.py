@@ -22,13 +22,13 @@ def rosenbrock(x: torch.Tensor) -> torch.Tensor:
 
 def optimizer_of(points: torch.Tensor) -> LBFGS:
     """Of points [S, n] in the place of images."""
-    return LBFGS(points.clone(), None, (torch.tensor(-1.0), torch.tensor(1.0)))
+    return LBFGS(points.clone(), (), [(torch.tensor(-1.0), torch.tensor(1.0))])
 
 
 def descend(optimizer: LBFGS, steps: int, size: float = 0.3) -> None:
     for _ in range(steps):
         x = optimizer.images.clone().requires_grad_()
-        optimizer.step(torch.autograd.grad(rosenbrock(x).sum(), x)[0], None, torch.full((len(x),), size, dtype=torch.float64))
+        optimizer.step(torch.autograd.grad(rosenbrock(x).sum(), x)[0], (), torch.full((len(x),), size, dtype=torch.float64))
 
 
 def test_each_row_takes_the_steps_of_torch_optim_lbfgs(monkeypatch):
@@ -54,7 +54,7 @@ def test_a_slot_that_begins_anew_knows_nothing_of_the_one_before():
     start = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ours, alone = optimizer_of(start[:3]), optimizer_of(start)
     descend(ours, 7)
-    ours.restart(1, start[3], None)
+    ours.restart(1, start[3], ())
     descend(ours, 9)
     ours.keep([1, 2])
     descend(ours, 3)
@@ -70,7 +70,7 @@ def test_of_all_iterates_the_lowest_is_found():
         optimizer.look(torch.tensor(objectives))
         if objectives[0] == 1.0:
             lowest = optimizer.images.clone()
-        optimizer.step(torch.ones(2, 3), None, torch.ones(2, dtype=torch.float64))
+        optimizer.step(torch.ones(2, 3), (), torch.ones(2, dtype=torch.float64))
     images, _, objective = optimizer.found(0)
     assert torch.equal(images, lowest[0]) and objective == 1.0
     images, _, objective = optimizer.found(1)
@@ -82,8 +82,8 @@ def test_a_row_that_is_not_finite_does_not_move_nor_disturb_the_others():
     optimizer, alone = optimizer_of(points), optimizer_of(points[:1])
     for _ in range(4):
         derivative = torch.stack([2 * optimizer.images[0], torch.full((3,), torch.nan)])
-        optimizer.step(derivative, None, torch.ones(2, dtype=torch.float64))
-        alone.step(2 * alone.images, None, torch.ones(1, dtype=torch.float64))
+        optimizer.step(derivative, (), torch.ones(2, dtype=torch.float64))
+        alone.step(2 * alone.images, (), torch.ones(1, dtype=torch.float64))
     assert torch.equal(optimizer.images[0], alone.images[0]) and torch.equal(optimizer.images[1], points[1])
 
 
@@ -100,7 +100,7 @@ def test_derivatives_by_images_and_labels_against_double_backward(model, general
     x = torch.randn(3, 2, 2, 8, 8, generator=generator, dtype=torch.float64)
     logits = torch.randn(3, 2, 5, generator=generator, dtype=torch.float64)
     matcher = GradientMatcher(observation, observation.labels, Objective(Euclidean()), seeds=range(3))
-    by_image, by_logits, cost = matcher.step_with_labels(x, logits)
+    by_image, by_logits, cost = matcher.step_with(x, [logits])
     for victim in range(3):
         image, given = x[victim].clone().requires_grad_(), logits[victim].clone().requires_grad_()
         loss = client_loss(observation.defense, observation.module, image, given.softmax(-1)).mean()
@@ -127,14 +127,14 @@ def test_dlg_goes_on_with_fewer_victims_where_memory_is_missing(monkeypatch, cap
     observation, _ = observation_of("none", "lenet", victims=7, dtype=torch.float64)
     attack = DLG(iterations=5, restarts=2)
     expected, calls = attack.reconstruct(observation, seed=0), []
-    step = GradientMatcher.step_with_labels
+    step = GradientMatcher.step_with
 
-    def limited(matcher, images, logits):
+    def limited(matcher, images, others):
         if len(images) > 4:
             raise MemoryError
-        return step(matcher, images, logits)
+        return step(matcher, images, others)
 
-    monkeypatch.setattr(GradientMatcher, "step_with_labels", limited)
+    monkeypatch.setattr(GradientMatcher, "step_with", limited)
     found = attack.reconstruct(observation, seed=0, progress=lambda done, total: calls.append((done, total)))
     assert "goes on with 4 victims at once" in caplog.text and calls[-1] == (5, 5) and calls == sorted(calls)
     torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-9)
@@ -147,11 +147,11 @@ def test_small_distances_are_minimised_like_large_ones():
     goal = torch.randn(1, 12, 1, generator=generator, dtype=torch.float64)
 
     def end(scale: float) -> torch.Tensor:
-        found = LBFGS(torch.zeros(1, 1, 1, 1, 12, dtype=torch.float64), None, (torch.tensor(-1.0), torch.tensor(1.0)))
+        found = LBFGS(torch.zeros(1, 1, 1, 1, 12, dtype=torch.float64), (), [(torch.tensor(-1.0), torch.tensor(1.0))])
         for _ in range(60):
             residual = matrix @ (found.images.view(1, 12, 1) - goal)
             found.look(scale * residual.square().sum((1, 2)))
-            found.step((scale * 2 * matrix.mT @ residual).view(1, 1, 1, 1, 12), None, torch.ones(1, dtype=torch.float64))
+            found.step((scale * 2 * matrix.mT @ residual).view(1, 1, 1, 1, 12), (), torch.ones(1, dtype=torch.float64))
         return found.found(0)[0].view(1, 12, 1)
 
     for scale in (1.0, 1e-8, 1e-16):

@@ -17,6 +17,7 @@ from attacks.objective.features import Features
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
 from attacks.reading import layers
+from attacks.reading.informed import with_knowledge
 from attacks.reading.linear_inputs import linear_inputs
 from attacks.reading.releases import Told, told
 from attacks.score import score
@@ -60,6 +61,36 @@ def test_codes_and_features_of_the_client_are_read_exactly(model):
         torch.testing.assert_close(entered[-1], known[victim], rtol=1e-6, atol=1e-8)
     handle.remove()
     bottleneck.code = None
+
+
+def test_the_masks_of_the_client_are_read_exactly():
+    """And under them its gradient is matched, where a blind attacker, in whose model nothing is dropped, is far from it."""
+    observation, x = observation_of("dropout", "lenet", dtype=torch.float64)
+    (code,), (layer,) = layers.codes(observation), observation.stochastic.values()
+    entered = observation.module[2](observation.module[1](observation.module[0](x.flatten(0, 1)))).detach().view_as(code)
+    kept = code != 0
+    assert 0.2 < kept.double().mean() < 0.8
+    torch.testing.assert_close(code, 2 * entered * kept, rtol=1e-9, atol=1e-12)
+    assert layers.layers_that_see_the_image(observation) is None and layers.told_by_codes(observation)
+    for known, bound in ((observation, 1e-12), (observation.blind(), None)):
+        objective = with_knowledge(Objective(), known)
+        cost = GradientMatcher(known, known.labels, objective, seeds=range(3)).step(x)[1]
+        assert (cost < bound).all() if bound else (cost > 1e-3).all()
+    assert not observation.blind().stochastic and list(observation.stochastic.values()) == [layer]
+
+
+def test_masks_are_read_under_noise():
+    """What is within three deviations of zero is taken for dropped."""
+    clean, noisy = (observation_of(defense, "lenet", victims=8, dtype=torch.float64)[0] for defense in ("dropout", "dropout+noise(std=0.003)"))
+    masks = [layers.codes(observation)[0] != 0 for observation in (clean, noisy)]
+    assert (masks[0] == masks[1]).double().mean() > 0.9
+
+
+def test_without_a_bias_no_mask_is_read():
+    def model() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(128, 5, bias=False))
+
+    assert "linear layer with bias" in layers.replay_obstacle(observation_of("dropout", model)[0])
 
 
 def test_the_layers_before_the_sampling_are_those_that_run_before_it():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from attack_cases import observation_of
 from host_reads import HostReads
-from model_cases import FAKE_DEVICE, MODELS, batch
+from model_cases import FAKE_DEVICE, MODELS, batch, private_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import attacks
@@ -45,8 +45,8 @@ def test_an_epoch_reads_its_loss_once(specification, model, monkeypatch):
             samples = [upload_of(torch.arange(6, device="cpu")) for _ in range(steps)]  # a sample of unknown size cannot be faked
             monkeypatch.setattr(BatchLoader, "_indices", lambda self, samples=samples: iter(samples))
             module = MODELS[model]()
-            private = defenses.create(specification).make_private(
-                module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1, foreach=False),
+            private = private_of(
+                specification, module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1, foreach=False),
                 data_loader=BatchLoader(images, 6), epochs=1, generator=torch.Generator("cpu"))
             with HostReads() as reads:
                 training._train_epoch(private, torch.device(FAKE_DEVICE), "float32", None, None)

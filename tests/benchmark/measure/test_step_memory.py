@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_cases import loader, small_mlp
+from model_cases import loader, private_of, small_lenet
 from torch import nn
 
 import defenses
@@ -30,9 +30,9 @@ def test_every_defense_can_be_measured_and_trains_the_same(specification):
     peaks, weights = [], []
     for measured in (True, False):
         torch.manual_seed(0)
-        module = small_mlp()
-        private = defenses.create(specification).make_private(
-            module=module, optimizer=torch.optim.Adam(module.parameters()), data_loader=loader(), epochs=1)
+        module = small_lenet()
+        private = private_of(
+            specification, module, optimizer=torch.optim.Adam(module.parameters()), data_loader=loader(), epochs=1)
         meter = StepMemory(private.module, private.optimizer)
         for x, y in private.data_loader:
             if measured:
