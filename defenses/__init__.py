@@ -4,6 +4,7 @@ A new defense is one new file and one line here, or a file of the user's own giv
 """
 
 from defenses.base import Account, Defense
+from defenses.clipping import GradientClipping
 from defenses.composition import Composition, joined
 from defenses.dp_sgd import DPSGD
 from defenses.families import Family, read_family
@@ -13,12 +14,17 @@ from defenses.ppp import PPP
 from defenses.precode import PRECODE, VariationalBottleneck
 from defenses.private import Private, client_loss
 from defenses.pruning import GradientPruning
+from defenses.quantisation import Quantisation
 from defenses.release import Clipped, Intervals, Kept, Noise, OwnLikelihood, Release, Scaled, Sign, Unknown
+from defenses.sign import GradientSigns
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
+from defenses.svd import TruncatedSVD
 
-registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients)
+registry: Registry[Defense] = Registry(
+    "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, GradientClipping, Quantisation, GradientSigns,
+    TruncatedSVD)
 
 
 def create(specification: str) -> Defense:
@@ -41,8 +47,8 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family", "GradientPruning",
-    "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OwnLikelihood", "Plan", "Private", "Release",
-    "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck", "client_loss",
-    "create", "family", "registry",
+    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family", "GradientClipping",
+    "GradientPruning", "GradientSigns", "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OwnLikelihood",
+    "Plan", "Private", "Quantisation", "Release", "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer",
+    "TruncatedSVD", "Unknown", "VariationalBottleneck", "client_loss", "create", "family", "registry",
 ]
