@@ -23,8 +23,8 @@ from defenses.support.registry import Registry, SpecificationError, split_compos
 from defenses.svd import TruncatedSVD
 
 registry: Registry[Defense] = Registry(
-    "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, GradientClipping, Quantisation, GradientSigns,
-    TruncatedSVD)
+    "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, GradientClipping, Quantisation,
+    GradientSigns, TruncatedSVD)
 
 
 def create(specification: str) -> Defense:

@@ -60,8 +60,8 @@ class StochasticRounding(OwnLikelihood):
     multiple, and stays: it tells the step.
 
     An entry g becomes v with probability 1 - |g - v| / step, and no other largest magnitude than that which is seen is possible.
-    Where a candidate is ruled out, the surprise goes on with the slope that it has at the size of rounding, so that it is finite and
-    tells a search where to go.
+    Where a candidate is ruled out, the surprise goes on with the slope that it has at the size of rounding, so that it is finite
+    and tells a search where to go.
 
     Args:
         levels: steps in the largest magnitude.

@@ -35,6 +35,16 @@ class Stage:
 
     elementwise: ClassVar[bool] = True
 
+    @property
+    def loses_scale(self) -> bool:
+        """Whether it leaves the length of a parameter's gradient unknown, and no more than that of its direction."""
+        return False
+
+    def shown(self, gradient: Tensor, left: Tensor) -> Tensor:
+        """The part of gradients [K, *parameter.shape], linear in them, in which what left the stage [1, *parameter.shape] is what
+        entered it; by default all. Gradients of many images are compared in it."""
+        return gradient
+
     def passed(self, gradient: Tensor) -> Tensor:
         """What a candidate's own gradient becomes; differentiable where that is of use."""
         raise NotImplementedError
@@ -98,6 +108,10 @@ class Intervals(Stage):
 class Sign(Stage):
     """Each entry became its sign: -1, 0 or 1."""
 
+    @property
+    def loses_scale(self) -> bool:
+        return True
+
     def passed(self, gradient: Tensor) -> Tensor:
         return gradient + (gradient.detach().sign() - gradient.detach())  # its derivative is taken for one
 
@@ -141,6 +155,10 @@ class Clipped(Stage):
     def alone(self) -> bool:
         """Whether the norm is that of one parameter by itself."""
         return len(self.names) == 1 and self.images == 1
+
+    @property
+    def loses_scale(self) -> bool:
+        return self.alone
 
     def passed(self, gradient: Tensor) -> Tensor:
         """Of a parameter that was clipped by itself; of several the factor follows from all."""

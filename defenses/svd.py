@@ -15,11 +15,14 @@ from defenses.release import Bounds, Release, Stage
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
 
+#: Of the energy of what left, what is taken for rounding.
+_ROUNDING = 1e-10
+
 
 @dataclass(frozen=True)
 class TruncatedSVD(Defense):
     """Share of each weight's gradient, as a matrix [outputs, rest], the fewest singular components that hold a share of its energy
-    (the truncation of SVDefense, Luo et al., NDSS 2026, in its simplest form). Parameters of one dimension, such as biases, are left.
+    (the truncation of SVDefense, Luo et al., NDSS 2026, in its simplest form). Parameters of one dimension, as biases, are left.
 
     The energy is the sum of squared singular values. SVDefense also adapts the share to how unequal a client's classes are, weights
     channels before the decomposition and layers at the server; these are not built here. The gradient of one image by a linear
@@ -63,32 +66,47 @@ class LowRank(Stage):
         """The truncation itself. Its derivative is taken as it is where the components that are kept are much larger than the
         others: of a change, what lies in the span of the kept rows or columns. The exact one has differences of squared singular
         values in denominators."""
+        return self._along(gradient, gradient.detach(), self.energy)
+
+    def shown(self, gradient: Tensor, left: Tensor) -> Tensor:
+        # Whatever was cut has its rows and its columns across those of what left.
+        return self._along(gradient, left, 1 - _ROUNDING)
+
+    def _along(self, gradient: Tensor, of: Tensor, energy: float) -> Tensor:
+        """What of gradients has rows or columns in the span of those that hold a share of the energy of others, which are as many
+        or one."""
         if self.energy == 1:
             return gradient
-        matrix = gradient.flatten(2) if gradient.dim() > 2 else gradient
-        if upright := matrix.shape[1] > matrix.shape[2]:
-            matrix = matrix.mT
-        columns, rows = (span.to(matrix.dtype) for span in self._kept(matrix.detach()))
+        matrix, of = _matrices(gradient), _matrices(of)
+        columns, rows = (span.to(matrix.dtype) for span in _kept(of, energy))
         rest = matrix - columns @ (columns.mT @ matrix)
-        kept = matrix - (rest - rest @ rows @ rows.mT)
-        return (kept.mT if upright else kept).reshape(gradient.shape)
-
-    def _kept(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """The left and right singular vectors [N, m, m] and [N, n, m] of matrices [N, m, n], m <= n; zero for those that are not
-        kept."""
-        # From the eigenvalues of the smaller product, in float64 for the digits that squaring costs: a GPU has no fast decomposition
-        # of many matrices.
-        matrix = matrix.double()
-        energies, columns = torch.linalg.eigh(matrix @ matrix.mT)
-        energies = energies.clamp_min(0)
-        larger = energies.sum(-1, keepdim=True) - energies.cumsum(-1)  # they ascend
-        kept = (larger < self.energy * energies.sum(-1, keepdim=True)) & (energies > 0)
-        columns = columns * kept[..., None, :]
-        rows = matrix.mT @ columns / torch.where(kept, energies, 1).sqrt()[..., None, :]
-        return columns, rows
+        along = matrix - (rest - rest @ rows @ rows.mT)
+        upright = gradient.shape[1] > gradient[0, 0].numel()
+        return (along.mT if upright else along).reshape(gradient.shape)
 
     def before(self, after: Bounds) -> Bounds:
         # What was cut is in the Frobenius norm at most so long, of which an entry cannot be longer.
         most = torch.maximum(after.low.abs(), after.high.abs()).flatten(1).norm(dim=1) * math.sqrt((1 - self.energy) / self.energy)
         most = (1 + 1e-5) * most.view(-1, *[1] * (after.low.dim() - 1))
         return Bounds(after.low - most, after.high + most)
+
+
+def _matrices(gradient: Tensor) -> Tensor:
+    """Gradients [N, outputs, ...] as matrices [N, m, n], m <= n."""
+    matrix = gradient.flatten(2) if gradient.dim() > 2 else gradient
+    return matrix.mT if matrix.shape[1] > matrix.shape[2] else matrix
+
+
+def _kept(matrix: Tensor, energy: float) -> tuple[Tensor, Tensor]:
+    """The left and right singular vectors [N, m, m] and [N, n, m] of matrices [N, m, n], m <= n; zero for those that are not
+    kept."""
+    # From the eigenvalues of the smaller product, in float64 for the digits that squaring costs: singular values of many
+    # matrices take a GPU far longer.
+    matrix = matrix.double()
+    energies, columns = torch.linalg.eigh(matrix @ matrix.mT)
+    energies = energies.clamp_min(0)
+    larger = energies.sum(-1, keepdim=True) - energies.cumsum(-1)  # they ascend
+    kept = (larger < energy * energies.sum(-1, keepdim=True)) & (energies > 0)
+    columns = columns * kept[..., None, :]
+    rows = matrix.mT @ columns / torch.where(kept, energies, 1).sqrt()[..., None, :]
+    return columns, rows
