@@ -31,9 +31,12 @@ class Stage:
 
     Attributes:
         elementwise: whether some of a parameter's entries can go through it without the others.
+        across: of the energy of a parameter's gradient, the share that is not along what left the stage, where that has another
+            length.
     """
 
     elementwise: ClassVar[bool] = True
+    across: ClassVar[float] = 0.0
 
     @property
     def loses_scale(self) -> bool:
@@ -108,12 +111,29 @@ class Intervals(Stage):
 class Sign(Stage):
     """Each entry became its sign: -1, 0 or 1."""
 
+    across: ClassVar[float] = 1 - 2 / math.pi  # of Gaussian entries
+
     @property
     def loses_scale(self) -> bool:
         return True
 
     def passed(self, gradient: Tensor) -> Tensor:
         return gradient + (gradient.detach().sign() - gradient.detach())  # its derivative is taken for one
+
+    def surprise(self, own: Tensor, left: Tensor) -> Tensor:
+        """As that of a stage with its own likelihood, for a search: as if the signs were those of the gradient with logistic noise
+        of a tenth of its root mean square, so that entries of the wrong sign draw, and the scale does not matter. The sign of an
+        entry that is far from zero says little of it, which the cosine with the signs does not know (LeNet, CIFAR-10, untrained, 8
+        victims, 300 iterations, the best weight of total variation: SSIM 0.44, by the cosine 0.19, layer by layer 0.31)."""
+        own, left = own.flatten(1), left.flatten(1)
+        size = own.square().mean(1, keepdim=True).clamp_min(torch.finfo(own.dtype).tiny).sqrt()
+        against = torch.where(left == 0, own.abs(), -left * own) / (0.1 * size)
+        return torch.nn.functional.softplus(against).sum(1)
+
+    def typical(self, left: Tensor) -> tuple[Tensor, Tensor]:
+        """The signs of the original are told without chance."""
+        nothing = left.new_zeros(len(left))
+        return nothing, nothing
 
     def before(self, after: Bounds) -> Bounds:
         unknown = torch.full_like(after.low, math.inf)

@@ -57,12 +57,14 @@ def comparable(observation: Observation) -> bool:
 @dataclass(frozen=True)
 class _Seen:
     """What is compared of a parameter: ``shared`` [N, *shape], with noise of ``variance``, where ``mask`` is true, and of that what
-    ``last`` shows; None for all. ``scaled`` says whether the scale is known."""
+    ``last`` shows; None for all. ``scaled`` says whether the scale is known, and ``across`` what share of the energy is not along
+    what was shared."""
 
     shared: Tensor
     variance: float
     mask: Tensor | None
     scaled: bool
+    across: float
     last: Stage | None
 
 
@@ -180,10 +182,12 @@ class _Batches:
 
     def _base(self, name: str) -> float:
         """The variance of each entry of a parameter that is not that of the span of public gradients."""
-        public, batch = self._public[name], self._observation.batch_size
+        public, batch, seen = self._public[name], self._observation.batch_size, self._seen[name]
         mean = public.mean()
-        spread = float(public.squared().double().mean() - mean.double().square().sum()) / len(mean)
-        return max(self._seen[name].variance + _RIDGE * spread * (batch - 1) / batch**2, torch.finfo(torch.float32).tiny)
+        middle = float(mean.double().square().sum()) / len(mean)
+        spread = float(public.squared().double().mean()) / len(mean) - middle
+        across = seen.across * (middle + spread / batch)
+        return max(seen.variance + across + _RIDGE * spread * (batch - 1) / batch**2, torch.finfo(torch.float32).tiny)
 
     def _gram(self, a: Mapping[str, Rows], b: Mapping[str, Rows], names: Iterable[str] | None = None) -> Tensor:
         return total([a[name].gram(b[name]) / self._bases[name] for name in (self._bases if names is None else names)])
@@ -243,4 +247,5 @@ def _seen(shared: Tensor, form: Form) -> _Seen | None:
     last = next((stage for stage in reversed(stages) if not isinstance(stage, Scaled)), None)
     if last is None or form.noise is not None or type(last).shown is Stage.shown:
         last = None
-    return _Seen(clean, variance, mask, not any(stage.loses_scale for stage in stages), last)
+    across = max((stage.across for stage in stages), default=0.0)
+    return _Seen(clean, variance, mask, not any(stage.loses_scale for stage in stages), across, last)
