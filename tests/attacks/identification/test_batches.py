@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from identification_cases import Case, case_of, gradient_of
-from stage_cases import Clipping, Rounding, Scaling
+from stage_cases import Rounding, Scaling
 from torch.distributions import MultivariateNormal
 
 import defenses
@@ -148,7 +148,7 @@ def test_candidates_of_several_classes():
 
 
 @pytest.mark.parametrize("count", [2, 3, 13])
-@pytest.mark.parametrize("defense", ["none", "pruning", "dp-sgd(noise_multiplier=0.0)", "rounded", "clipped", "precode"])
+@pytest.mark.parametrize("defense", ["none", "pruning", "dp-sgd(noise_multiplier=0.0)", "rounded", "clipping(norm=0.1)", "precode"])
 def test_few_public_images_are_enough_to_compute(defense, count):
     case = case_of(defense, "batch-norm", batch_size=4, public=count)
     assert Identifier().scores(case.observation, case.candidates, seed=0).isfinite().all()
@@ -173,7 +173,7 @@ def test_without_public_images_nothing_is_known_of_the_others(defense):
 
 def test_the_scale_of_what_was_clipped_as_a_whole_does_not_matter():
     """The norm of the mean of several images is not known; what is far shorter tells as much."""
-    case = case_of(Clipping(norm=1e-2), victims=2, batch_size=3, dtype=torch.float64)
+    case = case_of(defenses.GradientClipping(norm=1e-2), victims=2, batch_size=3, dtype=torch.float64)
     found = Identifier().scores(case.observation, case.candidates, seed=0)
     shared = {name: 1e-3 * g for name, g in case.observation.shared.items()}
     other = Identifier().scores(replace(case.observation, shared=shared, rounds=(), kept={}), case.candidates, seed=0)
@@ -252,7 +252,7 @@ def of_digits(digits: datasets.Dataset, defense: Defense, batch_size: int, victi
 
 
 @pytest.mark.parametrize(("specification", "least"), [
-    ("none", 0.9), ("noise(std=0.001)", 0.7), ("pruning(p=0.9)", 0.9), ("dp-sgd(noise_multiplier=0.001)", 0.6), ("clipped(norm=0.01)", 0.9),
+    ("none", 0.9), ("noise(std=0.001)", 0.7), ("pruning(p=0.9)", 0.9), ("dp-sgd(noise_multiplier=0.001)", 0.6), ("clipping(norm=0.01)", 0.9),
     ("noise(std=0.001)+pruning(p=0.9)", 0.7)])
 def test_digits_behind_gradients_of_four(digits, specification, least):
     """Chance is 0.1."""

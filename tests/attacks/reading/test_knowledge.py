@@ -128,7 +128,7 @@ def test_the_multiplier_that_follows_from_a_target_epsilon_is_known():
 
 
 @pytest.mark.parametrize("defense", ["dp-sgd(noise_multiplier=0.5, max_grad_norm=0.3)", "dp-sgd(noise_multiplier=0.5, max_grad_norm=100.0)",
-                                     "clipped(norm=0.3)+noise(std=0.01)"])
+                                     "clipping(norm=0.3)+noise(std=0.01)"])
 def test_the_likelihood_clips_a_candidates_own_gradient(defense):
     """One half per entry at the original, whether it was clipped or not; and that of a batch takes the scale that fits."""
     observation, x = observation_of(defense, "mlp", victims=8)
@@ -165,8 +165,8 @@ def test_intervals_are_compared_by_what_a_candidate_becomes():
 
 
 @pytest.mark.parametrize("defense", [
-    "noise(std=0.01)+pruning(p=0.5)+rounded", "pruning(p=0.5)+rounded+noise(std=0.01)", "clipped+pruning(p=0.5)+noise(std=0.01)",
-    "pruning(p=0.5)+clipped", "noise(std=0.01)+rounded", "error-feedback+noise(std=0.01)", "rounded+precode+pruning(p=0.5)"])
+    "noise(std=0.01)+pruning(p=0.5)+rounded", "pruning(p=0.5)+rounded+noise(std=0.01)", "clipping(norm=0.1)+pruning(p=0.5)+noise(std=0.01)",
+    "pruning(p=0.5)+clipping(norm=0.1)", "noise(std=0.01)+rounded", "error-feedback+noise(std=0.01)", "rounded+precode+pruning(p=0.5)"])
 def test_any_chain_can_be_matched_and_scored(defense):
     observation, x = observation_of(defense, "lenet")
     for attack in (attacks.InvertingGradients(), attacks.FeatureMatching(), attacks.Likelihood(), attacks.IDLG()):
