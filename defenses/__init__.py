@@ -4,6 +4,7 @@ A new defense is one new file and one line here, or a file of the user's own giv
 """
 
 from defenses.base import Account, Defense
+from defenses.clipping import GradientClipping
 from defenses.composition import Composition, joined
 from defenses.cvb import CVB
 from defenses.dp_sgd import DPSGD
@@ -15,13 +16,17 @@ from defenses.ppp import PPP
 from defenses.precode import PRECODE, VariationalBottleneck
 from defenses.private import Private, client_loss
 from defenses.pruning import GradientPruning
+from defenses.quantisation import Quantisation
 from defenses.release import Clipped, Intervals, Kept, Noise, OwnLikelihood, Release, Scaled, Sign, Unknown
+from defenses.sign import GradientSigns
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
+from defenses.svd import TruncatedSVD
 
 registry: Registry[Defense] = Registry(
-    "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, DroppedFeatures, CVB)
+    "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, DroppedFeatures, CVB, GradientClipping,
+    Quantisation, GradientSigns, TruncatedSVD)
 
 
 def create(specification: str) -> Defense:
@@ -45,7 +50,8 @@ def family(specification: str) -> Family:
 
 __all__ = [
     "CVB", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "DroppedFeatures", "Facts",
-    "Family", "GradientPruning", "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OwnLikelihood", "Plan",
-    "Private", "Release", "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown",
-    "VariationalBottleneck", "client_loss", "create", "family", "registry",
+    "Family", "GradientClipping", "GradientPruning", "GradientSigns", "Gradients", "Intervals", "Kept", "NoDefense", "Noise",
+    "NoisyGradients", "OwnLikelihood", "Plan", "Private", "Quantisation", "Release", "Scaled", "Sign", "SpecificationError",
+    "State", "Step", "StochasticLayer", "TruncatedSVD", "Unknown", "VariationalBottleneck", "client_loss", "create", "family",
+    "registry",
 ]

@@ -31,9 +31,22 @@ class Stage:
 
     Attributes:
         elementwise: whether some of a parameter's entries can go through it without the others.
+        across: of the energy of a parameter's gradient, the share that is not along what left the stage, where that has another
+            length.
     """
 
     elementwise: ClassVar[bool] = True
+    across: ClassVar[float] = 0.0
+
+    @property
+    def loses_scale(self) -> bool:
+        """Whether it leaves the length of a parameter's gradient unknown, and no more than that of its direction."""
+        return False
+
+    def shown(self, gradient: Tensor, left: Tensor) -> Tensor:
+        """The part of gradients [K, *parameter.shape], linear in them, in which what left the stage [1, *parameter.shape] is what
+        entered it; by default all. Gradients of many images are compared in it."""
+        return gradient
 
     def passed(self, gradient: Tensor) -> Tensor:
         """What a candidate's own gradient becomes; differentiable where that is of use."""
@@ -98,8 +111,29 @@ class Intervals(Stage):
 class Sign(Stage):
     """Each entry became its sign: -1, 0 or 1."""
 
+    across: ClassVar[float] = 1 - 2 / math.pi  # of Gaussian entries
+
+    @property
+    def loses_scale(self) -> bool:
+        return True
+
     def passed(self, gradient: Tensor) -> Tensor:
         return gradient + (gradient.detach().sign() - gradient.detach())  # its derivative is taken for one
+
+    def surprise(self, own: Tensor, left: Tensor) -> Tensor:
+        """As that of a stage with its own likelihood, for a search: as if the signs were those of the gradient with logistic noise
+        of a tenth of its root mean square, so that entries of the wrong sign draw, and the scale does not matter. The sign of an
+        entry that is far from zero says little of it, which the cosine with the signs does not know (LeNet, CIFAR-10, untrained, 8
+        victims, 300 iterations, the best weight of total variation: SSIM 0.44, by the cosine 0.19, layer by layer 0.31)."""
+        own, left = own.flatten(1), left.flatten(1)
+        size = own.square().mean(1, keepdim=True).clamp_min(torch.finfo(own.dtype).tiny).sqrt()
+        against = torch.where(left == 0, own.abs(), -left * own) / (0.1 * size)
+        return torch.nn.functional.softplus(against).sum(1)
+
+    def typical(self, left: Tensor) -> tuple[Tensor, Tensor]:
+        """The signs of the original are told without chance."""
+        nothing = left.new_zeros(len(left))
+        return nothing, nothing
 
     def before(self, after: Bounds) -> Bounds:
         unknown = torch.full_like(after.low, math.inf)
@@ -141,6 +175,10 @@ class Clipped(Stage):
     def alone(self) -> bool:
         """Whether the norm is that of one parameter by itself."""
         return len(self.names) == 1 and self.images == 1
+
+    @property
+    def loses_scale(self) -> bool:
+        return self.alone
 
     def passed(self, gradient: Tensor) -> Tensor:
         """Of a parameter that was clipped by itself; of several the factor follows from all."""

@@ -8,18 +8,7 @@ from typing import ClassVar
 import torch
 
 import defenses
-from defenses import Clipped, Composition, Defense, Intervals, Release, Scaled, Sign
-
-
-@dataclass(frozen=True)
-class Signs(Defense):
-    name: ClassVar[str] = "signs"
-
-    def transform_gradients(self, gradients, step):
-        return {name: g.sign() for name, g in gradients.items()}
-
-    def release(self, shared, facts):
-        return dict.fromkeys(shared, Release((Sign(),)))
+from defenses import Composition, Defense, Intervals, Release, Scaled
 
 
 @dataclass(frozen=True)
@@ -50,20 +39,6 @@ class Scaling(Defense):
 
 
 @dataclass(frozen=True)
-class Clipping(Defense):
-    name: ClassVar[str] = "clipping"
-
-    norm: float = 2.0
-
-    def transform_gradients(self, gradients, step):
-        length = sum(g.square().sum() for g in gradients.values()).sqrt()
-        return {name: (self.norm / length).clamp(max=1) * g for name, g in gradients.items()}
-
-    def release(self, shared, facts):
-        return dict.fromkeys(shared, Release((Clipped(self.norm, tuple(shared)),)))
-
-
-@dataclass(frozen=True)
 class Stochastic(Rounding):
     """Rounding up or down at random, so that a candidate cannot be passed through it."""
 
@@ -80,7 +55,8 @@ class Stochastic(Rounding):
 
 
 NOISE, LAPLACIAN = (defenses.NoisyGradients(std=0.05, distribution=distribution) for distribution in defenses.release.DISTRIBUTIONS)
-PRUNING, CLIPPING, ROUNDING, SIGNS, SCALING = defenses.GradientPruning(p=0.7), Clipping(norm=0.3), Rounding(width=0.02), Signs(), Scaling(-2.0)
+PRUNING, CLIPPING, SIGNS = defenses.GradientPruning(p=0.7), defenses.GradientClipping(norm=0.3), defenses.GradientSigns()
+ROUNDING, SCALING = Rounding(width=0.02), Scaling(-2.0)
 
 
 def chain(*members: Defense) -> Defense:

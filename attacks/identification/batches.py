@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from attacks.identification.whitening import Public
 from attacks.objective.comparison import total
 from attacks.reading.labels import as_classes
 from attacks.reading.layers import told_by_codes
-from defenses.release import Clipped, Form, Intervals, Kept, Scaled
+from defenses.release import Clipped, Form, Intervals, Kept, Scaled, Stage
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
 
@@ -36,8 +36,9 @@ _MOST_ENTRIES = 4096
 def among_others(observation: Observation, candidates: Candidates, seed: int, tell: Progress) -> Tensor:
     """Minus the logarithm of the likelihood of each candidate, [N, M], up to a constant.
 
-    The gradient of each image is clipped where that of each was. Where entries were hidden those that were kept are compared; where
-    the scale was lost, the shared gradient is brought to its expected length. As many public images are used as the memory holds.
+    The gradient of each image is clipped where that of each was. Where entries were hidden those that were kept are compared, and
+    where directions were cut off, the others; where the scale was lost, of a parameter or of several together, the shared gradient
+    is brought to its expected length. As many public images are used as the memory holds.
 
     Raises:
         ValueError: there are no public images.
@@ -55,13 +56,16 @@ def comparable(observation: Observation) -> bool:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is compared of a parameter: ``shared`` [N, *shape], with noise of ``variance``, where ``mask`` is true; None for
-    everywhere. ``scaled`` says whether the scale is known."""
+    """What is compared of a parameter: ``shared`` [N, *shape], with noise of ``variance``, where ``mask`` is true, and of that what
+    ``last`` shows; None for all. ``scaled`` says whether the scale is known, and ``across`` what share of the energy is not along
+    what was shared."""
 
     shared: Tensor
     variance: float
     mask: Tensor | None
     scaled: bool
+    across: float
+    last: Stage | None
 
 
 class _Batches:
@@ -74,7 +78,10 @@ class _Batches:
         clips = {stage for form in forms.values() for stage in form.before if isinstance(stage, Clipped)}
         self._clip = next((clip for clip in clips if len(clips) == 1 and clip.images == observation.batch_size
                            and set(clip.names) == set(forms)), None)
-        self._free_scale = (bool(clips) and self._clip is None) or not all(seen.scaled for seen in self._seen.values())
+        #: The parameters whose scale was lost, together with that of others or by itself.
+        together = tuple(name for name, seen in self._seen.items() if seen.scaled and self._clip is None and any(
+            isinstance(stage, Clipped) for stage in forms[name].before))
+        self._free = [(name,) for name, seen in self._seen.items() if not seen.scaled] + [together] * bool(together)
         self._compute = PerImage(observation)
         # Who does not know that a layer samples has what it samples.
         self._fresh = fresh_noise(observation, seed) if observation.defense is None else []
@@ -88,15 +95,15 @@ class _Batches:
         # What all gradients have in common is taken off, so that products in float32 tell apart what is left. Where the scale
         # of what was shared is not known, it cannot be.
         self._middle = {name: rows.mean() for name, rows in public.items()
-                        if isinstance(rows, FormedRows) and not self._free_scale}
+                        if isinstance(rows, FormedRows) and not any(name in names for names in self._free)}
         self._public = self._less_middle(public)
         self._bases = {name: self._base(name) for name in self._seen}
 
     def scores(self, tell: Progress) -> Tensor:
-        if any(seen.mask is not None for seen in self._seen.values()):
+        if any(seen.mask is not None or seen.last is not None for seen in self._seen.values()):
             return self._one_by_one(tell)
-        candidates, everywhere = self._candidates, dict.fromkeys(self._seen)
-        score = self._prepared(slice(None), everywhere)
+        candidates = self._candidates
+        score = self._prepared(slice(None), dict.fromkeys(self._seen, _all))
         scores = []
         for images, labels in zip(candidates.images.split(self._at_once), candidates.labels.split(self._at_once), strict=True):
             scores.append(score(images, labels))
@@ -104,39 +111,42 @@ class _Batches:
         return torch.cat(scores, 1).gather(1, candidates.pools)
 
     def _one_by_one(self, tell: Progress) -> Tensor:
-        """Where other entries were kept of each victim: over those that were."""
+        """Where other entries or directions were kept of each victim: over those that were."""
         candidates, found = self._candidates, []
         for victim, pool in enumerate(candidates.pools):
-            score = self._prepared(slice(victim, victim + 1), {name: _places(seen, victim) for name, seen in self._seen.items()})
+            score = self._prepared(slice(victim, victim + 1), {name: _part(seen, victim) for name, seen in self._seen.items()})
             blocks = [score(candidates.images[some], candidates.labels[some]) for some in pool.split(self._at_once)]
             found.append(torch.cat(blocks, 1))
             tell(victim + 1, len(candidates.pools))
         return torch.cat(found)
 
-    def _prepared(self, victims: slice, places: Mapping[str, Tensor | None]) -> Callable[[Tensor, Tensor], Tensor]:
-        """From images and labels of candidates to their scores for some victims [V, K], over the entries at some places."""
+    def _prepared(self, victims: slice, parts: Mapping[str, Callable[[Rows], Rows]]) -> Callable[[Tensor, Tensor], Tensor]:
+        """From images and labels of candidates to their scores for some victims [V, K], over parts of the gradients."""
         counts = self._counts(victims)
-        own = {name: _at(self._public[name], at) for name, at in places.items()}
-        shared = {name: self._shared(name, victims, at) for name, at in places.items()}
+        own = {name: part(self._public[name]) for name, part in parts.items()}
+        shared = {name: self._shared(name, victims, part) for name, part in parts.items()}
+        for names in self._free:  # so that |G|^2 is what is expected
+            alone = Public(self._gram(own, own, names), self._groups, self._observation.batch_size)
+            squared = total([squared_norms(shared[name]) / self._bases[name] for name in names])
+            scale = (alone.expected_square(counts) / squared.clamp_min(torch.finfo(squared.dtype).tiny)).sqrt()
+            for name in names:
+                of = shared[name]
+                shared[name] = of * scale.to(of.dtype).view(-1, *[1] * (of.dim() - 1))
         public = Public(self._gram(own, own), self._groups, self._observation.batch_size)
-        with_public, scale = self._products(own, shared), counts.new_ones(len(counts), 1)
-        if self._free_scale:  # so that |G|^2 is what is expected
-            squared = total([squared_norms(shared[name]) / base for name, base in self._bases.items()])
-            scale = (public.expected_square(counts) / squared.clamp_min(torch.finfo(squared.dtype).tiny)).sqrt()[:, None]
-            with_public = scale * with_public
+        with_public = self._products(own, shared)
 
         def score(images: Tensor, labels: Tensor) -> Tensor:
-            rows = {name: _at(of, places[name]) for name, of in self._less_middle(self._rows(images, labels)).items()}
+            rows = {name: parts[name](of) for name, of in self._less_middle(self._rows(images, labels)).items()}
             squared = total([rows[name].squared().double() / base for name, base in self._bases.items()])
             whitened = public.candidates(self._gram(own, rows), squared, self._group(labels))
-            return public.misfits(whitened, with_public.mT, scale * self._products(rows, shared), counts)
+            return public.misfits(whitened, with_public.mT, self._products(rows, shared), counts)
 
         return score
 
-    def _shared(self, name: str, victims: slice, places: Tensor | None) -> Tensor:
+    def _shared(self, name: str, victims: slice, part: Callable[[Rows], Rows]) -> Tensor:
         g = self._seen[name].shared[victims]
         g = g if name not in self._middle else g - self._middle[name].view(g.shape[1:])
-        return g if places is None else g.flatten(1).index_select(1, places)
+        return g if part is _all else part(FormedRows(g.flatten(1))).entries(None)
 
     def _group(self, labels: Tensor) -> Tensor:
         return labels if self._by_class else torch.zeros_like(labels)
@@ -175,13 +185,15 @@ class _Batches:
 
     def _base(self, name: str) -> float:
         """The variance of each entry of a parameter that is not that of the span of public gradients."""
-        public, batch = self._public[name], self._observation.batch_size
+        public, batch, seen = self._public[name], self._observation.batch_size, self._seen[name]
         mean = public.mean()
-        spread = float(public.squared().double().mean() - mean.double().square().sum()) / len(mean)
-        return max(self._seen[name].variance + _RIDGE * spread * (batch - 1) / batch**2, torch.finfo(torch.float32).tiny)
+        middle = float(mean.double().square().sum()) / len(mean)
+        spread = float(public.squared().double().mean()) / len(mean) - middle
+        across = seen.across * (middle + spread / batch)
+        return max(seen.variance + across + _RIDGE * spread * (batch - 1) / batch**2, torch.finfo(torch.float32).tiny)
 
-    def _gram(self, a: Mapping[str, Rows], b: Mapping[str, Rows]) -> Tensor:
-        return total([a[name].gram(b[name]) / base for name, base in self._bases.items()])
+    def _gram(self, a: Mapping[str, Rows], b: Mapping[str, Rows], names: Iterable[str] | None = None) -> Tensor:
+        return total([a[name].gram(b[name]) / self._bases[name] for name in (self._bases if names is None else names)])
 
     def _products(self, rows: Mapping[str, Rows], shared: Mapping[str, Tensor]) -> Tensor:
         return total([rows[name].products(shared[name]).double() / base for name, base in self._bases.items()])
@@ -194,15 +206,27 @@ def _enough(public: Tensor, *classes: Tensor) -> bool:
     return bool((sizes[present] > 0).all()) and bool((sizes > 1).any())
 
 
-def _at(rows: Rows, places: Tensor | None) -> Rows:
-    return rows if places is None else FormedRows(rows.entries(places))
+def _all(rows: Rows) -> Rows:
+    return rows
 
 
-def _places(seen: _Seen, victim: int) -> Tensor | None:
-    """The entries of a parameter that are compared of a victim; None for all."""
-    if seen.mask is None:
-        return None
-    kept = seen.mask[victim].flatten().nonzero().flatten()
+def _part(seen: _Seen, victim: int) -> Callable[[Rows], Rows]:
+    """What is compared of a parameter's gradients, of a victim."""
+    if seen.mask is not None:
+        places = _places(seen.mask[victim])
+        return lambda rows: FormedRows(rows.entries(places))
+    if seen.last is not None:
+        return partial(_shown, seen.last, seen.shared[victim][None])
+    return _all
+
+
+def _shown(stage: Stage, left: Tensor, rows: Rows) -> Rows:
+    return FormedRows(stage.shown(rows.entries(None).unflatten(1, left.shape[1:]), left).flatten(1))
+
+
+def _places(mask: Tensor) -> Tensor:
+    """The entries that are compared of those of a mask."""
+    kept = mask.flatten().nonzero().flatten()
     if len(kept) <= _MOST_ENTRIES:
         return kept
     generator = torch.Generator("cpu").manual_seed(0)
@@ -222,6 +246,9 @@ def _seen(shared: Tensor, form: Form) -> _Seen | None:
     variance += sum((stage.below + stage.above) ** 2 / 12 for stage in stages if isinstance(stage, Intervals))
     masks = [stage.mask for stage in stages if isinstance(stage, Kept) and stage.mask is not None]
     mask = reduce(torch.logical_and, masks) if masks else None
-    return _Seen(shared if factor == 1 else shared / factor, variance, mask,
-                 all(isinstance(stage, (Scaled, Intervals, Kept, Clipped)) and not (isinstance(stage, Clipped) and stage.alone)
-                     for stage in stages))
+    clean = shared if factor == 1 else shared / factor
+    last = next((stage for stage in reversed(stages) if not isinstance(stage, Scaled)), None)
+    if last is None or form.noise is not None or type(last).shown is Stage.shown:
+        last = None
+    across = max((stage.across for stage in stages), default=0.0)
+    return _Seen(clean, variance, mask, not any(stage.loses_scale for stage in stages), across, last)

@@ -15,6 +15,7 @@ and trained: top-1 equal within 0.02), and would have to be inverted for every v
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -39,9 +40,8 @@ class Public:
         freedom = max(1.0, float(len(groups) - (self._sizes > 0).sum()))
         self.total_variance = centred.diagonal().sum() / freedom  #: the trace of S
         self._scale = ((batch - 1) / (batch**2 * freedom)) ** 0.5
-        spread = self._scale**2 * centred
-        spread.diagonal().add_(1)
-        self._factor = torch.linalg.cholesky(spread)
+        self._spread = self._scale**2 * centred
+        self._spread.diagonal().add_(1)
 
     def means(self, values: Tensor) -> Tensor:
         """The mean over each group of values [L, ...]: [groups, ...]; zero where there is no public image."""
@@ -81,6 +81,10 @@ class Public:
         """What |G|^2 is expected to be, without noise, [N]."""
         expected = counts / self._batch
         return (expected @ self.means_with_means * expected).sum(1) + self.total_variance / self._batch
+
+    @cached_property
+    def _factor(self) -> Tensor:
+        return torch.linalg.cholesky(self._spread)
 
     def _centred(self, values: Tensor) -> Tensor:
         return values - self.means(values)[self._of]

@@ -21,7 +21,7 @@ class Told:
         masks: where the clean entries are told, of parameters of which some were hidden.
         passes: what a candidate's own gradient goes through before it is compared, where it does.
         variances: of the noise on each entry, of parameters with noise.
-        judges: how unlikely what was shared is, of parameters whose release says it by itself.
+        judges: how unlikely what was shared is, of parameters whose release says it by itself, or of which signs were shared.
         clip: the norm that the whole gradient was clipped to, None where it was not, or where other images were clipped beside it.
         free_scale: whether the gradient is known up to its scale only.
 
@@ -50,6 +50,7 @@ def told(observation: Observation) -> Told:
         last: list[Stage] = list(form.after)
         while form.noise is None and through and _known_by_what_it_left(through[-1]):
             last.append(through.pop())
+        signs: Sign | None = None
         for stage in last:
             if isinstance(stage, Kept):
                 if stage.mask is not None:
@@ -60,6 +61,8 @@ def told(observation: Observation) -> Told:
                 variance *= stage.factor**2
             elif isinstance(stage, Intervals):
                 variance += (stage.below + stage.above) ** 2 / 12 if variance else 0.0
+            elif isinstance(stage, Sign) and form.noise is None:
+                signs = stage
             else:
                 scale_is_lost = True  # of what became signs
         if variance:
@@ -68,6 +71,11 @@ def told(observation: Observation) -> Told:
         if form.own is not None and not together:
             found.judges[name] = Judge(form.own, math.prod(stage.factor for stage in form.after if isinstance(stage, Scaled)))
             through = list(form.before)
+        if signs is not None:
+            if name in found.masks:
+                scale_is_lost = True
+            else:
+                found.judges[name] = Judge(signs, 1.0)
         clips |= together
         if others := tuple(stage for stage in through if stage not in together):
             found.passes[name] = _Through(others)
@@ -87,7 +95,7 @@ class Judge:
         factor: what left the stage was multiplied by.
     """
 
-    stage: OwnLikelihood
+    stage: OwnLikelihood | Sign
     factor: float
 
     def __call__(self, own: Tensor, shared: Tensor) -> Surprise:

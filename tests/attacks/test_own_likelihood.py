@@ -50,23 +50,9 @@ class Disguised(defenses.NoisyGradients):
         return dict.fromkeys(shared, Release((Gaussian(self.std**2),)))
 
 
-@dataclass(frozen=True)
-class EachClipped(Defense):
-    """Every parameter's gradient by itself."""
-
-    name: ClassVar[str] = "each-clipped"
-
-    norm: float = 0.02
-
-    def transform_gradients(self, gradients, step):
-        return {name: (self.norm / g.norm()).clamp(max=1) * g for name, g in gradients.items()}
-
-    def release(self, shared, facts):
-        return {name: Release((Clipped(self.norm, (name,)),)) for name in shared}
-
-
+EACH_CLIPPED = defenses.GradientClipping(0.02, "tensor")
 OWN = Disguised(std=NOISE.std)
-CHAINS = [(), (PRUNING,), (CLIPPING,), (SCALING,), (SCALING, CLIPPING), (EachClipped(),)]
+CHAINS = [(), (PRUNING,), (CLIPPING,), (SCALING,), (SCALING, CLIPPING), (EACH_CLIPPED,)]
 
 
 @dataclass(frozen=True)
@@ -96,7 +82,7 @@ def test_candidates_are_as_likely(before, after):
 
 
 @pytest.mark.parametrize("after", [(), (AFTER,)], ids=["last", "scaled"])
-@pytest.mark.parametrize("before", [(), (PRUNING,), (EachClipped(),)], ids=["alone", "pruning", "each"])
+@pytest.mark.parametrize("before", [(), (PRUNING,), (EACH_CLIPPED,)], ids=["alone", "pruning", "each"])
 def test_images_are_matched_alike(before, after):
     found = []
     for defense in both(before, after):
@@ -190,7 +176,7 @@ def test_nothing_but_scaling_may_follow_and_no_noise_precede(stages, closed):
 
 def test_a_parameter_that_is_clipped_by_itself_is_told_exactly():
     """Without noise: the truth alone explains what was shared, also where the lengths of the parameters' gradients are lost."""
-    case = case_of(EachClipped(), victims=3, size=6, dtype=torch.float64)
+    case = case_of(EACH_CLIPPED, victims=3, size=6, dtype=torch.float64)
     assert Identifier().method(case.observation) == Method("exact", True)
     scores = Identifier().scores(case.observation, case.candidates, seed=0)
     assert case.ranks(scores).tolist() == [0, 0, 0]

@@ -50,7 +50,7 @@ def is_random(private: defenses.Private, x: torch.Tensor, y: torch.Tensor) -> bo
     chains = releases(private, x, y).values()
     if stochastic_layers(private.module) or any(isinstance(stage, Noise) for chain in chains for stage in chain.stages):
         return True
-    return False if all(chain.form is not None for chain in chains) else None
+    return False if all(chain.form is not None and chain.form.own is None for chain in chains) else None
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

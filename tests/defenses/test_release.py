@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage_cases import Clipping, Rounding, Scaling, Signs
+from stage_cases import Rounding, Scaling
 from torch import nn
 
 from defenses import (
@@ -18,6 +18,8 @@ from defenses import (
     Composition,
     Defense,
     Facts,
+    GradientClipping,
+    GradientSigns,
     Intervals,
     Kept,
     Noise,
@@ -31,13 +33,13 @@ from defenses import (
 from defenses.pruning import GradientPruning
 from defenses.release import Bounds, log_density
 
-STAGES = [GradientPruning(p=0.4), Rounding(), Signs(), Scaling(), Clipping(), NoisyGradients(std=0.3), NoisyGradients(std=0.3, distribution="laplacian")]
+STAGES = [GradientPruning(p=0.4), Rounding(), GradientSigns(), Scaling(), GradientClipping(norm=2.0), NoisyGradients(std=0.3), NoisyGradients(std=0.3, distribution="laplacian")]
 PAIRS = [(a, b) for a, b in permutations(STAGES, 2) if a.name != b.name]
 MODULE = nn.Linear(30, 20, dtype=torch.float64)
 
 
 def step(seed: int) -> Step:
-    return Step(MODULE, None, 1, torch.Generator().manual_seed(seed), {name: {} for name in ("pruning", "noise", "signs", "rounding", "scaling", "clipping")}, 0, None)
+    return Step(MODULE, None, 1, torch.Generator().manual_seed(seed), {name: {} for name in ("pruning", "noise", "sign", "rounding", "scaling", "clipping")}, 0, None)
 
 
 def gradients(seed: int) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from identification_cases import Case, case_of, gradient_of
-from stage_cases import Clipping, Rounding, Scaling
+from stage_cases import Rounding, Scaling
 from torch.distributions import MultivariateNormal
 
 import defenses
@@ -29,7 +29,7 @@ NOISE, PRUNING, DP_SGD = defenses.NoisyGradients(std=0.03), defenses.GradientPru
 
 
 def expected(case: Case, *, variance: float = 0.0, factor: float = 1.0, clip: float = float("inf"), hidden: bool = False,
-             of_classes: bool = True, fresh: bool = False) -> torch.Tensor:
+             of_classes: bool = True, fresh: bool = False, cut: bool = False) -> torch.Tensor:
     """Minus the log-likelihoods [N, M] with explicit gradients and covariances.
 
     Args:
@@ -40,6 +40,7 @@ def expected(case: Case, *, variance: float = 0.0, factor: float = 1.0, clip: fl
         hidden: whether entries that are zero were hidden.
         of_classes: whether the public images are grouped by their classes.
         fresh: whether candidates have codes that are sampled, the same noise for all; else the means of their codes.
+        cut: whether directions of weights were cut off.
     """
     observation, candidates = case.observation, case.candidates
     layers = list(stochastic_layers(observation.module).values())
@@ -73,9 +74,23 @@ def expected(case: Case, *, variance: float = 0.0, factor: float = 1.0, clip: fl
         by_class = observation.labels is not None and of_classes
         behind = means[observation.labels[victim] if by_class else torch.zeros(size, dtype=torch.long)].mean(0)
         expected = behind + (own[pool] - means[candidates.labels[pool] if by_class else torch.zeros_like(pool)]) / size
-        law = MultivariateNormal(expected[:, seen], spread[seen][:, seen] + base[seen].diag())
-        scores[victim] = -law.log_prob(shared[seen])
+        part = torch.eye(len(base), dtype=torch.float64)[seen]
+        if cut:
+            part = torch.block_diag(*(directions(g[victim]) for g in observation.shared.values()))
+        law = MultivariateNormal(expected @ part.mT, part @ (spread + base.diag()) @ part.mT)
+        scores[victim] = -law.log_prob(part @ shared)
     return scores
+
+
+def directions(shared: torch.Tensor) -> torch.Tensor:
+    """An orthonormal basis [q, n] of the matrices with rows or columns in the span of those that were kept of a parameter."""
+    if shared.dim() == 1:
+        return torch.eye(len(shared), dtype=torch.float64)
+    matrix = shared.flatten(1).double()
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=True)
+    rank = int((s > 1e-9 * s[0]).sum())
+    pairs = [torch.outer(u[:, i], vh[j]).flatten() for i in range(len(u)) for j in range(len(vh)) if i < rank or j < rank]
+    return torch.stack(pairs)
 
 
 def check(case: Case, **arguments) -> None:
@@ -96,6 +111,8 @@ CHAINS = {
     "dp-sgd without noise": (replace(DP_SGD, noise_multiplier=0.0), {"clip": 0.2}),
     "dp-sgd and pruning": (Composition((DP_SGD, PRUNING)), {"clip": 0.2, "variance": (0.1 * 0.2 / 3) ** 2, "hidden": True}),
     "precode": (defenses.PRECODE(bottleneck_size=3), {}),
+    "svd": (defenses.TruncatedSVD(energy=0.6), {"cut": True}),
+    "svd and scaled": (Composition((defenses.TruncatedSVD(energy=0.6), Scaling(-2.0))), {"cut": True, "factor": -2.0}),
 }
 
 
@@ -148,7 +165,7 @@ def test_candidates_of_several_classes():
 
 
 @pytest.mark.parametrize("count", [2, 3, 13])
-@pytest.mark.parametrize("defense", ["none", "pruning", "dp-sgd(noise_multiplier=0.0)", "rounded", "clipped", "precode"])
+@pytest.mark.parametrize("defense", ["none", "pruning", "dp-sgd(noise_multiplier=0.0)", "rounded", "clipping(norm=0.1)", "precode"])
 def test_few_public_images_are_enough_to_compute(defense, count):
     case = case_of(defense, "batch-norm", batch_size=4, public=count)
     assert Identifier().scores(case.observation, case.candidates, seed=0).isfinite().all()
@@ -171,11 +188,14 @@ def test_without_public_images_nothing_is_known_of_the_others(defense):
         assert "\n" not in str(error.value)
 
 
-def test_the_scale_of_what_was_clipped_as_a_whole_does_not_matter():
-    """The norm of the mean of several images is not known; what is far shorter tells as much."""
-    case = case_of(Clipping(norm=1e-2), victims=2, batch_size=3, dtype=torch.float64)
+@pytest.mark.parametrize(("defense", "factors"), [
+    (defenses.GradientClipping(norm=1e-2), [1e-3] * 4), (defenses.GradientClipping(norm=1e-2, per="tensor"), [1e-3, 2.0, 0.1, 30.0]),
+    (defenses.GradientSigns(), [1e-3, 2.0, 0.1, 30.0])], ids=str)
+def test_a_scale_that_was_lost_does_not_matter(defense, factors):
+    """The norm of the mean of several images is not known, as a whole or of each parameter; what is far shorter tells as much."""
+    case = case_of(defense, victims=2, batch_size=3, dtype=torch.float64)
     found = Identifier().scores(case.observation, case.candidates, seed=0)
-    shared = {name: 1e-3 * g for name, g in case.observation.shared.items()}
+    shared = {name: factor * g for factor, (name, g) in zip(factors, case.observation.shared.items(), strict=True)}
     other = Identifier().scores(replace(case.observation, shared=shared, rounds=(), kept={}), case.candidates, seed=0)
     torch.testing.assert_close(found, other, rtol=1e-6, atol=1e-6)
 
@@ -252,8 +272,9 @@ def of_digits(digits: datasets.Dataset, defense: Defense, batch_size: int, victi
 
 
 @pytest.mark.parametrize(("specification", "least"), [
-    ("none", 0.9), ("noise(std=0.001)", 0.7), ("pruning(p=0.9)", 0.9), ("dp-sgd(noise_multiplier=0.001)", 0.6), ("clipped(norm=0.01)", 0.9),
-    ("noise(std=0.001)+pruning(p=0.9)", 0.7)])
+    ("none", 0.9), ("noise(std=0.001)", 0.7), ("pruning(p=0.9)", 0.9), ("dp-sgd(noise_multiplier=0.001)", 0.6), ("clipping(norm=0.01)", 0.9),
+    ("noise(std=0.001)+pruning(p=0.9)", 0.7), ("clipping(norm=0.01, per=tensor)", 0.9), ("sign", 0.7), ("svd(energy=0.5)", 0.7),
+    ("quantisation(levels=1)", 0.7)])
 def test_digits_behind_gradients_of_four(digits, specification, least):
     """Chance is 0.1."""
     case = of_digits(digits, defenses.create(specification), 4)

@@ -21,9 +21,9 @@ from defenses.stochastic import sampling, stochastic_layers
 @pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm"])
 @pytest.mark.parametrize(("defense", "method"), [
     ("precode(bottleneck_size=4)", "features"), ("ppp(bottleneck_size=4)", "features"), ("ppp(strength=0.5, perturbation='pruning')", "features"),
-    ("precode(bottleneck_size=4)+clipped(norm=0.1)", "features"), ("precode(bottleneck_size=4)+noise(std=0.0001)", "replayed"),
+    ("precode(bottleneck_size=4)+clipping(norm=0.1)", "features"), ("precode(bottleneck_size=4)+noise(std=0.0001)", "replayed"),
     ("precode(bottleneck_size=4)+pruning(p=0.5)", "replayed"), ("precode(bottleneck_size=4)+rounded(width=0.0001)", "replayed"),
-    ("dropout", "features"), ("dropout(p=0.2)+clipped(norm=0.1)", "features"), ("dropout+noise(std=0.0001)", "replayed"),
+    ("dropout", "features"), ("dropout(p=0.2)+clipping(norm=0.1)", "features"), ("dropout+noise(std=0.0001)", "replayed"),
     ("precode(bottleneck_size=4)+dp-sgd(noise_multiplier=0.001)", "replayed"), ("precode(bottleneck_size=4)+decoy(weight=0.02)", "simulated"),
 ])
 def test_sampling_hides_no_candidate(defense, method, model):
@@ -69,7 +69,7 @@ def test_the_score_of_what_was_kept_is_the_distance_there():
 
 
 @pytest.mark.parametrize(("defense", "exact"), [
-    ("precode", True), ("ppp", True), ("precode+noise", False), ("precode+pruning", False), ("precode+clipped", True), ("none", False),
+    ("precode", True), ("ppp", True), ("precode+noise", False), ("precode+pruning", False), ("precode+clipping(norm=0.1)", True), ("none", False),
     ("dropout", True), ("precode+dropout", True), ("dropout+noise", False), ("cvb", False), ("precode+decoy", False), (Composition((defenses.PRECODE(), Scaling(-3.0))), True)])
 def test_which_features_are_exact(defense, exact):
     assert bool(exact_features(case_of(defense, "mlp").observation)) is exact

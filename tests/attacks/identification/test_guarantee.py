@@ -13,7 +13,7 @@ from attack_cases import observation_of
 from identification_cases import Case
 from model_cases import loader
 from scipy import integrate, stats
-from stage_cases import Clipping, Scaling
+from stage_cases import Scaling
 from torch import nn
 
 import defenses
@@ -101,7 +101,7 @@ def test_the_client_itself_is_that_of_the_law():
     ("dp-sgd(noise_multiplier=0.5)", 3, 1, 2.0), ("dp-sgd(noise_multiplier=0.5)", 1, 3, 2 * math.sqrt(3)),
     ("dp-sgd(noise_multiplier=0.5)", 3, 3, 2 * math.sqrt(3)), ("dp-sgd(noise_multiplier=0.5)+pruning", 1, 1, 2.0),
     ("dp-sgd(noise_multiplier=0.5)+pruning", 3, 2, 2 * math.sqrt(2)), ("precode+dp-sgd(noise_multiplier=0.5)", 1, 1, 2.0),
-    ("dp-sgd(noise_multiplier=0.5)+rounded", 1, 1, 2.0), ("dp-sgd(noise_multiplier=0.5)+clipped", 1, 1, 2.0),
+    ("dp-sgd(noise_multiplier=0.5)+rounded", 1, 1, 2.0), ("dp-sgd(noise_multiplier=0.5)+clipping(norm=0.1)", 1, 1, 2.0),
     # Of further noise of variance v, mu^-2 = multiplier^2 + B^2 v.
     ("dp-sgd(noise_multiplier=0.5)+noise(std=1.2)", 1, 1, 1 / 1.3), ("dp-sgd(noise_multiplier=0.5)+noise(std=0.4)", 3, 1, 1 / 1.3),
     # A sum with other noise is taken for Gaussian in likelihoods, but is not; what is certain is the guarantee before it.
@@ -110,7 +110,7 @@ def test_the_client_itself_is_that_of_the_law():
     ("dp-sgd(noise_multiplier=0.0)", 1, 1, None), ("dp-sgd(noise_multiplier=0.0)+pruning", 1, 1, None),
     ("dp-sgd(noise_multiplier=0.0)+noise(std=0.5)", 1, 1, 2.0), ("dp-sgd(noise_multiplier=0.0)+pruning+noise(std=0.5)", 1, 1, None),
     ("dp-sgd(noise_multiplier=0.0)+noise(std=0.5, distribution='laplacian')", 1, 1, None),
-    ("clipped(norm=0.5)+noise(std=0.25)", 1, 1, 2.0), ("clipped(norm=0.5)+noise(std=0.25)", 3, 1, None),
+    ("clipping(norm=0.5)+noise(std=0.25)", 1, 1, 2.0), ("clipping(norm=0.5)+noise(std=0.25)", 3, 1, None),
     ("dp-sgd(noise_multiplier=0.5)+decoy", 1, 1, None), ("dp-sgd(noise_multiplier=0.5)+error-feedback", 1, 1, None),
     ("dp-sgd(noise_multiplier=0.5)+mixed-labels", 3, 1, None),
     ("none", 1, 1, None), ("noise", 1, 1, None), ("noise", 1, 3, None), ("pruning", 1, 1, None), ("precode", 1, 1, None), ("ppp", 1, 1, None),
@@ -123,8 +123,8 @@ def test_the_guarantee_for_the_presence_of_one_image(specification, batch_size, 
 
 def test_scaling_on_either_side_of_the_noise():
     for members, mu in (((defenses.DPSGD(noise_multiplier=0.5), Scaling(-3.0)), 2.0),
-                        ((Clipping(0.5), Scaling(-3.0), defenses.NoisyGradients(std=0.25)), 6.0),
-                        ((Scaling(-3.0), Clipping(0.5), defenses.NoisyGradients(std=0.25)), None)):
+                        ((defenses.GradientClipping(0.5), Scaling(-3.0), defenses.NoisyGradients(std=0.25)), 6.0),
+                        ((Scaling(-3.0), defenses.GradientClipping(0.5), defenses.NoisyGradients(std=0.25)), None)):
         found = presence_mu(observation_of(Composition(members), "lenet")[0])
         assert found == (None if mu is None else pytest.approx(mu))
 

@@ -21,10 +21,8 @@ from stage_cases import (
     ROUNDING,
     SCALING,
     SIGNS,
-    Clipping,
     Rounding,
     Scaling,
-    Signs,
     Stochastic,
     chain,
     ids,
@@ -52,7 +50,7 @@ def expected_under_noise(case: Case, members) -> torch.Tensor:
     """Minus the logarithms of the likelihoods, [N, M]; DP-SGD of one image is clipping and noise."""
     observation, candidates = case.observation, case.candidates
     members = [part for member in members for part in (
-        (Clipping(member.max_grad_norm), defenses.NoisyGradients(member.noise_multiplier * member.max_grad_norm))
+        (defenses.GradientClipping(member.max_grad_norm), defenses.NoisyGradients(member.noise_multiplier * member.max_grad_norm))
         if isinstance(member, defenses.DPSGD) else (member,))]
     place = next(i for i, member in enumerate(members) if isinstance(member, defenses.NoisyGradients))
     noise, last = members[place], members[place + 1 :]
@@ -75,7 +73,7 @@ def _log_likelihood(law, last, shared: torch.Tensor, own: torch.Tensor) -> np.nd
             low, high = sorted((low / member.factor, high / member.factor), key=lambda end: end.sum())
         elif isinstance(member, Rounding):
             low, high = low - member.width / 2, high + member.width / 2
-        elif isinstance(member, Signs):
+        elif isinstance(member, defenses.GradientSigns):
             low, high = np.where(low > 0, 0, -np.inf), np.where(high < 0, 0, np.inf)
         else:
             assert isinstance(member, defenses.GradientPruning)
@@ -115,7 +113,7 @@ def test_of_two_noises_the_sum_counts():
     case = case_of(Composition((DP_SGD, NOISE)), victims=2, size=4, dtype=torch.float64)
     summed = defenses.NoisyGradients(std=math.hypot(0.06, 0.05))
     found = Identifier().scores(case.observation, case.candidates, seed=0)
-    expected = expected_under_noise(case, (Clipping(0.3), summed))
+    expected = expected_under_noise(case, (defenses.GradientClipping(0.3), summed))
     torch.testing.assert_close(found - found[:, :1], expected - expected[:, :1], rtol=1e-6, atol=1e-6)
 
 
@@ -167,7 +165,7 @@ def test_without_noise_the_truth_is_first(members, model):
     case = case_of(chain(*members), model, dtype=torch.float64)
     assert Identifier().method(case.observation) == Method("exact", True)
     found = Identifier().scores(case.observation, case.candidates, seed=0)
-    reference = [Clipping(0.3) if isinstance(member, defenses.DPSGD) else member for member in members]
+    reference = [defenses.GradientClipping(0.3) if isinstance(member, defenses.DPSGD) else member for member in members]
     # Distances follow from inner products, so that those that are nothing beside the gradients are rounded.
     torch.testing.assert_close(found, expected_without_noise(case, reference), rtol=1e-6, atol=1e-3)
     assert not case.ranks(found).any()
@@ -230,7 +228,7 @@ def test_where_it_is_not_said_how_much_was_hidden_hidden_entries_do_not_count(hi
 
 
 @dataclass(frozen=True)
-class Otherwise(Clipping):
+class Otherwise(defenses.GradientClipping):
     """Clips as it says, and tells of the last parameter something else."""
 
     name: ClassVar[str] = "otherwise"

@@ -9,6 +9,7 @@ import torch
 from attack_cases import observation_of
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 from toy_defenses import TOYS
 
 import attacks
@@ -159,7 +160,7 @@ def test_the_multiplier_that_follows_from_a_target_epsilon_is_known():
 
 
 @pytest.mark.parametrize("defense", ["dp-sgd(noise_multiplier=0.5, max_grad_norm=0.3)", "dp-sgd(noise_multiplier=0.5, max_grad_norm=100.0)",
-                                     "clipped(norm=0.3)+noise(std=0.01)"])
+                                     "clipping(norm=0.3)+noise(std=0.01)"])
 def test_the_likelihood_clips_a_candidates_own_gradient(defense):
     """One half per entry at the original, whether it was clipped or not; and that of a batch takes the scale that fits."""
     observation, x = observation_of(defense, "mlp", victims=8)
@@ -185,6 +186,43 @@ def test_noise_behind_pruning_hides_what_was_pruned_and_the_candidate_is_pruned_
     assert set(behind.masks) == {"0.weight", "0.bias", "3.weight", "3.bias"} and not behind.passes
 
 
+@pytest.mark.parametrize("defense", ["sign", "clipping(norm=0.1)+sign"])
+def test_signs_are_matched_by_how_far_entries_are_on_the_wrong_side(defense):
+    """By hand; whatever the scale. The cosine goes on with the signs themselves."""
+    observation, x = observation_of(defense, "lenet", dtype=torch.float64)
+    known = told(observation)
+    assert set(known.judges) == set(observation.shared) and not known.free_scale
+    cost = cost_at(observation, attacks.Likelihood().objective(observation), 0.7 * x)
+    for victim in range(3):
+        loss = F.cross_entropy(observation.module(0.7 * x[victim]), observation.labels[victim])
+        expected = 0.0
+        for g, signs in zip(torch.autograd.grad(loss, list(observation.module.parameters())), observation.shared.values(), strict=True):
+            expected += float((1 + torch.exp(-10 * signs[victim] * g / g.square().mean().sqrt())).log().sum())
+        assert float(cost[victim]) == pytest.approx(expected)
+    original, negative = (cost_at(observation, attacks.Likelihood().objective(observation), images) for images in (x, -x))
+    assert (original < 0.5 * negative).all()
+    assert attacks.InvertingGradients().objective(observation).judges == {}
+    judge, own = known.judges["0.weight"], torch.randn(2, *observation.shared["0.weight"].shape[1:], dtype=torch.float64)
+    signs = observation.shared["0.weight"][:1]
+    torch.testing.assert_close(judge(7 * own, signs).nats, judge(own, signs).nats)
+    hidden = torch.zeros_like(signs)
+    assert (judge(own, hidden).nats > judge(own * 0, hidden).nats).all()  # of entries that were zero
+
+
+def test_signs_of_which_some_were_hidden_or_that_noise_came_before_leave_the_scale_free():
+    for defense in ("sign+pruning(p=0.5)", "noise(std=0.1)+sign"):
+        known = told(observation_of(defense, "lenet")[0])
+        assert known.free_scale and not known.judges
+
+
+@pytest.mark.parametrize("defense", ["svd(energy=0.5)", "clipping(norm=0.1, per=tensor)"])
+def test_a_candidate_is_cut_and_clipped_as_the_clients_gradient_was(defense):
+    observation, x = observation_of(defense, "lenet", batch_size=2, dtype=torch.float64)
+    attack = attacks.InvertingGradients()
+    informed, blind = (cost_at(o, attack.objective(o), x) for o in (observation, observation.blind()))
+    assert informed.abs().max() < 1e-9 < 1e-3 < blind.min()
+
+
 assert {"rounded", "decoy"} <= set(TOYS)
 
 
@@ -196,8 +234,8 @@ def test_intervals_are_compared_by_what_a_candidate_becomes():
 
 
 @pytest.mark.parametrize("defense", [
-    "noise(std=0.01)+pruning(p=0.5)+rounded", "pruning(p=0.5)+rounded+noise(std=0.01)", "clipped+pruning(p=0.5)+noise(std=0.01)",
-    "pruning(p=0.5)+clipped", "noise(std=0.01)+rounded", "error-feedback+noise(std=0.01)", "rounded+precode+pruning(p=0.5)"])
+    "noise(std=0.01)+pruning(p=0.5)+rounded", "pruning(p=0.5)+rounded+noise(std=0.01)", "clipping(norm=0.1)+pruning(p=0.5)+noise(std=0.01)",
+    "pruning(p=0.5)+clipping(norm=0.1)", "noise(std=0.01)+rounded", "error-feedback+noise(std=0.01)", "rounded+precode+pruning(p=0.5)"])
 def test_any_chain_can_be_matched_and_scored(defense):
     observation, x = observation_of(defense, "lenet")
     for attack in (attacks.InvertingGradients(), attacks.FeatureMatching(), attacks.Likelihood(), attacks.IDLG()):
