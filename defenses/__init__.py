@@ -4,6 +4,7 @@ A new defense is one new file and one line here, or a file of the user's own giv
 """
 
 from defenses.base import Account, Defense
+from defenses.censor import CENSOR
 from defenses.composition import Composition, joined
 from defenses.dp_sgd import DPSGD
 from defenses.families import Family, read_family
@@ -18,7 +19,8 @@ from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
 
-registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients)
+registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients,
+                                       CENSOR)
 
 
 def create(specification: str) -> Defense:
@@ -41,7 +43,7 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family", "GradientPruning",
+    "CENSOR", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family", "GradientPruning",
     "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OwnLikelihood", "Plan", "Private", "Release",
     "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck", "client_loss",
     "create", "family", "registry",
