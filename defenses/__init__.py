@@ -10,6 +10,8 @@ from defenses.dp_sgd import DPSGD
 from defenses.families import Family, read_family
 from defenses.noise import NoisyGradients
 from defenses.none import NoDefense
+from defenses.optimal_noise import OptimalNoise
+from defenses.outpost import Outpost
 from defenses.ppp import PPP
 from defenses.precode import PRECODE, VariationalBottleneck
 from defenses.private import Private, client_loss
@@ -20,7 +22,7 @@ from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
 
 registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients,
-                                       CENSOR)
+                                       CENSOR, OptimalNoise, Outpost)
 
 
 def create(specification: str) -> Defense:
@@ -43,8 +45,8 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "CENSOR", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family", "GradientPruning",
-    "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OwnLikelihood", "Plan", "Private", "Release",
-    "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck", "client_loss",
-    "create", "family", "registry",
+    "CENSOR", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family",
+    "GradientPruning", "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OptimalNoise", "Outpost",
+    "OwnLikelihood", "Plan", "Private", "Release", "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer",
+    "Unknown", "VariationalBottleneck", "client_loss", "create", "family", "registry",
 ]

@@ -40,8 +40,8 @@ class Orthogonal(OwnLikelihood):
 
 @dataclass(frozen=True)
 class CENSOR(Defense):
-    """Share in each tensor's place a random vector that is orthogonal to its gradient and as long; of several such gradients the one
-    after which a trial step leaves the lowest loss on the batch (Zhang et al., NDSS 2025, "cold posterior" over the orthogonal
+    """Share in each tensor's place a random vector that is orthogonal to its gradient and as long; of several such gradients the
+    one after which a trial step leaves the lowest loss on the batch (Zhang et al., NDSS 2025: a cold posterior over the orthogonal
     subspace).
 
     Nothing is orthogonal to a tensor of one entry, in whose place zero is shared. A step takes one gradient and ``trials`` forward
