@@ -26,18 +26,18 @@ class Perturbed(OwnLikelihood):
     how many of these are in a tensor is not known; else nothing happened.
 
     Entries that are not zero are the largest: those that were kept, or those with noise, whichever are more. Where there are more
-    of them than were kept, all carry noise; else each does or does not, which is taken for equally likely, independently.
+    of them than were kept, all carry noise; else each does or does not, which is taken for equally likely.
 
     Args:
         count: entries of each tensor that were kept.
-        std: of the noise, > 0.
+        std: of the noise, >= 0, a tensor without axes on the device of the model.
         probability: that the step was defended, > 0.
     """
 
     exact: ClassVar[bool] = False
 
     count: int
-    std: float
+    std: Tensor
     probability: float
 
     def surprise(self, own: Tensor, left: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class Outpost(Defense):
     def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
         stds = self._stds(facts.module)
         probability = self._probability(facts.round)
-        return {name: Release((Perturbed(self._kept(p.numel()), float(stds[name]), probability),))
+        return {name: Release((Perturbed(self._kept(p.numel()), stds[name], probability),))
                 for name, p in facts.module.named_parameters() if name in shared}
 
     def _probability(self, round_: int) -> float:

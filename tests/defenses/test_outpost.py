@@ -80,7 +80,7 @@ def test_what_is_said_of_a_tensor_is_the_density_of_its_entries():
         left = torch.tensor([left], dtype=torch.float64)
         rounding = 1e-3 * left.square().mean().sqrt().item()
         for probability in (1.0, 0.25):
-            found = Perturbed(1, 0.5, probability).surprise(own, left)
+            found = Perturbed(1, torch.tensor(0.5, dtype=torch.float64), probability).surprise(own, left)
             for candidate, nats in zip(own, found, strict=True):
                 kept = torch.where(candidate.abs() == candidate.abs().max(), candidate, 0.0)
                 noisy = scipy.stats.norm.logpdf(left[0], kept, math.hypot(0.5, rounding))
