@@ -4,6 +4,7 @@ A new defense is one new file and one line here, or a file of the user's own giv
 """
 
 from defenses.base import Account, Defense
+from defenses.censor import CENSOR
 from defenses.clipping import GradientClipping
 from defenses.composition import Composition, joined
 from defenses.cvb import CVB
@@ -12,6 +13,8 @@ from defenses.dropout import DroppedFeatures
 from defenses.families import Family, read_family
 from defenses.noise import NoisyGradients
 from defenses.none import NoDefense
+from defenses.optimal_noise import OptimalNoise
+from defenses.outpost import Outpost
 from defenses.ppp import PPP
 from defenses.precode import PRECODE, VariationalBottleneck
 from defenses.private import Private, client_loss
@@ -26,7 +29,7 @@ from defenses.svd import TruncatedSVD
 
 registry: Registry[Defense] = Registry(
     "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, DroppedFeatures, CVB, GradientClipping,
-    Quantisation, GradientSigns, TruncatedSVD)
+    Quantisation, GradientSigns, TruncatedSVD, CENSOR, OptimalNoise, Outpost)
 
 
 def create(specification: str) -> Defense:
@@ -49,9 +52,9 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "CVB", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "DroppedFeatures", "Facts",
-    "Family", "GradientClipping", "GradientPruning", "GradientSigns", "Gradients", "Intervals", "Kept", "NoDefense", "Noise",
-    "NoisyGradients", "OwnLikelihood", "Plan", "Private", "Quantisation", "Release", "Scaled", "Sign", "SpecificationError",
-    "State", "Step", "StochasticLayer", "TruncatedSVD", "Unknown", "VariationalBottleneck", "client_loss", "create", "family",
-    "registry",
+    "CENSOR", "CVB", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "DroppedFeatures",
+    "Facts", "Family", "GradientClipping", "GradientPruning", "GradientSigns", "Gradients", "Intervals", "Kept", "NoDefense",
+    "Noise", "NoisyGradients", "OptimalNoise", "Outpost", "OwnLikelihood", "Plan", "Private", "Quantisation", "Release", "Scaled",
+    "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "TruncatedSVD", "Unknown", "VariationalBottleneck",
+    "client_loss", "create", "family", "registry",
 ]

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from toy_defenses import TOYS
 
 import defenses
-from defenses import Batch, Facts, Noise, Release, Step
+from defenses import Batch, Facts, Noise, OwnLikelihood, Release, Step
 from defenses.stochastic import stochastic_layers
 
 SPECIFICATIONS = [*defenses.registry.names(), "precode+noise(std=0.001)", "cvb+precode+dropout", "precode+dp-sgd+pruning(p=0.5)",
@@ -48,7 +48,7 @@ def releases(private: defenses.Private, x: torch.Tensor, y: torch.Tensor) -> dic
 def is_random(private: defenses.Private, x: torch.Tensor, y: torch.Tensor) -> bool | None:
     """Whether the client draws anything, by what the defense says of itself; None where it does not say."""
     chains = releases(private, x, y).values()
-    if stochastic_layers(private.module) or any(isinstance(stage, Noise) for chain in chains for stage in chain.stages):
+    if stochastic_layers(private.module) or any(isinstance(stage, (Noise, OwnLikelihood)) for chain in chains for stage in chain.stages):
         return True
     return False if all(chain.form is not None and chain.form.own is None for chain in chains) else None
 
