@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from toy_defenses import TOYS
 
 import defenses
-from defenses import Batch, Facts, Noise, Release, Step
+from defenses import Batch, Facts, Kept, Noise, OwnLikelihood, Release, Step
 from defenses.stochastic import stochastic_layers
 
 SPECIFICATIONS = [*defenses.registry.names(), "precode+noise(std=0.001)", "precode+dp-sgd+pruning(p=0.5)",
@@ -50,7 +50,10 @@ def is_random(private: defenses.Private, x: torch.Tensor, y: torch.Tensor) -> bo
     chains = releases(private, x, y).values()
     if stochastic_layers(private.module) or any(isinstance(stage, Noise) for chain in chains for stage in chain.stages):
         return True
-    return False if all(chain.form is not None for chain in chains) else None
+    # What a likelihood of its own is of, or which entries were kept where their magnitude does not decide, is not said.
+    said = all(chain.form is not None and not any(isinstance(stage, OwnLikelihood) or (isinstance(stage, Kept) and stage.threshold is None)
+                                                  for stage in chain.stages) for chain in chains)
+    return False if said else None
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
