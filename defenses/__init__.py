@@ -18,9 +18,10 @@ from defenses.soteria import Soteria
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
+from defenses.top_k import TopK
 
 registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients,
-                                       Soteria)
+                                       Soteria, TopK)
 
 
 def create(specification: str) -> Defense:
@@ -45,6 +46,6 @@ def family(specification: str) -> Family:
 __all__ = [
     "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family", "GradientPruning",
     "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OwnLikelihood", "Plan", "Private", "Release",
-    "Scaled", "Sign", "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck", "client_loss",
+    "Scaled", "Sign", "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK", "Unknown", "VariationalBottleneck", "client_loss",
     "create", "family", "registry",
 ]

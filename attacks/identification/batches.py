@@ -218,6 +218,8 @@ def _seen(shared: Tensor, form: Form) -> _Seen | None:
         variance = of_stage * later**2 / factor**2
     variance += sum((stage.below + stage.above) ** 2 / 12 for stage in stages if isinstance(stage, Intervals))
     masks = [stage.mask for stage in stages if isinstance(stage, Kept) and stage.mask is not None]
+    if form.own is not None and (seen := form.own.seen(shared / later)) is not None:
+        masks.append(seen)
     mask = reduce(torch.logical_and, masks) if masks else None
     return _Seen(shared if factor == 1 else shared / factor, variance, mask,
                  all(isinstance(stage, (Scaled, Intervals, Kept, Clipped)) and not (isinstance(stage, Clipped) and stage.alone)

@@ -12,7 +12,7 @@ from attacks.objective.costs import Cosine, Euclidean
 from attacks.objective.features import Features
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
-from attacks.reading.layers import codes, features, last_features, layers_before_sampling, replay_obstacle
+from attacks.reading.layers import codes, features, last_features, layers_before_sampling, replay_obstacle, told_inputs
 from attacks.reading.releases import told
 
 #: Weight of features that are known without noise, relative to the likelihood per entry (LeNet under PPP with noise of 0.01, 32
@@ -47,7 +47,7 @@ def posterior(observation: Observation, total_variation: float | None = None) ->
     unit = 2 * least * entries
     weight = 0.1 if total_variation is None else total_variation
     exact = features(observation) if replay_obstacle(observation) is None else {}
-    terms = (*(Features(_EXACT * unit, name, values) for name, values in exact.items() if name not in weights),
+    terms = (*(Features(_EXACT * unit, name, values, told_inputs(observation, name)) for name, values in exact.items() if name not in weights),
              TotalVariation(weight * unit))
     return with_knowledge(Objective(Euclidean(nats=2 * least), terms, weights, tuple(weights)), observation)
 
@@ -58,7 +58,7 @@ def by_features(observation: Observation, total_variation: float) -> Objective:
     if isinstance(found, str):
         raise ValueError(found)
     layers, known = found
-    terms = (*(Features(1.0, name, values) for name, values in known.items()), TotalVariation(total_variation))
+    terms = (*(Features(1.0, name, values, told_inputs(observation, name)) for name, values in known.items()), TotalVariation(total_variation))
     return with_knowledge(Objective(Cosine(per_layer=True), terms, layers=layers), observation)
 
 

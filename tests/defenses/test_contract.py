@@ -42,7 +42,7 @@ def all_of(private: defenses.Private) -> dict[str, torch.Tensor]:
 def releases(private: defenses.Private, x: torch.Tensor, y: torch.Tensor) -> dict[str, Release]:
     """What one shared gradient tells, as of a single victim."""
     shared = {name: g[None] for name, g in private.shared_gradient(x, y, seed=4).items()}
-    return private.in_force.release(shared, Facts(len(x), private.round, private.module))
+    return private.in_force.release(shared, Facts(len(x), private.round, private.module, x.shape[1:]))
 
 
 def is_random(private: defenses.Private, x: torch.Tensor, y: torch.Tensor) -> bool | None:
@@ -260,15 +260,15 @@ def test_the_release_follows_from_public_facts_alone(specification):
     private = make(specification)
     x, y = batch(2)
     shared = {name: g[None] for name, g in private.shared_gradient(x, y, seed=4).items()}
-    facts = Facts(2, private.round, private.module)
+    facts = Facts(2, private.round, private.module, x.shape[1:])
     again = make(specification, seed=5)
     again.module.load_state_dict(state(private))
-    copied = again.in_force.release({name: g.clone() for name, g in shared.items()}, Facts(2, private.round, again.module))
+    copied = again.in_force.release({name: g.clone() for name, g in shared.items()}, Facts(2, private.round, again.module, x.shape[1:]))
     for name, chain in private.in_force.release(shared, facts).items():
         assert [type(stage) for stage in chain.stages] == [type(stage) for stage in copied[name].stages]
         for one, other in zip(chain.bounds(shared[name]), copied[name].bounds(shared[name]), strict=True):
             assert torch.equal(one, other)
-    assert set(Facts._fields) == {"batch_size", "round", "module"}
+    assert set(Facts._fields) == {"batch_size", "round", "module", "image_shape"}
 
 
 @pytest.mark.parametrize("specification", SPECIFICATIONS)
