@@ -7,6 +7,7 @@ from defenses.base import Account, Defense
 from defenses.composition import Composition, joined
 from defenses.dp_sgd import DPSGD
 from defenses.families import Family, read_family
+from defenses.grad_defense import GradDefense
 from defenses.noise import NoisyGradients
 from defenses.none import NoDefense
 from defenses.ppp import PPP
@@ -21,7 +22,7 @@ from defenses.support.registry import Registry, SpecificationError, split_compos
 from defenses.top_k import TopK
 
 registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients,
-                                       Soteria, TopK)
+                                       Soteria, GradDefense, TopK)
 
 
 def create(specification: str) -> Defense:
@@ -44,8 +45,8 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family", "GradientPruning",
-    "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OwnLikelihood", "Plan", "Private", "Release",
-    "Scaled", "Sign", "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK", "Unknown", "VariationalBottleneck", "client_loss",
-    "create", "family", "registry",
+    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family", "GradDefense",
+    "GradientPruning", "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OwnLikelihood", "Plan",
+    "Private", "Release", "Scaled", "Sign", "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK",
+    "Unknown", "VariationalBottleneck", "client_loss", "create", "family", "registry",
 ]

@@ -24,7 +24,8 @@ def with_knowledge(objective: Objective, observation: Observation) -> Objective:
     """The objective over what the releases tell, under the codes that stochastic layers sampled, as far as they can be read."""
     known = told(observation)
     cost = objective.cost.of_scale(clip=known.clip, free=known.free_scale)
-    objective = replace(objective, cost=cost, masks=known.masks, passes=known.passes, judges=known.judges)
+    objective = replace(objective, cost=cost, masks=known.masks, passes=known.passes,
+                        judges=known.judges if cost.judges else {})
     if replay_obstacle(observation) is None:
         objective = replace(objective, codes=codes(observation))
     return objective

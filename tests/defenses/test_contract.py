@@ -16,7 +16,7 @@ from defenses import Batch, Facts, Kept, Noise, OwnLikelihood, Release, Step
 from defenses.stochastic import stochastic_layers
 
 SPECIFICATIONS = [*defenses.registry.names(), "precode+noise(std=0.001)", "precode+dp-sgd+pruning(p=0.5)",
-                  "error-feedback+noise(std=0.001)"]
+                  "top-k(share=0.5)+noise(std=0.001)"]
 assert set(TOYS) < set(SPECIFICATIONS)
 
 
