@@ -111,7 +111,7 @@ class Observation:
         # Kept, since an attack asks several times, and masks of large layers take as long as an iteration to find.
         if self.defense is None:
             return dict.fromkeys(self.shared, Release())
-        facts = Facts(self.batch_size, self.rounds[0].number if self.rounds else 0, self.module)
+        facts = Facts(self.batch_size, self.rounds[0].number if self.rounds else 0, self.module, self.image_shape)
         told = self.defense.release(self.shared, facts)
         return {name: release.averaged(self.averaged_rounds) for name, release in told.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -88,6 +89,8 @@ def _misfit(observation: Observation, images: Tensor, labels: Tensor, seed: int)
 @dataclass(frozen=True)
 class _Misfit(Cost):
     """The logarithms of the misfits of all groups; ``noise`` holds variances, and ``entries`` the numbers of entries."""
+
+    judges: ClassVar[bool] = True
 
     noise: Mapping[str, float] = field(default_factory=dict)
     entries: Mapping[str, int] = field(default_factory=dict)

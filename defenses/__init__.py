@@ -11,6 +11,7 @@ from defenses.cvb import CVB
 from defenses.dp_sgd import DPSGD
 from defenses.dropout import DroppedFeatures
 from defenses.families import Family, read_family
+from defenses.grad_defense import GradDefense
 from defenses.noise import NoisyGradients
 from defenses.none import NoDefense
 from defenses.optimal_noise import OptimalNoise
@@ -22,14 +23,16 @@ from defenses.pruning import GradientPruning
 from defenses.quantisation import Quantisation
 from defenses.release import Clipped, Intervals, Kept, Noise, OwnLikelihood, Release, Scaled, Sign, Unknown
 from defenses.sign import GradientSigns
+from defenses.soteria import Soteria
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
 from defenses.svd import TruncatedSVD
+from defenses.top_k import TopK
 
 registry: Registry[Defense] = Registry(
     "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, DroppedFeatures, CVB, GradientClipping,
-    Quantisation, GradientSigns, TruncatedSVD, CENSOR, OptimalNoise, Outpost)
+    Quantisation, GradientSigns, TruncatedSVD, CENSOR, OptimalNoise, Outpost, Soteria, GradDefense, TopK)
 
 
 def create(specification: str) -> Defense:
@@ -53,8 +56,8 @@ def family(specification: str) -> Family:
 
 __all__ = [
     "CENSOR", "CVB", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "DroppedFeatures",
-    "Facts", "Family", "GradientClipping", "GradientPruning", "GradientSigns", "Gradients", "Intervals", "Kept", "NoDefense",
-    "Noise", "NoisyGradients", "OptimalNoise", "Outpost", "OwnLikelihood", "Plan", "Private", "Quantisation", "Release", "Scaled",
-    "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "TruncatedSVD", "Unknown", "VariationalBottleneck",
-    "client_loss", "create", "family", "registry",
+    "Facts", "Family", "GradDefense", "GradientClipping", "GradientPruning", "GradientSigns", "Gradients", "Intervals", "Kept",
+    "NoDefense", "Noise", "NoisyGradients", "OptimalNoise", "Outpost", "OwnLikelihood", "Plan", "Private", "Quantisation",
+    "Release", "Scaled", "Sign", "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK", "TruncatedSVD",
+    "Unknown", "VariationalBottleneck", "client_loss", "create", "family", "registry",
 ]

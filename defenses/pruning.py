@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from defenses.base import Defense
@@ -48,12 +46,7 @@ class GradientPruning(Defense):
         count = self._count(entries)
         if count == 0:
             return Release()
-        if shared is None:
-            return Release((Kept(entries - count),))
-        # An entry that was zero before is not told from one that became zero; it lies within the same bounds.
-        mask = shared != 0
-        smallest = torch.stack([torch.where(kept, g.abs(), math.inf).amin() for g, kept in zip(shared, mask, strict=True)])
-        return Release((Kept(entries - count, mask, smallest),))
+        return Release((Kept.largest(entries - count, shared),))
 
     def _count(self, entries: int) -> int:
         # The small term keeps a product such as 0.7 * 10 = 6.999... from losing an entry to rounding.

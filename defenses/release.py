@@ -64,12 +64,24 @@ class Kept(Stage):
     Args:
         count: how many entries of each tensor were kept.
         mask: [N, *shape], true where an entry was kept; None where what follows hides it.
-        threshold: [N], no entry that became zero was larger in magnitude; None where it is not known.
+        threshold: [N], no entry that became zero was larger in magnitude; None where it is not known. Where there is a mask and no
+            threshold, something else than the magnitude decided.
     """
 
     count: int
     mask: Tensor | None = None
     threshold: Tensor | None = None
+
+    @classmethod
+    def largest(cls, count: int, shared: Tensor | None) -> Kept:
+        """Of the entries of largest magnitude, from what was shared [N, *shape]; None where that is not seen.
+
+        An entry that was zero before is not told from one that became zero; it lies within the same bounds.
+        """
+        if shared is None:
+            return cls(count)
+        mask = shared != 0
+        return cls(count, mask, torch.where(mask, shared.abs(), math.inf).flatten(1).amin(1))
 
     def passed(self, gradient: Tensor) -> Tensor:
         flat = gradient.flatten(1)
@@ -223,6 +235,11 @@ class OwnLikelihood(Stage):
         """Mean and variance of the surprise at the original, [N] each."""
         nothing = left.new_zeros(len(left))
         return nothing, nothing
+
+    def seen(self, left: Tensor) -> Tensor | None:
+        """Where what left the stage is near to what entered it, [N, *parameter.shape]; None for everywhere. Attacks that do not go
+        by likelihoods compare gradients there."""
+        return None
 
     def as_noise(self, left: Tensor) -> float | None:
         """The variance of an entry, where what left the stage is near to what entered it, as that of noise; None where it is not.

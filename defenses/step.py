@@ -90,3 +90,4 @@ class Facts(NamedTuple):
     batch_size: int  #: images behind the gradient
     round: int  #: steps of training before it
     module: nn.Module  #: the shared model in the state of that round
+    image_shape: tuple[int, ...]  #: of one image

@@ -245,6 +245,8 @@ def _seen(shared: Tensor, form: Form) -> _Seen | None:
         variance = of_stage * later**2 / factor**2
     variance += sum((stage.below + stage.above) ** 2 / 12 for stage in stages if isinstance(stage, Intervals))
     masks = [stage.mask for stage in stages if isinstance(stage, Kept) and stage.mask is not None]
+    if form.own is not None and (seen := form.own.seen(shared / later)) is not None:
+        masks.append(seen)
     mask = reduce(torch.logical_and, masks) if masks else None
     clean = shared if factor == 1 else shared / factor
     last = next((stage for stage in reversed(stages) if not isinstance(stage, Scaled)), None)

@@ -16,12 +16,12 @@ from attacks.objective.comparison import Comparison, layer_of, root, total
 class Cost:
     """What makes one number [N] of the comparisons of the parameters.
 
-    ``distance`` says whether it takes |g - G|^2 of formed gradients, and ``surprise`` whether it goes by what releases say by
-    themselves.
+    ``distance`` says whether it takes |g - G|^2 of formed gradients, ``judges`` whether it goes by how unlikely what was shared is
+    where a release says so by itself.
     """
 
     distance: ClassVar[bool] = False
-    surprise: ClassVar[bool] = True
+    judges: ClassVar[bool] = False
 
     def __call__(self, compared: Mapping[str, Comparison], observed: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
         """From the comparison, the squared norm of the observed gradient [N] and the weight, above 0, of each parameter."""
@@ -45,7 +45,6 @@ class Cosine(Cost):
         per_layer: the cosine of each layer by itself, averaged by the weights, instead of one over all.
     """
 
-    surprise: ClassVar[bool] = False
 
     per_layer: bool = False
 
@@ -72,6 +71,7 @@ class Euclidean(Cost):
     """
 
     distance: ClassVar[bool] = True
+    judges: ClassVar[bool] = True
 
     clip: float | None = None
     free_scale: bool = False

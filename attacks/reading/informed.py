@@ -12,7 +12,15 @@ from attacks.objective.costs import Cosine, Euclidean
 from attacks.objective.features import Features
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
-from attacks.reading.layers import codes, features, last_features, layers_before_sampling, replay_obstacle, told_by_codes
+from attacks.reading.layers import (
+    codes,
+    features,
+    last_features,
+    layers_before_sampling,
+    replay_obstacle,
+    told_by_codes,
+    told_inputs,
+)
 from attacks.reading.releases import told
 
 #: Weight of features that are known without noise, relative to the likelihood per entry (LeNet under PPP with noise of 0.01, 32
@@ -24,7 +32,7 @@ def with_knowledge(objective: Objective, observation: Observation) -> Objective:
     """The objective over what the releases tell, under the codes that stochastic layers sampled, as far as they can be read."""
     known = told(observation)
     cost = objective.cost.of_scale(clip=known.clip, free=known.free_scale)
-    objective = replace(objective, cost=cost, masks=known.masks, passes=known.passes, judges=known.judges if cost.surprise else {})
+    objective = replace(objective, cost=cost, masks=known.masks, passes=known.passes, judges=known.judges if cost.judges else {})
     if replay_obstacle(observation) is None:
         objective = replace(objective, codes=codes(observation))
     return objective
@@ -47,7 +55,7 @@ def posterior(observation: Observation, total_variation: float | None = None) ->
     unit = 2 * least * entries
     weight = 0.1 if total_variation is None else total_variation
     exact = features(observation) if replay_obstacle(observation) is None else {}
-    terms = (*(Features(_EXACT * unit, name, values) for name, values in exact.items() if name not in weights),
+    terms = (*(Features(_EXACT * unit, name, values, told_inputs(observation, name)) for name, values in exact.items() if name not in weights),
              TotalVariation(weight * unit))
     return with_knowledge(Objective(Euclidean(nats=2 * least), terms, weights, tuple(weights)), observation)
 
@@ -58,7 +66,7 @@ def by_features(observation: Observation, total_variation: float) -> Objective:
     if isinstance(found, str):
         raise ValueError(found)
     layers, known = found
-    terms = (*(Features(1.0, name, values) for name, values in known.items()), TotalVariation(total_variation))
+    terms = (*(Features(1.0, name, values, told_inputs(observation, name)) for name, values in known.items()), TotalVariation(total_variation))
     return with_knowledge(Objective(Cosine(per_layer=True), terms, layers=layers), observation)
 
 

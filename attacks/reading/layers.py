@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from attacks.base import Observation
 from attacks.objective.comparison import layer_of
 from attacks.reading.linear_inputs import linear_inputs
-from defenses.release import Kept
+from defenses.release import Kept, Release
 from defenses.stochastic import StochasticLayer, sampling
 from defenses.support.last_linear import last_linear
 from defenses.support.watching import watching
@@ -105,11 +106,39 @@ def last_features(observation: Observation) -> dict[str, Tensor] | str:
 def layer_input(observation: Observation, layer: str) -> Tensor:
     """What entered a linear layer with bias at the client, [N, 1, I], from the gradient of one image, without what the releases say
     of noise and hidden entries."""
+    weight, bias = _parameters(layer)
+    return linear_inputs(observation.shared[weight], observation.shared[bias], variance=_variance(observation, weight),
+                         seen=_seen(observation, weight, bias))[:, None]
+
+
+def told_inputs(observation: Observation, layer: str) -> Tensor | None:
+    """Which entries of :func:`layer_input` are told, [N, 1, I]; None for all, also where hidden entries were the smallest, so that
+    inputs are zero where no row tells them."""
+    weight, bias = _parameters(layer)
+    hidden = (stage for name in (weight, bias) for stage in observation.releases()[name].stages)
+    if not any(isinstance(stage, Kept) and stage.mask is not None and stage.threshold is None for stage in hidden):
+        return None
+    seen = _seen(observation, weight, bias)
+    return None if seen is None else seen.any(1)[:, None]
+
+
+def _seen(observation: Observation, weight: str, bias: str) -> Tensor | None:
+    """Where the entries of a linear layer's weight and of its bias are both told, [N, O, I]; None for everywhere."""
+    seen = {name: _told(observation.shared[name], observation.releases()[name]) for name in (weight, bias)}
+    found = [of if name == weight else of[..., None] for name, of in seen.items() if of is not None]
+    return torch.ones_like(observation.shared[weight], dtype=torch.bool) & reduce(torch.logical_and, found) if found else None
+
+
+def _told(shared: Tensor, release: Release) -> Tensor | None:
+    if any(isinstance(stage, Kept) for stage in release.stages):
+        return shared != 0
+    form = release.form
+    return None if form is None or form.own is None else form.own.seen(shared)
+
+
+def _parameters(layer: str) -> tuple[str, str]:
     weight, bias = (f"{layer}.{child}" if layer else child for child in ("weight", "bias"))
-    releases = observation.releases()
-    found = linear_inputs(observation.shared[weight], observation.shared[bias], variance=_variance(observation, weight),
-                          hidden=any(isinstance(stage, Kept) for name in (weight, bias) for stage in releases[name].stages))
-    return found[:, None]
+    return weight, bias
 
 
 def entered(observation: Observation, layers: Mapping[str, nn.Module], images: Tensor, codes: Sequence[Tensor] = ()

@@ -69,7 +69,9 @@ def told(observation: Observation) -> Told:
             found.variances[name] = variance
         together = {stage for stage in through if isinstance(stage, Clipped) and not stage.alone}
         if form.own is not None and not together:
-            found.judges[name] = Judge(form.own, math.prod(stage.factor for stage in form.after if isinstance(stage, Scaled)))
+            judge = found.judges[name] = Judge(form.own, math.prod(s.factor for s in form.after if isinstance(s, Scaled)))
+            if (seen := form.own.seen(observation.shared[name] / judge.factor)) is not None:
+                found.masks[name] = seen
             through = list(form.before)
         if signs is not None:
             if name in found.masks:

@@ -42,7 +42,7 @@ def test_a_gradient_of_zero_stays():
 
 
 def test_the_release_tells_over_what_the_norm_was_taken():
-    facts = Facts(4, 0, torch.nn.Linear(2, 1))
+    facts = Facts(4, 0, torch.nn.Linear(2, 1), (2,))
     whole, tensor = (GradientClipping(0.5, per).release({"weight": None, "bias": None}, facts) for per in ("whole", "tensor"))
     assert {release.stages for release in whole.values()} == {(Clipped(0.5, ("weight", "bias")),)}
     assert {name: release.stages for name, release in tensor.items()} == {name: (Clipped(0.5, (name,)),) for name in ("weight", "bias")}

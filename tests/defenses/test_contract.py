@@ -12,11 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from toy_defenses import TOYS
 
 import defenses
-from defenses import Batch, Facts, Noise, OwnLikelihood, Release, Step
+from defenses import Batch, Facts, Kept, Noise, OwnLikelihood, Release, Step
 from defenses.stochastic import stochastic_layers
 
 SPECIFICATIONS = [*defenses.registry.names(), "precode+noise(std=0.001)", "cvb+precode+dropout", "precode+dp-sgd+pruning(p=0.5)",
-                  "error-feedback+noise(std=0.001)"]
+                  "top-k(share=0.5)+noise(std=0.001)"]
 assert set(TOYS) < set(SPECIFICATIONS)
 
 
@@ -42,15 +42,18 @@ def all_of(private: defenses.Private) -> dict[str, torch.Tensor]:
 def releases(private: defenses.Private, x: torch.Tensor, y: torch.Tensor) -> dict[str, Release]:
     """What one shared gradient tells, as of a single victim."""
     shared = {name: g[None] for name, g in private.shared_gradient(x, y, seed=4).items()}
-    return private.in_force.release(shared, Facts(len(x), private.round, private.module))
+    return private.in_force.release(shared, Facts(len(x), private.round, private.module, x.shape[1:]))
 
 
 def is_random(private: defenses.Private, x: torch.Tensor, y: torch.Tensor) -> bool | None:
     """Whether the client draws anything, by what the defense says of itself; None where it does not say."""
     chains = releases(private, x, y).values()
-    if stochastic_layers(private.module) or any(isinstance(stage, (Noise, OwnLikelihood)) for chain in chains for stage in chain.stages):
+    if stochastic_layers(private.module) or any(isinstance(stage, Noise) for chain in chains for stage in chain.stages):
         return True
-    return False if all(chain.form is not None and chain.form.own is None for chain in chains) else None
+    # What a likelihood of its own is of, or which entries were kept where their magnitude does not decide, is not said.
+    said = all(chain.form is not None and not any(isinstance(stage, OwnLikelihood) or (isinstance(stage, Kept) and stage.threshold is None)
+                                                  for stage in chain.stages) for chain in chains)
+    return False if said else None
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -257,15 +260,15 @@ def test_the_release_follows_from_public_facts_alone(specification):
     private = make(specification)
     x, y = batch(2)
     shared = {name: g[None] for name, g in private.shared_gradient(x, y, seed=4).items()}
-    facts = Facts(2, private.round, private.module)
+    facts = Facts(2, private.round, private.module, x.shape[1:])
     again = make(specification, seed=5)
     again.module.load_state_dict(state(private))
-    copied = again.in_force.release({name: g.clone() for name, g in shared.items()}, Facts(2, private.round, again.module))
+    copied = again.in_force.release({name: g.clone() for name, g in shared.items()}, Facts(2, private.round, again.module, x.shape[1:]))
     for name, chain in private.in_force.release(shared, facts).items():
         assert [type(stage) for stage in chain.stages] == [type(stage) for stage in copied[name].stages]
         for one, other in zip(chain.bounds(shared[name]), copied[name].bounds(shared[name]), strict=True):
             assert torch.equal(one, other)
-    assert set(Facts._fields) == {"batch_size", "round", "module"}
+    assert set(Facts._fields) == {"batch_size", "round", "module", "image_shape"}
 
 
 @pytest.mark.parametrize("specification", SPECIFICATIONS)

@@ -69,7 +69,7 @@ def test_fewer_steps_are_defended_the_later_it_is(round_, share):
     given = gradients(2)
     defended = sum(not torch.equal(shared(Outpost(), given, seed, round_)["weight"], given["weight"]) for seed in range(300))
     assert scipy.stats.binomtest(defended, 300, share).pvalue > 0.01
-    told = Outpost().release({"weight": None, "bias": None}, Facts(1, round_, MODULE))
+    told = Outpost().release({"weight": None, "bias": None}, Facts(1, round_, MODULE, (2, 8, 8)))
     assert told["weight"].stages[0].probability == pytest.approx(share)
 
 
@@ -97,7 +97,7 @@ def test_what_is_said_of_a_tensor_is_the_density_of_its_entries():
 @pytest.mark.parametrize(("scale", "round_"), [(100.0, 0), (0.01, 0), (1.0, 72)])
 def test_what_is_expected_is_found_at_the_original(scale, round_):
     given = gradients(3, scale)
-    told = Outpost().release(dict.fromkeys(given), Facts(1, round_, MODULE))
+    told = Outpost().release(dict.fromkeys(given), Facts(1, round_, MODULE, (2, 8, 8)))
     for name, g in given.items():
         (stage,) = told[name].stages
         left = torch.stack([shared(Outpost(), given, seed, round_)[name] for seed in range(400)])

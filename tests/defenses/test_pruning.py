@@ -46,7 +46,7 @@ def test_bad_share_is_refused(p):
 
 
 def test_the_release_tells_what_was_kept_and_that_nothing_larger_was_not():
-    facts = Facts(1, 0, torch.nn.Linear(4, 2))
+    facts = Facts(1, 0, torch.nn.Linear(4, 2), (4,))
     shared = GradientPruning(0.5).transform_gradients({"weight": torch.tensor([[0.1, -3.0, 2.0, 0.2], [0.3, -1.0, 5.0, 0.0]])}, step_of())
     told = GradientPruning(0.5).release({"weight": shared["weight"][None], "bias": None}, facts)
     (kept,) = told["weight"].stages

@@ -64,7 +64,7 @@ def test_what_is_no_number_of_levels_is_refused(levels):
 
 
 def test_the_release():
-    told = Quantisation(3).release({"weight": None}, Facts(1, 0, torch.nn.Linear(2, 1)))
+    told = Quantisation(3).release({"weight": None}, Facts(1, 0, torch.nn.Linear(2, 1), (2,)))
     assert told["weight"].stages == (StochasticRounding(3),)
 
 

@@ -49,7 +49,7 @@ def gradients(seed: int) -> dict[str, torch.Tensor]:
 
 def shared_and_told(defense: Defense, clean, seed: int):
     shared = {name: g[None] for name, g in defense.transform_gradients(clean, step(seed)).items()}
-    return shared, defense.release(shared, Facts(1, 0, MODULE))
+    return shared, defense.release(shared, Facts(1, 0, MODULE, (2, 8, 8)))
 
 
 @pytest.mark.parametrize("members", PAIRS, ids=lambda pair: "+".join(member.label for member in pair))

@@ -12,5 +12,5 @@ def test_by_hand():
 
 
 def test_the_release():
-    told = GradientSigns().release({"weight": None}, Facts(1, 0, torch.nn.Linear(2, 1)))
+    told = GradientSigns().release({"weight": None}, Facts(1, 0, torch.nn.Linear(2, 1), (2,)))
     assert told["weight"].stages == (Sign(),)

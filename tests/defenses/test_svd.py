@@ -68,7 +68,7 @@ def test_nothing_shared_of_nothing():
 
 def test_the_release_tells_of_weights_only():
     module = torch.nn.Linear(4, 2)
-    told = TruncatedSVD(0.7).release({"weight": None, "bias": None}, Facts(1, 0, module))
+    told = TruncatedSVD(0.7).release({"weight": None, "bias": None}, Facts(1, 0, module, (2, 8, 8)))
     assert told["weight"].stages == (LowRank(0.7),) and told["bias"].stages == ()
 
 

@@ -34,7 +34,7 @@ def test_inputs_of_a_linear_layer_are_exact_also_from_what_pruning_left(rows, co
     kept_bias = torch.rand(2, rows, generator=generator) >= share
     weight, bias = delta[..., None] * a[:, None], delta
     torch.testing.assert_close(linear_inputs(weight, bias), a, rtol=1e-9, atol=1e-9)
-    found = linear_inputs(weight * kept, bias * kept_bias, hidden=True)
+    found = linear_inputs(weight * kept, bias * kept_bias, seen=kept & kept_bias[..., None])
     seen = (kept & kept_bias[..., None]).any(1)
     torch.testing.assert_close(found, torch.where(seen, a, 0), rtol=1e-9, atol=1e-9)
 
