@@ -3,7 +3,9 @@
 A new defense is one new file and one line here, or a file of the user's own given with ``--plugin``.
 """
 
+from defenses.ats import ATS
 from defenses.base import Account, Defense
+from defenses.choices import Choice
 from defenses.composition import Composition, joined
 from defenses.dp_sgd import DPSGD
 from defenses.families import Family, read_family
@@ -18,7 +20,7 @@ from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
 
-registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients)
+registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, ATS)
 
 
 def create(specification: str) -> Defense:
@@ -41,7 +43,7 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family",
+    "ATS", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Choice", "Clipped", "Composition", "Defense", "Facts", "Family",
     "GradientPruning", "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "Plan", "Private", "Release",
     "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck",
     "client_loss", "create", "family", "registry",

@@ -37,6 +37,10 @@ def small_mlp() -> nn.Module:
 MODELS = {"lenet": small_lenet, "mlp": small_mlp, "batch-norm": BatchNormNet}
 
 
+#: The public normalisation of the images, by channel: mean and standard deviation.
+NORMALISATION = ((0.5, 0.5), (0.25, 0.25))
+
+
 def batch(count: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Images [count, 2, 8, 8] and labels of five classes, for the models above."""
     generator = torch.Generator().manual_seed(seed)
@@ -44,7 +48,9 @@ def batch(count: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loader(count: int = 24, batch_size: int = 6) -> torch.utils.data.DataLoader:
-    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*batch(count)), batch_size=batch_size)
+    dataset = torch.utils.data.TensorDataset(*batch(count))
+    dataset.mean, dataset.std = NORMALISATION
+    return torch.utils.data.DataLoader(dataset, batch_size=batch_size)
 
 
 def step_of(seed: int = 0) -> Step:

@@ -12,7 +12,7 @@ from attacks.base import Observation, Progress
 from attacks.engine.per_image import PerImage
 from attacks.identification.candidates import Candidates
 from attacks.identification.likelihood import ROUNDING, ImageLikelihood
-from attacks.identification.pools import of_victims, scored
+from attacks.identification.pools import of_victims, over_choices, scored
 from attacks.reading.layers import codes, entered, features, layers_that_see_the_image, replay_obstacle
 from defenses.release import Clipped, Scaled
 from defenses.stochastic import stochastic_layers
@@ -45,7 +45,7 @@ def by_features(observation: Observation, candidates: Candidates, tell: Progress
         scale = (ROUNDING**2 * given.square().mean(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
         return torch.cdist(given, own, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * scale)
 
-    return scored(candidates, score, PerImage(observation).bytes_per_image, tell)
+    return scored(candidates, over_choices(observation.choices, score), PerImage(observation).bytes_per_image, tell)
 
 
 def by_replayed_codes(observation: Observation, candidates: Candidates, tell: Progress) -> Tensor:
@@ -61,7 +61,7 @@ def by_replayed_codes(observation: Observation, candidates: Candidates, tell: Pr
             replayed = [code[victim].expand(len(images), -1) for code in sampled]
             return compare(compute(images, labels, codes=replayed), place)
 
-        found.append(scored(one, score, compute.bytes_per_image, lambda done, of: None))
+        found.append(scored(one, over_choices(observation.choices, score), compute.bytes_per_image, lambda done, of: None))
         tell(victim + 1, len(candidates.pools))
     return torch.cat(found)
 

@@ -14,6 +14,7 @@ from attacks.search.lbfgs import LBFGS
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
+from attacks.undone import rebuilt
 from defenses.support import checks
 
 
@@ -52,7 +53,8 @@ class DLG(Attack):
         if not super().informed_by(observation):
             return False
         assert observation.defense is not None
-        return observation.defense.regularized or not self._objective(observation).same_as(self._objective(observation.blind()))
+        known = observation.defense.regularized or bool(observation.choices)
+        return known or not self._objective(observation).same_as(self._objective(observation.blind()))
 
     def _objective(self, observation: Observation) -> Objective:
         return with_knowledge(Objective(Euclidean()), observation)
@@ -67,7 +69,7 @@ class DLG(Attack):
             lambda done, _: progress(done, self.iterations))).best()
         if progress is not None:
             progress(self.iterations, self.iterations)
-        return Reconstruction(observation.to_pixels(images), as_classes(labels if logits is None else logits), costs)
+        return rebuilt(observation, images, labels if logits is None else logits, costs, seed)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from attacks.base import Attack, Observation, Progress, Reconstruction
 from attacks.objective.objective import Objective
-from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
+from attacks.reading.labels import known_or_inferred_labels, label_obstacle
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
+from attacks.undone import rebuilt
 from defenses.support import checks
 
 
@@ -55,8 +56,8 @@ class MatchingAttack(Attack):
             return True
         assert observation.defense is not None
         # The model samples for a blind attacker; what else an attack knows stands in its objective.
-        return observation.defense.regularized or not self.objective(self.prepared(observation)).same_as(
-            self.objective(self.prepared(blind)))
+        known = observation.defense.regularized or bool(observation.choices)
+        return known or not self.objective(self.prepared(observation)).same_as(self.objective(self.prepared(blind)))
 
     def prepared(self, observation: Observation) -> Observation:
         """The observation that is matched."""
@@ -72,4 +73,4 @@ class MatchingAttack(Attack):
         schedule = Schedule(self.iterations, self.step_size, self.patience)
         problem = Problem(observation, labels, self.objective(observation), schedule, seed)
         images, costs, _ = minimise(problem, restarts=self.restarts, progress=progress).best()
-        return Reconstruction(observation.to_pixels(images), as_classes(labels), costs)
+        return rebuilt(observation, images, labels, costs, seed)
