@@ -157,11 +157,6 @@ def _inverse(change: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, flo
     return lambda pixels, factor: change(pixels, 1 / factor)
 
 
-def _through(change: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-    """What is constant almost everywhere, with a derivative that is taken for one."""
-    return pixels + (change(pixels.detach().clamp(0, 1)) - pixels.detach())
-
-
 def _color(pixels: Tensor, factor: float) -> Tensor:
     return tv.adjust_saturation(pixels, factor)
 
@@ -212,8 +207,8 @@ def _shift(share: float, size: int) -> int:
 
 
 def _sheared(pixels: Tensor, slope: float, filled: bool = True) -> Tensor:
-    """Columns are shifted by the slope times the distance of their centre from the left edge, with cubic convolution (Keys, 1981,
-    a = -1/2), filled with black; or, where that is not asked for, with the outermost rows."""
+    """Columns are shifted by the slope times the distance of their centre from the left edge, with cubic convolution (Keys, 1981;
+    a = -1 as in PIL), filled with black; or, where that is not asked for, with the outermost rows."""
     height, width = pixels.shape[-2:]
     rows = torch.arange(height, device=pixels.device, dtype=pixels.dtype)[:, None]
     at = rows + slope * (torch.arange(width, device=pixels.device, dtype=pixels.dtype) + 0.5)
@@ -227,8 +222,8 @@ def _sheared(pixels: Tensor, slope: float, filled: bool = True) -> Tensor:
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    near = (1.5 * distance - 2.5) * distance.square() + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    near = (distance - 2) * distance.square() + 1
+    far = ((5 - distance) * distance - 8) * distance + 4
     return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0))
 
 
@@ -251,9 +246,9 @@ _KINDS = {
     "contrast": _Kind(_contrast, _inverse(_contrast), most=0.5, around=1.0),
     "sharpness": _Kind(_sharpness, _unsharpened, most=0.5, around=1.0),
     "brightness": _Kind(_brightness, _inverse(_brightness), most=0.5, around=1.0),
-    "posterize": _Kind(lambda x, bits: _through(lambda p: tv.posterize(p, round(bits)), x), _same, least=8.0, most=4.0),
+    "posterize": _Kind(lambda x, bits: tv.posterize(x, round(bits)), _same, least=8.0, most=4.0),
     "solarize": _Kind(lambda x, threshold: torch.where(x < threshold / 255, x, 1 - x), _same, least=256.0),
     "autocontrast": _Kind(lambda x, _: tv.autocontrast(x), _same),
-    "equalize": _Kind(lambda x, _: _through(tv.equalize, x), _same),
+    "equalize": _Kind(lambda x, _: tv.equalize(x.clamp(0, 1)), _same),
     "invert": _Kind(lambda x, _: tv.invert(x), lambda x, _: tv.invert(x)),
 }

@@ -17,7 +17,7 @@ class Change(Protocol):
     """What is done to images [B, C, H, W], normalised, each by itself."""
 
     def changed(self, images: Tensor) -> Tensor:
-        """What becomes of the images: deterministic, and differentiable where that is of use."""
+        """What becomes of the images, the same each time."""
 
     def undone(self, images: Tensor) -> Tensor:
         """The images that became these, as far as it can be told; what was lost is filled in."""
