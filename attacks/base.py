@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from defenses import Defense, Facts, Release
+from defenses import Choice, Defense, Facts, Release
 from defenses.stochastic import StochasticLayer, sampling, stochastic_layers
 from defenses.support.registry import Named
 from defenses.support.upload import upload
@@ -111,9 +111,18 @@ class Observation:
         # Kept, since an attack asks several times, and masks of large layers take as long as an iteration to find.
         if self.defense is None:
             return dict.fromkeys(self.shared, Release())
-        facts = Facts(self.batch_size, self.rounds[0].number if self.rounds else 0, self.module, self.image_shape)
-        told = self.defense.release(self.shared, facts)
+        told = self.defense.release(self.shared, self._facts)
         return {name: release.averaged(self.averaged_rounds) for name, release in told.items()}
+
+    @cached_property
+    def choices(self) -> tuple[Choice, ...]:
+        """What the client may have done to each image before the gradient was computed, one of these; nothing where none is known
+        of, as to a blind attacker."""
+        return () if self.defense is None else tuple(self.defense.choices(self._facts))
+
+    @property
+    def _facts(self) -> Facts:
+        return Facts(self.batch_size, self.rounds[0].number if self.rounds else 0, self.module, self.image_shape)
 
     @property
     def stochastic(self) -> dict[str, StochasticLayer]:
@@ -142,7 +151,7 @@ class Observation:
     def discloses(self) -> bool:
         """Whether an informed attacker knows anything that a blind one does not take for granted."""
         return self.defense is not None and (
-            self.defense.regularized or bool(self.stochastic)
+            self.defense.regularized or bool(self.stochastic) or bool(self.choices)
             or any(release.stages for release in self.releases().values()))
 
     def averaged(self) -> Observation:

@@ -52,6 +52,9 @@ def score(observation: Observation, images: Tensor, labels: Tensor, seed: int) -
     that the noise does not explain. The scale s is left free, since attacks by the cosine do not determine it. The score is then
     the logarithm of that misfit, plus log(1 - cos) of each layer without noise, plus half of log(total variation).
 
+    Where a defense is known to have changed each image by one of some choices, the misfit is that of the changed images, under the
+    choices that fit best; the prior is on the images themselves.
+
     Codes of stochastic layers are replayed and hidden entries left out, as far as the observation tells them; under replayed codes
     the layers behind them say nothing of the image, and are left out too.
 
@@ -71,10 +74,43 @@ def score_and_explained(observation: Observation, images: Tensor, labels: Tensor
     """The scores, and whether reconstructions explain the gradient of every layer up to rounding, [N]: one minus its cosine is at
     most 1e-6 in the geometric mean over the layers. Under known noise none is said to. A search comes there also far from the
     original, an image that was read does not. The arguments are those of :func:`score`."""
-    misfit, noisy = _misfit(observation, images, labels, seed)
-    variation = total_variation(images).clamp_min(_SMOOTH).log()
-    scores = (misfit + (_PRIOR_WITH_NOISE if noisy else _PRIOR) * variation).nan_to_num(nan=torch.inf, posinf=torch.inf)
-    return scores, torch.zeros_like(misfit, dtype=torch.bool) if noisy else misfit <= math.log(_EXPLAINED)
+    misfit, prior, noisy = likelihood_and_prior(observation, _as_trained(observation, images, labels, seed), images, labels, seed)
+    return misfit + prior, torch.zeros_like(misfit, dtype=torch.bool) if noisy else misfit <= math.log(_EXPLAINED)
+
+
+def likelihood_and_prior(observation: Observation, trained: Tensor, images: Tensor, labels: Tensor, seed: int
+                         ) -> tuple[Tensor, Tensor, bool]:
+    """The two parts of the score, [N] each, and whether the gradient carries known noise.
+
+    Args:
+        observation: the victims.
+        trained: [N, B, C, H, W], normalised, what the gradient would be of.
+        images: [N, B', C, H, W], normalised, by which the prior goes.
+        labels: [N, B].
+        seed: of the model's sampling.
+    """
+    misfit, noisy = _misfit(observation, trained, labels, seed)
+    prior = (_PRIOR_WITH_NOISE if noisy else _PRIOR) * total_variation(images).clamp_min(_SMOOTH).log()
+    return misfit.nan_to_num(nan=torch.inf, posinf=torch.inf), prior.nan_to_num(nan=torch.inf, posinf=torch.inf), noisy
+
+
+def _as_trained(observation: Observation, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+    """What became of the images by the choices of a defense: those with which they explain the gradient best. Of several images
+    first one choice for all, then one image after another."""
+    places: list[slice] = [slice(None)]
+    if observation.batch_size > 1:
+        places += [slice(place, place + 1) for place in range(observation.batch_size)]
+    best, least = images, images.new_full((len(images),), torch.inf)
+    for place in places if observation.choices else []:
+        begun = best
+        for choice in observation.choices:
+            own = images[:, place]
+            changed = begun.clone()
+            changed[:, place] = choice.changed(own.flatten(0, 1)).view(own.shape)
+            misfit = _misfit(observation, changed, labels, seed)[0]
+            better = misfit < least
+            best, least = torch.where(better.view(-1, 1, 1, 1, 1), changed, best), torch.where(better, misfit, least)
+    return best
 
 
 def _misfit(observation: Observation, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, bool]:

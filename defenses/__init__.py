@@ -3,8 +3,10 @@
 A new defense is one new file and one line here, or a file of the user's own given with ``--plugin``.
 """
 
+from defenses.ats import ATS
 from defenses.base import Account, Defense
 from defenses.censor import CENSOR
+from defenses.choices import Choice
 from defenses.clipping import GradientClipping
 from defenses.composition import Composition, joined
 from defenses.cvb import CVB
@@ -32,7 +34,7 @@ from defenses.top_k import TopK
 
 registry: Registry[Defense] = Registry(
     "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, DroppedFeatures, CVB, GradientClipping,
-    Quantisation, GradientSigns, TruncatedSVD, CENSOR, OptimalNoise, Outpost, Soteria, GradDefense, TopK)
+    Quantisation, GradientSigns, TruncatedSVD, CENSOR, OptimalNoise, Outpost, Soteria, GradDefense, TopK, ATS)
 
 
 def create(specification: str) -> Defense:
@@ -55,9 +57,9 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "CENSOR", "CVB", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "DroppedFeatures",
-    "Facts", "Family", "GradDefense", "GradientClipping", "GradientPruning", "GradientSigns", "Gradients", "Intervals", "Kept",
-    "NoDefense", "Noise", "NoisyGradients", "OptimalNoise", "Outpost", "OwnLikelihood", "Plan", "Private", "Quantisation",
-    "Release", "Scaled", "Sign", "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK", "TruncatedSVD",
-    "Unknown", "VariationalBottleneck", "client_loss", "create", "family", "registry",
+    "ATS", "CENSOR", "CVB", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Choice", "Clipped", "Composition", "Defense",
+    "DroppedFeatures", "Facts", "Family", "GradDefense", "GradientClipping", "GradientPruning", "GradientSigns", "Gradients",
+    "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OptimalNoise", "Outpost", "OwnLikelihood", "Plan", "Private",
+    "Quantisation", "Release", "Scaled", "Sign", "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK",
+    "TruncatedSVD", "Unknown", "VariationalBottleneck", "client_loss", "create", "family", "registry",
 ]

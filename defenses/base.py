@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from defenses.choices import Choice
 from defenses.private import Private
 from defenses.release import Release, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
@@ -116,6 +117,15 @@ class Defense(Named):
         changing = ("transform_batch", "transform_gradients", "batch_gradient")
         silent = any(getattr(type(self), hook) is not getattr(Defense, hook) for hook in changing)
         return dict.fromkeys(shared, Release((Unknown(),)) if silent else Release())
+
+    def choices(self, facts: Facts) -> Sequence[Choice]:
+        """The outcomes of what is drawn for each image independently of all others, where these are few. They are all that
+        ``transform_batch`` does, and ``release`` tells of the gradient of the images that came of it. Nothing where none are said.
+
+        Args:
+            facts: what everybody knows.
+        """
+        return ()
 
     # What only a defense that replaces the training needs; a composition asks its members for each.
 

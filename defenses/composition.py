@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from defenses.base import Account, Defense
+from defenses.choices import Choice, chained
 from defenses.release import Release
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.support.registry import SpecificationError
@@ -95,6 +97,9 @@ class Composition(Defense):
             own = member.release(seen, facts)
             told = {name: own[name].then(told[name]) for name in shared}
         return told
+
+    def choices(self, facts: Facts) -> tuple[Choice, ...]:
+        return reduce(chained, (member.choices(facts) for member in self.members), ())
 
     def sample_batches(self, data_loader: Any) -> Any:
         for member in self.members:

@@ -180,12 +180,14 @@ def client_loss(defense: Defense | None, module: nn.Module, x: Tensor, y: Tensor
 
 def _plan(data_loader: Any, epochs: int | None) -> Plan:
     """What the loader tells of the training."""
+    dataset: Any = getattr(data_loader, "dataset", None)
+    given = (getattr(dataset, name, None) for name in ("mean", "std"))
+    mean, std = (None if values is None else tuple(map(float, values)) for values in given)
     try:
         steps = len(data_loader)
     except TypeError:  # an iterable without a length
-        return Plan(epochs=epochs)
-    dataset: Any = getattr(data_loader, "dataset", None)
-    return Plan(steps, len(dataset) if hasattr(dataset, "__len__") else None, epochs)
+        return Plan(epochs=epochs, mean=mean, std=std)
+    return Plan(steps, len(dataset) if hasattr(dataset, "__len__") else None, epochs, mean, std)
 
 
 def _flat(state: State, before: str = "") -> Iterator[tuple[str, Tensor]]:

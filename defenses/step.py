@@ -72,6 +72,8 @@ class Plan(NamedTuple):
     steps_per_epoch: int | None = None
     images: int | None = None
     epochs: int | None = None
+    mean: tuple[float, ...] | None = None  #: of each channel, the public normalisation (pixel - mean) / std of pixels in [0, 1]
+    std: tuple[float, ...] | None = None
 
     @property
     def sample_rate(self) -> float | None:

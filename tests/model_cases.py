@@ -39,6 +39,10 @@ def small_mlp() -> nn.Module:
 MODELS = {"lenet": small_lenet, "mlp": small_mlp, "batch-norm": BatchNormNet}
 
 
+#: The public normalisation of the images, by channel: mean and standard deviation.
+NORMALISATION = ((0.5, 0.5), (0.25, 0.25))
+
+
 def batch(count: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Images [count, 2, 8, 8] and labels of five classes, for the models above."""
     generator = torch.Generator().manual_seed(seed)
@@ -46,7 +50,9 @@ def batch(count: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loader(count: int = 24, batch_size: int = 6) -> torch.utils.data.DataLoader:
-    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*batch(count)), batch_size=batch_size)
+    dataset = torch.utils.data.TensorDataset(*batch(count))
+    dataset.mean, dataset.std = NORMALISATION
+    return torch.utils.data.DataLoader(dataset, batch_size=batch_size)
 
 
 def private_of(defense: str | defenses.Defense, module: nn.Module, **options) -> defenses.Private:

@@ -17,11 +17,12 @@ from attacks.engine.per_image import PerImage
 from attacks.engine.rows import FormedRows, Rows, joined, squared_norms
 from attacks.identification.candidates import Candidates
 from attacks.identification.features import fresh_noise
-from attacks.identification.pools import at_once
+from attacks.identification.pools import at_once, over_choices
 from attacks.identification.whitening import Public
 from attacks.objective.comparison import total
 from attacks.reading.labels import as_classes
 from attacks.reading.layers import told_by_codes
+from defenses.choices import changed_by
 from defenses.release import Clipped, Form, Intervals, Kept, Scaled, Stage
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
@@ -91,7 +92,7 @@ class _Batches:
         labels = candidates.public_labels[:count]
         self._by_class = observation.labels is not None and _enough(labels, as_classes(observation.labels), candidates.labels)
         self._groups = self._group(labels)
-        public = self._rows(candidates.public_images[:count], labels, sampled=True)
+        public = self._rows(_changed(observation, candidates.public_images[:count]), labels, sampled=True)
         # What all gradients have in common is taken off, so that products in float32 tell apart what is left. Where the scale
         # of what was shared is not known, it cannot be.
         self._middle = {name: rows.mean() for name, rows in public.items()
@@ -141,7 +142,7 @@ class _Batches:
             whitened = public.candidates(self._gram(own, rows), squared, self._group(labels))
             return public.misfits(whitened, with_public.mT, self._products(rows, shared), counts)
 
-        return score
+        return over_choices(self._observation.choices, score)
 
     def _shared(self, name: str, victims: slice, part: Callable[[Rows], Rows]) -> Tensor:
         g = self._seen[name].shared[victims]
@@ -197,6 +198,16 @@ class _Batches:
 
     def _products(self, rows: Mapping[str, Rows], shared: Mapping[str, Tensor]) -> Tensor:
         return total([rows[name].products(shared[name]).double() / base for name, base in self._bases.items()])
+
+
+def _changed(observation: Observation, images: Tensor) -> Tensor:
+    """Public images as clients train on them, each under a choice that is drawn for it."""
+    if not observation.choices:
+        return images
+    generator = torch.Generator("cpu").manual_seed(derive("public", "choices"))
+    probabilities = torch.tensor([choice.probability for choice in observation.choices], device="cpu")
+    drawn = torch.multinomial(probabilities, len(images), replacement=True, generator=generator)
+    return changed_by(observation.choices, images, drawn)
 
 
 def _enough(public: Tensor, *classes: Tensor) -> bool:

@@ -12,7 +12,7 @@ from attacks.base import Observation, Progress
 from attacks.engine.per_image import PerImage
 from attacks.identification.candidates import Candidates
 from attacks.identification.likelihood import ROUNDING, ImageLikelihood
-from attacks.identification.pools import of_victims, scored
+from attacks.identification.pools import of_victims, over_choices, scored
 from attacks.reading.layers import codes, entered, features, layers_that_see_the_image, replay_obstacle, told_by_codes
 from defenses.release import Clipped, Scaled
 from defenses.support.seeds import derive
@@ -47,7 +47,7 @@ def by_features(observation: Observation, candidates: Candidates, tell: Progress
     bytes_per_image = PerImage(observation).bytes_per_image
     if told_by_codes(observation):
         return _by_codes(observation, candidates, bytes_per_image, score, tell)
-    return scored(candidates, score, bytes_per_image, tell)
+    return scored(candidates, over_choices(observation.choices, score), bytes_per_image, tell)
 
 
 def _by_codes(observation: Observation, candidates: Candidates, bytes_per_image: Callable[[], int],
@@ -61,7 +61,8 @@ def _by_codes(observation: Observation, candidates: Candidates, bytes_per_image:
         def of_victim(images: Tensor, labels: Tensor, _: Tensor, victim: int = victim, place: Tensor = place) -> Tensor:
             return score(images, labels, place, [code[victim].expand(len(images), *code.shape[2:]) for code in sampled])
 
-        found.append(scored(replace(candidates, pools=pool[None]), of_victim, bytes_per_image, lambda done, of: None))
+        found.append(scored(replace(candidates, pools=pool[None]), over_choices(observation.choices, of_victim), bytes_per_image,
+                            lambda done, of: None))
         tell(victim + 1, len(candidates.pools))
     return torch.cat(found)
 

@@ -16,7 +16,7 @@ from attacks.identification.batches import among_others, comparable
 from attacks.identification.candidates import Candidates
 from attacks.identification.features import by_features, by_replayed_codes, exact_features, fresh_noise
 from attacks.identification.likelihood import ImageLikelihood
-from attacks.identification.pools import of_victims, scored
+from attacks.identification.pools import of_victims, over_choices, scored
 from attacks.identification.simulation import by_simulation
 from attacks.objective.comparison import root, total
 from attacks.reading.layers import replay_obstacle
@@ -44,6 +44,7 @@ class Identifier:
     - ``whitened``: of more images, with the others as noise (:mod:`attacks.identification.whitening`);
     - ``simulated``: where nothing is disclosed, or codes cannot be read (:mod:`attacks.identification.simulation`).
 
+    Where a defense is known to have changed each image by one of some choices, a candidate's likelihood is the mean over these.
     Rounds are averaged where nothing is lost by it, under Gaussian noise; else their scores add up.
     """
 
@@ -110,7 +111,7 @@ class Identifier:
         def score(images: Tensor, labels: Tensor, victims: Tensor) -> Tensor:
             return compare(compute(images, labels, [draw.expand(len(images), *draw.shape[1:]) for draw in noise]), victims)
 
-        return scored(candidates, score, compute.bytes_per_image, tell)
+        return scored(candidates, over_choices(observation.choices, score), compute.bytes_per_image, tell)
 
 
 def _apart(observation: Observation) -> list[Observation]:
@@ -123,7 +124,7 @@ def _apart(observation: Observation) -> list[Observation]:
     averages = all(stage.distribution == "gaussian" if isinstance(stage, Noise) else isinstance(stage, (Clipped, Scaled))
                    for stage in stages)
     sampled = observation.defense is not None and observation.batch_size == 1 and observation.stochastic
-    if same and averages and not sampled:
+    if same and averages and not sampled and not observation.choices:
         return [observation.averaged()]
     # The other images of a batch are the same in all rounds, so that these do not tell apart what they add.
     return list(observation.by_round()) if observation.batch_size == 1 else [replace(observation, rounds=observation.rounds[:1])]

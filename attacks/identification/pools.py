@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from attacks.base import Progress
 from attacks.engine import memory
 from attacks.identification.candidates import Candidates
+from defenses import Choice
 
 #: Candidates that are looked at at once, at most.
 _MOST = 512
@@ -51,6 +53,24 @@ def scored(candidates: Candidates, score: Callable[[Tensor, Tensor, Tensor], Ten
 
     memory.with_less(attempt, at_once(bytes_per_image(), device), device)
     return scores.gather(1, pools)
+
+
+def over_choices(choices: Sequence[Choice], score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A score for candidates that a defense may have changed by one of some choices: minus the logarithm of the mean of their
+    likelihoods, by the probabilities of the choices. Without choices the score itself.
+
+    Args:
+        choices: with their probabilities.
+        score: from images [K, C, H, W] and further arguments to minus the logarithms of likelihoods [V, K].
+    """
+    if not choices:
+        return score
+
+    def mixed(images: Tensor, *others: Tensor) -> Tensor:
+        found = [math.log(choice.probability) - score(choice.changed(images), *others).double() for choice in choices]
+        return -torch.logsumexp(torch.stack(found), 0)
+
+    return mixed
 
 
 def at_once(bytes_per_image: int, device: torch.device) -> int:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, Observation, Progress, Reconstruction
-from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
+from attacks.reading.labels import known_or_inferred_labels, label_obstacle
 from attacks.reading.layers import entered, has_parameters, layer_input
 from attacks.reading.separation import separated_inputs
+from attacks.undone import rebuilt
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Analytic(Attack):
         if progress is not None:
             progress(1, 1)
         labels = known_or_inferred_labels(observation)
-        return Reconstruction(observation.to_pixels(images), as_classes(labels), images.new_zeros(len(observation)))
+        return rebuilt(observation, images, labels, images.new_zeros(len(observation)), seed)
 
 
 def _bounds(observation: Observation) -> tuple[Tensor, Tensor]:

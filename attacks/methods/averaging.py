@@ -44,6 +44,8 @@ class Averaging(MatchingAttack):
     def obstacle(self, observation: Observation) -> str | None:
         if len(observation.rounds) < 2:
             return "one round was observed; set evaluation.rounds to observe more"
+        if observation.choices:
+            return "the images were changed anew in each round"
         first, second = observation.rounds[0].shared, observation.rounds[1].shared
         if observation.device.type != "meta" and all(torch.equal(g, second[name]) for name, g in first.items()):
             return "every round shares the same gradient"

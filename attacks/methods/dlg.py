@@ -14,6 +14,7 @@ from attacks.search.lbfgs import LBFGS
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
+from attacks.undone import rebuilt
 from defenses.support import checks
 
 
@@ -53,8 +54,8 @@ class DLG(Attack):
             return False
         assert observation.defense is not None
         blind = observation.blind()
-        return (observation.defense.regularized or observation.stochastic.keys() != blind.stochastic.keys()
-                or not self._objective(observation).same_as(self._objective(blind)))
+        return (observation.defense.regularized or bool(observation.choices)
+                or observation.stochastic.keys() != blind.stochastic.keys() or not self._objective(observation).same_as(self._objective(blind)))
 
     def _objective(self, observation: Observation) -> Objective:
         return with_knowledge(Objective(Euclidean()), observation)
@@ -69,7 +70,7 @@ class DLG(Attack):
             lambda done, _: progress(done, self.iterations))).best()
         if progress is not None:
             progress(self.iterations, self.iterations)
-        return Reconstruction(observation.to_pixels(images), as_classes(others[0] if others else labels), costs)
+        return rebuilt(observation, images, others[0] if others else labels, costs, seed)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from attacks.base import Observation, Progress, Reconstruction
 from attacks.methods.matching_attack import MatchingAttack
 from attacks.objective.objective import Objective
 from attacks.reading.informed import by_features, layers_and_features, posterior
-from attacks.reading.labels import as_classes, known_or_inferred_labels
+from attacks.reading.labels import known_or_inferred_labels
 from attacks.reading.releases import told
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
+from attacks.undone import rebuilt
 from defenses.support import checks
 
 #: Weight of the prior in the part that begins with features, that of ``feature-matching``.
@@ -82,4 +83,4 @@ class Likelihood(MatchingAttack):
         problem = Problem(observation, labels, self.objective(observation), schedule, seed, begun)
         images, costs, _ = minimise(problem, restarts=self.restarts, progress=progress and (
             lambda done, _: progress(first + done, total))).best()
-        return Reconstruction(observation.to_pixels(images), as_classes(labels), costs)
+        return rebuilt(observation, images, labels, costs, seed)

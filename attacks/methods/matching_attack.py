@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from attacks.base import Attack, Observation, Progress, Reconstruction
 from attacks.objective.objective import Objective
-from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
+from attacks.reading.labels import known_or_inferred_labels, label_obstacle
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
+from attacks.undone import rebuilt
 from defenses.support import checks
 
 
@@ -55,7 +56,8 @@ class MatchingAttack(Attack):
             return True
         assert observation.defense is not None
         # Some layers sample for a blind attacker too; what else an attack knows stands in its objective.
-        return (observation.defense.regularized or observation.stochastic.keys() != blind.stochastic.keys()
+        return (observation.defense.regularized or bool(observation.choices)
+                or observation.stochastic.keys() != blind.stochastic.keys()
                 or not self.objective(self.prepared(observation)).same_as(self.objective(self.prepared(blind))))
 
     def prepared(self, observation: Observation) -> Observation:
@@ -72,4 +74,4 @@ class MatchingAttack(Attack):
         schedule = Schedule(self.iterations, self.step_size, self.patience)
         problem = Problem(observation, labels, self.objective(observation), schedule, seed)
         images, costs, _ = minimise(problem, restarts=self.restarts, progress=progress).best()
-        return Reconstruction(observation.to_pixels(images), as_classes(labels), costs)
+        return rebuilt(observation, images, labels, costs, seed)

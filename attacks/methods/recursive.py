@@ -20,6 +20,7 @@ from attacks.reading.recursion import Known, read_backwards, recursion_obstacle
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
+from attacks.undone import rebuilt
 from defenses.support import checks
 
 
@@ -73,11 +74,11 @@ class Recursive(MatchingAttack):
             images = known.value.to(observation.mean)[:, None].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             if progress is not None:
                 progress(1, 1)
-            return Reconstruction(observation.to_pixels(images), labels, images.new_zeros(len(observation)))
+            return rebuilt(observation, images, labels, images.new_zeros(len(observation)), seed)
         problem = Problem(*of_first_layers(observation, links, known, self.total_variation),
                           Schedule(self.iterations, self.step_size, self.patience), seed)
         images, costs, _ = minimise(problem, restarts=self.restarts, progress=progress).best()
-        return Reconstruction(observation.to_pixels(images), labels, costs)
+        return rebuilt(observation, images, labels, costs, seed)
 
 
 def of_first_layers(observation: Observation, links: list[Link], known: Known, total_variation: float

@@ -15,10 +15,11 @@ from attacks.objective.statistics import Statistics, batch_norms
 from attacks.objective.term import Term
 from attacks.objective.total_variation import TotalVariation
 from attacks.reading.informed import with_knowledge
-from attacks.reading.labels import as_classes, known_or_inferred_labels
+from attacks.reading.labels import known_or_inferred_labels
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
+from attacks.undone import rebuilt
 from defenses.support import checks
 
 
@@ -78,4 +79,4 @@ class SeeThroughGradients(MatchingAttack):
             together = replace(problem.objective, terms=(*problem.objective.terms, anchors))
             problem = problem._replace(objective=together, schedule=replace(schedule, iterations=whole - first), begin=begin)
         images, costs, _ = minimise(problem, restarts=self.restarts, progress=later).best()
-        return Reconstruction(observation.to_pixels(images), as_classes(labels), costs)
+        return rebuilt(observation, images, labels, costs, seed)

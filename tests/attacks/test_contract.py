@@ -20,7 +20,8 @@ from attacks.score import score
 #: Parameters that make an attack short, where it has them.
 SHORT = {"iterations": 6, "restarts": 2, "heat": 3, "keep": 2}
 ATTACKS = list(attacks.registry)
-DEFENSES = [*defenses.registry.names(), "precode+noise(std=0.001)", "pruning(p=0.5)+noise(std=0.001)", "cvb+pruning(p=0.5)"]
+DEFENSES = [*defenses.registry.names(), "precode+noise(std=0.001)", "pruning(p=0.5)+noise(std=0.001)", "cvb+pruning(p=0.5)",
+            "ats+noise(std=0.001)"]
 assert set(TOYS) < set(DEFENSES)
 
 
