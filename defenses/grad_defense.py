@@ -167,7 +167,7 @@ def _sensitivities(module: nn.Module, parameters: list[Tensor], image_shape: tup
     """Of each parameter the mean norm of the derivative, by images of noise, of the sum of the entries of its gradient, in float64."""
     like, generator = parameters[0], torch.Generator("cpu").manual_seed(0)
     images = upload(torch.randn((_ROOT, *image_shape), generator=generator, device="cpu"), like.device).to(like.dtype).requires_grad_()
-    with torch.enable_grad(), evaluating(module, images):
+    with torch.enable_grad(), evaluating(module):
         logits = module(images)
         labels = torch.arange(_ROOT, device=like.device) % logits.shape[1]
         gradients = torch.autograd.grad(F.cross_entropy(logits, labels), parameters, create_graph=True, materialize_grads=True)

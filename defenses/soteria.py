@@ -110,7 +110,7 @@ class Soteria(Defense):
         """The sum over the batch of |r_i| / |dr_i / dx|, [features]; a feature that is zero has nothing to be zeroed."""
         images = step.batch.images.detach()
         read = _Representation(step.module, place)
-        with evaluating(step.module, images):
+        with evaluating(step.module):
             if self.probes:
                 shape = (min(self.probes, max(_FEWEST, self.probes // len(images))), *images.shape)
                 probes = torch.empty(shape, dtype=images.dtype, device=images.device).normal_(generator=step.generator)
