@@ -14,8 +14,8 @@ from defenses.support import checks
 
 @dataclass(frozen=True)
 class CNN(Model):
-    """The four convolutions of Soteria's experiments on DLG (Sun et al., CVPR 2021; their released code calls it LeNet), for any image
-    size: 768 features enter the linear layer of a CIFAR image.
+    """The four convolutions of Soteria's experiments on DLG (Sun et al., CVPR 2021; their released code calls it LeNet), for any
+    image size: 768 features of a CIFAR image enter the linear layer.
 
     There activations are sigmoids; here they are ReLUs unless it is said otherwise, as in the networks that are attacked by signed
     Adam (Geiping et al., NeurIPS 2020; GradAttack of Huang et al., NeurIPS 2021), which have six or more convolutions, of 3x3.
