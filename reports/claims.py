@@ -96,9 +96,8 @@ def _finding(measure: Measure, section: Section) -> Finding:
     board = section.board
     entries = {entry.defense: entry.seen(board.ranked_by) for entry in board.entries}
     value, size = _figure(measure, entries[measure.of], section)
-    undefended = None
-    if measure.figure in ("asr", "top-1") and board.undefended not in (None, measure.of):
-        undefended = _figure(measure, entries[board.undefended], section)[0]
+    compared = measure.figure in ("asr", "top-1") and measure.of != board.undefended
+    undefended = _figure(measure, entries[board.undefended], section)[0] if compared and board.undefended is not None else None
     reason = "" if value is not None else "; ".join(entries[measure.of].problems)[:2000] or "not measured"
     common = {"size": size, "undefended": undefended, "against": measure.against}
     if not isinstance(measure, Expectation):
@@ -106,8 +105,9 @@ def _finding(measure: Measure, section: Section) -> Finding:
     said = outcome(value, measure)
     if said == UNDECIDED and not reason:
         reason = "one training has no interval" if value is not None and value.low is None else "the limit lies within the interval"
-    if said == HOLDS and undefended is not None and outcome(undefended, measure) != FALLS:
-        said, reason = UNDECIDED, "the attacks do not succeed without a defense either"
+    if said == HOLDS and compared and measure.at_most is not None and outcome(undefended, measure) != FALLS:
+        said, reason = UNDECIDED, ("the attacks do not succeed without a defense either" if undefended is not None
+                                   else "it was not measured without a defense")
     return Finding(measure.figure, measure.of, measure.attacker, value, said, measure.at_most, measure.at_least,
                    **common, reason=reason)  # type: ignore[arg-type]
 

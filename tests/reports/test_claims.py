@@ -69,6 +69,9 @@ def test_a_low_rate_is_no_evidence_where_the_attacks_fail_without_a_defense_too(
     result = judged(tmp_path, claim_of(asr("informed", at_most=0.1)), cell(0.8, NONE), cell(0.8, NONE, NONE))
     (finding,) = result.findings
     assert (finding.outcome, result.verdict) == ("undecided", "undecided") and finding.reason == "the attacks do not succeed without a defense either"
+    absent = {**cell(0.8, ALL), "attacks": {}}
+    (finding,) = judged(tmp_path / "absent", claim_of(asr("informed", at_most=0.1)), absent, cell(0.8, NONE, NONE)).findings
+    assert (finding.outcome, finding.reason) == ("undecided", "it was not measured without a defense")
     high = judged(tmp_path / "high", claim_of(asr("informed", at_most=0.1)), cell(0.8, NONE), cell(0.8, NONE, ALL))
     assert high.verdict == "falls"  # that it leaks needs no comparison
 

@@ -29,7 +29,7 @@ class StandIn(torch.nn.Module):
 
     def forward(self, original, reconstruction):
         assert original.shape == reconstruction.shape and original.shape[:2] == (1, 3)
-        assert 0 <= min(original.min(), reconstruction.min()) and max(original.max(), reconstruction.max()) <= 1
+        assert min(original.min(), reconstruction.min()) >= 0 and max(original.max(), reconstruction.max()) <= 1
         return (original - reconstruction).abs().mean()
 
 
