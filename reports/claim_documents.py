@@ -107,7 +107,8 @@ def described(finding: Finding) -> str:
              "mse-ratio": f"MSE as a multiple of that under {finding.against}"}
     who = "" if finding.figure == "change" else f", {finding.attacker}"
     value = text.estimate(finding.value, 3 if finding.figure == "change" else 2, signed=finding.figure == "change")
-    said = f"{finding.of}{who}: {names[finding.figure]} {value if finding.value is not None else f'{text.ABSENT} ({finding.reason})'}"
+    missing = f" ({finding.reason})" if finding.value is None else ""
+    said = f"{finding.of}{who}: {names[finding.figure]} {value}{missing}"
     if finding.undefended is not None:
         said += f", undefended {text.estimate(finding.undefended)}"
     if finding.outcome is None:
