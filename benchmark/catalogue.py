@@ -7,7 +7,7 @@ from typing import Any
 
 import attacks
 import defenses
-from benchmark import data, models
+from benchmark import claims, data, models
 from benchmark.config import load_preset, presets
 from benchmark.data.image_folders import ImageFolder
 from benchmark.errors import InputError
@@ -26,6 +26,7 @@ def catalogue(what: str | None) -> str:
         "datasets": [_class_lines(cls) for cls in (*data.registry, ImageFolder)],
         "models": [_class_lines(cls) for cls in models.registry],
         "presets": [_lines(name, _preset_summary(name), "") for name in presets()],
+        "claims": [_lines(claim.name, claim.statement, claim.source) for claim in map(claims.load, claims.names())],
     }
     if what is not None and what not in kinds:
         raise InputError(unknown("kind", what, kinds))

@@ -76,7 +76,6 @@ def run(
     from benchmark import executors
     from benchmark.measure import interrupts
     from benchmark.run import runner
-    from benchmark.run.progress import LiveBars, LogLines
 
     grid, folder, loaded = _chosen(options := locals())
     console = Console()
@@ -86,11 +85,7 @@ def run(
             plan = runner.prepare(grid, folder, chosen.device(options["device"]), data_root=data_root, plugins=loaded,
                                   load_on=chosen.loads_on, models_from=models_from or [],
                                   command=shlex.join(["leakboard", *sys.argv[1:]]))
-            if console.is_terminal:
-                with LiveBars(console) as bars:
-                    outcome = runner.run(plan, bars, chosen)
-            else:
-                outcome = runner.run(plan, LogLines(console), chosen)
+            outcome = _displayed(console, plan, chosen)
     except KeyboardInterrupt:
         _say(f"interrupted: what is finished is kept in {folder}; the same command goes on from there")
         return INTERRUPTED
@@ -139,7 +134,7 @@ def reproduce(
     from benchmark.run.progress import LogLines
     from benchmark.store import results
 
-    warnings.filterwarnings("ignore", module=r"(opacus|torch)\b")
+    _quiet()
     recorded = results.read_manifest(run)["provenance"].get("threads")
     threads = threads if threads is not None or not isinstance(recorded, int) else recorded
     with executors.create("serial", threads=threads) as chosen:
@@ -160,12 +155,56 @@ def reproduce(
 
 
 @app.command()
+def claims(
+    claim: Annotated[Optional[list[str]], typer.Option(
+        help="A name, or a YAML file of one's own; repeatable.", show_default="all that come with the package")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of their runs; what was stopped goes on.")] = Path("runs/claims"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
+    data_root: Annotated[Optional[Path], typer.Option(
+        help="Where data sets are looked for.", show_default="LEAKBOARD_DATA, else the cache folder")] = None,
+    plugin: _Plugins = None,
+    threads: Annotated[Optional[int], typer.Option(
+        help="CPU threads; rounding depends on it.", show_default="all cores")] = None,
+) -> int:
+    """Test headline claims of papers, each by a run of its own: print their table, and write it and a report."""
+    from benchmark import executors, plugins
+    from benchmark.measure import interrupts
+    from benchmark.run import claiming, runner
+    from reports import claim_documents
+
+    _quiet()
+    loaded = [plugins.read(path) for path in plugin or []]
+    chosen, console, failed = claiming.chosen(claim or []), Console(), 0
+    folders = [out / named.name for named, _ in chosen]
+    try:
+        with executors.create("serial", threads=threads) as executor, interrupts.heeded():
+            for place, (named, grid) in enumerate(chosen):
+                console.print(f"claim {named.name} ({place + 1} of {len(chosen)})", highlight=False)
+                plan = runner.prepare(grid, folders[place], executor.device(device), data_root=data_root, plugins=loaded,
+                                      load_on=executor.loads_on, models_from=folders[:place],
+                                      command=shlex.join(["leakboard", *sys.argv[1:]]))
+                failed += _displayed(console, plan, executor).failed
+    except KeyboardInterrupt:
+        _say(f"interrupted: what is finished is kept in {out}; the same command goes on from there")
+        return INTERRUPTED
+    judged = claim_documents.judged([(named, folder) for (named, _), folder in zip(chosen, folders, strict=True)])
+    claim_documents.write(judged, out)
+    print(claim_documents.table(judged))
+    _write_report(folders, out / "report", judged)
+    return SOME_CELLS_FAILED if failed else OK
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[Optional[Path], typer.Option(help="Folder of the report.", show_default="FIRST RUN/report")] = None,
+    claims: Annotated[Optional[Path], typer.Option(
+        help="A claims.json that leakboard claims wrote: a page of the site.", show_default="none")] = None,
 ) -> int:
     """Write a site, and the leaderboard as Markdown, CSV, LaTeX and JSON, from the tables of one or more runs."""
-    _write_report(runs, out if out is not None else runs[0] / "report")
+    from reports import claim_documents
+
+    _write_report(runs, out if out is not None else runs[0] / "report", None if claims is None else claim_documents.read(claims))
     return OK
 
 
@@ -216,7 +255,7 @@ app.command()(captured.attack)
 @app.command("list")
 def list_(
     what: Annotated[Optional[str], typer.Argument(
-        help="defenses, attacks, datasets, models or presets.", show_default="all")] = None,
+        help="defenses, attacks, datasets, models, presets or claims.", show_default="all")] = None,
     plugin: _Plugins = None,
 ) -> int:
     """Show names, parameters with their defaults, a description and the source."""
@@ -231,44 +270,33 @@ def list_(
 
 def _chosen(options: dict[str, Any]) -> tuple[Any, Path, list[Any]]:
     """The grid, run folder and loaded plugins that the options of ``run`` mean."""
-    from benchmark import config as configuration
-    from benchmark import plugins
+    from benchmark.run.options import chosen
 
+    _quiet()
+    return chosen(options)
+
+
+def _quiet() -> None:
     # Opacus and torch tell of their internals here; nothing a user of this command could act on.
     warnings.filterwarnings("ignore", module=r"(opacus|torch)\b")
-    loaded = [plugins.read(path) for path in options["plugin"] or []]
-    config, preset = options["config"], options["preset"]
-    if config is not None and preset is not None:
-        raise InputError(f"give either a grid file or --preset, not both: {config} and {preset}")
-    origin = str(config) if config is not None else f"preset {preset or 'quick'}"
-    content = configuration.load_file(config) if config is not None else configuration.load_preset(preset or "quick")
-    named = {"datasets": "dataset", "models": "model", "defenses": "defense", "attacks": "attack", "seeds": "seed"}
-    _override(content, {**{key: options[option] for key, option in named.items()}, "image_size": options["image_size"]})
-    _override_section(content, "training", {"epochs": options["epochs"]})
-    if options["tuning"] is False or (options["tuning"] and configuration.tuning_meant(content.get("tuning")) is None):
-        content["tuning"] = options["tuning"]
-    _override_section(content, "evaluation", {
-        "checkpoints": options["checkpoint"],
-        **{key: options[key] for key in ("victims", "observed", "labels", "candidates")}})
-    grid = configuration.make_grid(content, f"{origin} with the options given")
-    return grid, options["out"] if options["out"] is not None else Path("runs") / grid.name, loaded
 
 
-def _override(content: dict[str, Any], given: dict[str, Any]) -> None:
-    content.update({key: value for key, value in given.items() if value is not None and value != []})
+def _displayed(console: Console, plan: Any, executor: Any) -> Any:
+    """Run what was prepared, and show how far it is."""
+    from benchmark.run import runner
+    from benchmark.run.progress import LiveBars, LogLines
+
+    if not console.is_terminal:
+        return runner.run(plan, LogLines(console), executor)
+    with LiveBars(console) as bars:
+        return runner.run(plan, bars, executor)
 
 
-def _override_section(content: dict[str, Any], section: str, given: dict[str, Any]) -> None:
-    given = {key: value for key, value in given.items() if value is not None and value != []}
-    if given and isinstance(content.setdefault(section, {}), dict):
-        content[section] = {**content[section], **given}
-
-
-def _write_report(runs: list[Path], out: Path) -> None:
+def _write_report(runs: list[Path], out: Path, claims: Any = None) -> None:
     # The command is where all rooms meet; nothing else under benchmark/ knows of reports.
     from reports.site import write_report
 
-    print(f"report: {write_report(runs, out)}")
+    print(f"report: {write_report(runs, out, claims)}")
 
 
 def _say(text: str) -> None:

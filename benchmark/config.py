@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 import attacks
 import defenses
-from benchmark import models, specification
+from benchmark import models, specification, yaml_files
 from benchmark.errors import InputError, first_error
 from benchmark.specification import (
     AS_TRAINED,
@@ -196,7 +194,7 @@ def load_preset(name: str) -> dict[str, Any]:
     """
     if name not in presets():
         raise InputError(unknown("preset", name, presets()))
-    return _parse(resources.files("benchmark.presets").joinpath(f"{name}.yaml").read_text(), f"preset {name}")
+    return yaml_files.parse(resources.files("benchmark.presets").joinpath(f"{name}.yaml").read_text(), f"preset {name}")
 
 
 def load_file(path: Path) -> dict[str, Any]:
@@ -205,12 +203,8 @@ def load_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read or is no mapping.
     """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the grid {path}: {error}") from error
-    content = _parse(text, str(path))
-    content.setdefault("name", "".join(c if c.isalnum() or c in "_.-" else "-" for c in path.stem)[:80])
+    content = yaml_files.read(path, "grid")
+    content.setdefault("name", yaml_files.name_of(path))
     return content
 
 
@@ -228,32 +222,6 @@ def make_grid(content: dict[str, Any], origin: str) -> Grid:
         return Grid.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{origin}: {_unknown_key(error) or first_error(error)}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads scalars as YAML 1.2 does: 1e-3 is a number, and off, no and their like are texts; PyYAML knows YAML 1.1."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
-    list("-+0123456789."))
-
-
-def _parse(text: str, origin: str) -> dict[str, Any]:
-    try:
-        content = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise InputError(f"{origin} must be a mapping of keys such as datasets and defenses, got {type(content).__name__}")
-    return content
 
 
 def _unknown_key(error: ValidationError) -> str | None:

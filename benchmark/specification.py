@@ -128,7 +128,7 @@ class Evaluation(Strict):
     each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the defense:
     ``blind`` ones nothing, ``informed`` ones what it discloses; ``candidates`` among how many images each victim's own is looked
     for (0: identification is not measured), and ``public`` how many other images attackers then have at most, where gradients are
-    of several.
+    of several; ``lpips`` whether reconstructions are also compared by LPIPS, which the user must have.
     """
 
     checkpoints: Checkpoints
@@ -140,6 +140,7 @@ class Evaluation(Strict):
     knowledge: Knowledge
     candidates: Count
     public: PositiveInt
+    lpips: bool = False
 
     @field_validator("observed")
     @classmethod

@@ -11,7 +11,7 @@ import pandas as pd
 from benchmark.store.results import Cell
 from benchmark.store.tables import SUCCESS_SSIM
 from reports.entries import ORACLE_BOUND, WORST_CASE, AttackResult
-from reports.statistics import Estimate, bootstrap_means, share
+from reports.statistics import Estimate, bootstrap_mean, bootstrap_means, share
 from reports.text import attacker
 
 #: What is listed first of a checkpoint.
@@ -39,7 +39,7 @@ def attack_results(rows: pd.DataFrame | None, cells: list[Cell], modes: Sequence
 
 def _measured(rows: pd.DataFrame) -> list[AttackResult]:
     columns = {name: rows[name].to_numpy() for name in (
-        "ssim", "psnr", "label_correct", "seconds", "of_attack", "of_knowledge", "batch_size")}
+        "ssim", "psnr", "lpips", "label_correct", "seconds", "of_attack", "of_knowledge", "batch_size")}
     # Positions and arrays: a report has thousands of groups of a few rows each, which cost more as frames.
     groups = rows.groupby(["checkpoint_epoch", "observed", "kind", "attack", "knowledge"], sort=False).indices
     frames = [{name: values[positions] for name, values in columns.items()} for positions in groups.values()]
@@ -51,6 +51,7 @@ def _measured(rows: pd.DataFrame) -> list[AttackResult]:
             attack=attack, kind=kind, knowledge=knowledge, checkpoint_epoch=int(epoch), observed=observed,
             batch_size=int(frame["batch_size"].max()), images=len(frame["ssim"]),
             asr=share(int((frame["ssim"] >= SUCCESS_SSIM).sum()), len(frame["ssim"])), ssim=ssim, psnr=psnr,
+            lpips=None if np.isnan(frame["lpips"]).any() else bootstrap_mean(frame["lpips"]),
             label_accuracy=sum(known) / len(known) if known else None,
             seconds_per_victim=float(frame["seconds"].mean()),
             winners={} if kind == "attack" else _winners(frame["of_attack"], frame["of_knowledge"], knowledge),

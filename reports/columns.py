@@ -200,6 +200,8 @@ def _more(board: Board, mode: str) -> list[Column[Entry]]:
                "can, and nothing is ranked by it", False, of_attack(lambda e: asr(e.oracle_bound, text.not_run(e)))),
         Column("SSIM", "of the worst case; mean over images", False, of_attack(lambda e: _of(e, "ssim", 2))),
         Column("PSNR (dB)", "as SSIM", False, of_attack(lambda e: _of(e, "psnr", 1))),
+        *[Column("LPIPS", "as SSIM; lower is more alike", False,
+                 of_attack(lambda e: _of(e, "lpips", 2)))] * board.protocol.evaluation.lpips,
         Column("labels right", "share of labels that the attack inferred rightly; – where it was given them", False,
                of_attack(lambda e: number(getattr(e.worst_case, "label_accuracy", None), 2))),
         Column("strongest attacks", "whose reconstructions the worst case chose for how many images, most first; its checkpoint",

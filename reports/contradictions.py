@@ -41,6 +41,7 @@ def _entry(where: str, entry: Entry, protocol: Protocol) -> Iterator[str]:
         yield from _outside(f"{where}.attacks.{a}.asr", result.asr, 0, 1)
         yield from _outside(f"{where}.attacks.{a}.ssim", result.ssim, -1, 1)
         yield from _outside(f"{where}.attacks.{a}.psnr", result.psnr, float("-inf"), float("inf"))
+        yield from _outside(f"{where}.attacks.{a}.lpips", result.lpips, 0, float("inf"))
     yield from _training(where, entry, protocol)
     yield from _observed(where, entry, protocol)
     for mode in protocol.evaluation.observed:

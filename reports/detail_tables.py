@@ -15,16 +15,19 @@ _SIZES = (2, 10, 100, 1000)
 
 def attack_table(entries: list[Entry]) -> tuple[list[str], list[list[Value]]]:
     """Header and rows of the table of every attack at every checkpoint."""
+    perceived = any(result.lpips is not None for entry in entries for result in entry.attacks)
     header = ["defense", "gradients", "checkpoint", "attack", "knowledge", f"ASR (SSIM ≥ {SUCCESS_SSIM})", "SSIM", "PSNR (dB)",
-              "labels right", "seconds per victim", "chosen from"]
+              *["LPIPS"] * perceived, "labels right", "seconds per victim", "chosen from"]
     rows = []
     for entry in entries:
         for result in entry.attacks:
             if result.reason:
-                numbers = [Value(f"does not apply: {result.reason}", LAST), *[Value(text.ABSENT, LAST)] * 4, Value(text.ABSENT)]
+                absent = [Value(text.ABSENT, LAST)] * (4 + perceived)
+                numbers = [Value(f"does not apply: {result.reason}", LAST), *absent, Value(text.ABSENT)]
             else:
                 numbers = [asr(result, text.ABSENT), estimate(result.ssim), estimate(result.psnr, 1),
-                           number(result.label_accuracy, 2), number(result.seconds_per_victim, 2), Value(text.winners(result))]
+                           *[estimate(result.lpips)] * perceived, number(result.label_accuracy, 2),
+                           number(result.seconds_per_victim, 2), Value(text.winners(result))]
             rows.append([Value(text.labelled(entry)), Value(text.mode(result.observed)),
                          Value(text.checkpoint(result.checkpoint_epoch), result.checkpoint_epoch), Value(result.attack),
                          Value(result.knowledge or text.ABSENT), *numbers])

@@ -32,10 +32,10 @@ class AttackResult:
 
     ``observed`` is the mode, ``batch_size`` how many images are behind a gradient of it, and ``images`` how many were attacked in
     all. ``knowledge`` is what the attacker knows: nothing of the defense (blind), what it discloses (informed), or either, where
-    both would compute the same. ``reason`` says why an attack does not apply; the estimates are then None. ``asr`` carries a Wilson
-    interval over images, ``ssim`` and ``psnr`` a bootstrap interval over images. ``label_accuracy`` is None where the attacker was
-    given the labels. ``seconds_per_victim`` of what chooses is the sum over the attacks that it chose among, and ``winners`` counts
-    the images for which each was chosen.
+    both would compute the same. ``reason`` says why an attack does not apply; the estimates are then None. ``asr`` carries a
+    Wilson interval over images, ``ssim``, ``psnr`` and ``lpips`` (None where it was not measured) a bootstrap interval over
+    images. ``label_accuracy`` is None where the attacker was given the labels. ``seconds_per_victim`` of what chooses is the sum
+    over the attacks that it chose among, and ``winners`` counts the images for which each was chosen.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -50,6 +50,7 @@ class AttackResult:
     asr: Estimate | None = None
     ssim: Estimate | None = None
     psnr: Estimate | None = None
+    lpips: Estimate | None = None
     label_accuracy: Share | None = None
     seconds_per_victim: Positive | None = None
     winners: dict[str, Count] = field(default_factory=dict)

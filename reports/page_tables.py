@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from reports import text
+from reports import claim_documents, text
 from reports.boards import Board, Family
 from reports.cells import LAST, Value
+from reports.claim_documents import Claims
 from reports.columns import Column, board_columns, entry_columns, family_columns, overview
 from reports.detail_tables import attack_table, identification_table
 from reports.drawing import INK
@@ -114,6 +115,12 @@ class Tables:
     def _colour(self, family: str) -> str:
         colour = self._plan.palette.families[family].colour
         return "var(--ink)" if colour == INK else colour
+
+
+def claim_table(claims: Claims) -> Table:
+    """That of the claims."""
+    return Table("Claims", [Heading(title, narrow=title not in ("source", "reported")) for title in claim_documents.HEADER],
+                 [[Value(cell) for cell in claim_documents.cells(claim)] for claim in claims.claims], [], [])
 
 
 def _headings(columns: Sequence[Column[Entry]] | Sequence[Column[Family]]) -> list[Heading]:

@@ -10,24 +10,26 @@ from typing import Any
 import jinja2
 
 from benchmark.store.tables import SUCCESS_SSIM
-from reports import table_library, text
+from reports import claim_documents, table_library, text
 from reports.board_files import BoardFiles, Picture
 from reports.boards import Board, Thresholds
+from reports.claim_documents import Claims
 from reports.documents import Leaderboard
 from reports.entries import Entry
 from reports.gallery import Gallery
 from reports.heat_map import heat_maps
-from reports.page_tables import Tables, body, breakable
+from reports.page_tables import Tables, body, breakable, claim_table
 from reports.plan import Plan
 
 
 class Pages:
-    """The pages of one report; ``files`` are what was drawn of its boards, ``summaries`` of its models."""
+    """The pages of one report; ``files`` are what was drawn of its boards, ``summaries`` of its models,
+    and ``claims`` those that were tested, where there are any."""
 
-    def __init__(self, document: Leaderboard, files: Sequence[BoardFiles], summaries: Sequence[Picture], plan: Plan, out: Path
-                 ) -> None:
+    def __init__(self, document: Leaderboard, files: Sequence[BoardFiles], summaries: Sequence[Picture], plan: Plan, out: Path,
+                 claims: Claims | None = None) -> None:
         self.document, self.boards, self.files, self.plan, self.out = document, document.boards, files, plan, out
-        self.summaries = summaries
+        self.summaries, self.claims = summaries, claims
         self.tables = Tables(plan)
         self.environment = jinja2.Environment(
             loader=jinja2.PackageLoader("reports"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -36,6 +38,8 @@ class Pages:
         self.environment.globals.update(
             version=version("leakboard"), success=SUCCESS_SSIM, protocol=text.protocol, cautions=text.cautions, mode=text.mode,
             identification=text.IDENTIFICATION, tuning_costs=text.TUNING_COSTS, thresholds=Thresholds(),
+            claims=claims, claims_reading=claim_documents.READING, claim_verdict=claim_documents.verdict,
+            described=claim_documents.described,
             overview_text=text.overview(self.boards), identified=any(board.candidates for board in self.boards),
             boards=list(zip(self.boards, plan.board_pages, plan.titles, strict=True)))
 
@@ -48,6 +52,8 @@ class Pages:
                        tuning=[heat_map for entry in board.entries for heat_map in heat_maps(entry)])
         for key, entries in self._by_defense().items():
             self._defense_page(key, entries)
+        if self.claims is not None:
+            self._page("claims", "claims.html.j2", title="Claims", table=claim_table(self.claims))
         self._page("how-to-read", "reading.html.j2", title="How to read this")
         self._page("index", "index.html.j2", title="Leakboard", overview=self.tables.overview(self.boards), runs=self.document.runs,
                    drawn=[files.tradeoff for files in self.files], summaries=self.summaries, papers=self._papers())

@@ -62,7 +62,7 @@ class _Names:
     """File names of pages: readable, of bounded length, and each used once, also where letter case does not count."""
 
     def __init__(self) -> None:
-        self._used = {"index", "how-to-read"}
+        self._used = {"index", "how-to-read", "claims"}
 
     def unique(self, text: str) -> str:
         name = re.sub(r"[^a-z0-9.=]+", "-", text.lower()).strip("-.")[:60] or "page"

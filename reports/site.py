@@ -14,6 +14,8 @@ from benchmark.errors import InputError
 from benchmark.store.results import find_run
 from reports.board_files import BoardFiles, draw_board, summaries
 from reports.boards import Board
+from reports.claim_documents import Claims
+from reports.claim_documents import write as write_claims
 from reports.documents import Leaderboard
 from reports.drawing import Palette
 from reports.leaderboard import Gathered, gather, section
@@ -26,13 +28,14 @@ from reports.submission import record
 _CELLS_EACH = 100
 
 
-def write_report(runs: list[Path], out: Path) -> Path:
+def write_report(runs: list[Path], out: Path, claims: Claims | None = None) -> Path:
     """Build the report of one or more runs from their tables and images alone; boards are drawn in as many processes as there are
     cores.
 
     Args:
         runs: run folders.
         out: folder of the report; made, or replaced where it holds an earlier report.
+        claims: those that were tested, where they shall have a page.
 
     Returns:
         The path of index.html.
@@ -50,7 +53,9 @@ def write_report(runs: list[Path], out: Path) -> Path:
         drawn = processes(joblib.delayed(summary.draw)(layout.palette, draft) for summary in summaries(made))
         document = Leaderboard("leakboard-leaderboard/3", [board for board, _ in made], [record(run) for run in read])
         write_other_forms(document, draft)
-        Pages(document, [files for _, files in made], drawn, layout, draft).write()
+        if claims is not None:
+            write_claims(claims, draft)
+        Pages(document, [files for _, files in made], drawn, layout, draft, claims).write()
     return out / "index.html"
 
 

@@ -82,6 +82,19 @@ def bootstrap(values: np.ndarray) -> tuple[list[Estimate], list[float]]:
     return [Estimate(*bounds) for bounds in zip(means, low, high, strict=True)], limit
 
 
+def bootstrap_ratio(over: np.ndarray, under: np.ndarray) -> Estimate:
+    """The mean of some values by that of others, which are of the same things in the same order, with a 95 % percentile bootstrap
+    interval over these, whose resamples are those of :func:`bootstrap_mean`; infinite where the lower mean is zero."""
+    count = len(over)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = float(np.divide(over.mean(), under.mean()))
+        if count < 2:
+            return Estimate(mean, None, None)
+        resampled = np.nan_to_num((_resamples(count) @ over) / (_resamples(count) @ under), nan=1.0, posinf=math.inf)
+    low, high = np.quantile(resampled, (0.025, 0.975), method="nearest").tolist()
+    return Estimate(1.0 if math.isnan(mean) else mean, low, high)
+
+
 @lru_cache(maxsize=3)
 def _resamples(count: int) -> np.ndarray:
     """How often each value is in each resample, [resamples, count]; kept, since a report has thousands of intervals over

@@ -23,6 +23,7 @@ from benchmark.config import Evaluation
 from benchmark.data.datasets import Dataset
 from benchmark.measure import clock
 from benchmark.measure.metrics import compare
+from benchmark.measure.perceptual import Perceptual
 from benchmark.measure.precision import autocast
 from benchmark.measure.victims import Victims
 from defenses import Private
@@ -112,7 +113,7 @@ class Rebuilt:
 
 
 def rebuild(attack: Attack, observation: Observation, victims: Victims, seed: int, knowledge: Sequence[str] = ("blind", "informed"),
-            progress: Progress | None = None) -> Rebuilt:
+            progress: Progress | None = None, perceptual: Perceptual | None = None) -> Rebuilt:
     """Run an attack and compare what it rebuilds with the originals.
 
     Args:
@@ -122,6 +123,7 @@ def rebuild(attack: Attack, observation: Observation, victims: Victims, seed: in
         seed: of the attack; the same for a blind and an informed attacker.
         knowledge: what attackers know, see :func:`attackers`.
         progress: told of the iterations done.
+        perceptual: by which they are compared too.
     """
     kinds = attackers(observation, knowledge, differ=attack.informed_by(observation))
     rebuilt = Rebuilt([], {}, {})
@@ -141,7 +143,7 @@ def rebuild(attack: Attack, observation: Observation, victims: Victims, seed: in
         seconds = clock.now(observation.device) - started
         scores = {"score": _scores(observation, found, seed),
                   "blind_score": None if kind == "informed" else _scores(observation.blind(), found, seed)}
-        rows, rebuilt.images[kind] = _compared(found, observation, victims)
+        rows, rebuilt.images[kind] = _compared(found, observation, victims, perceptual)
         rebuilt.rows.extend({
             "attack": attack.label, "attack_params": json.dumps(attack.parameters()), "knowledge": kind,
             **row, "victim": victims.numbers[row["victim"]],
@@ -157,7 +159,8 @@ def _scores(observation: Observation, found: Reconstruction, seed: int) -> list[
     return scores
 
 
-def _compared(found: Reconstruction, observation: Observation, victims: Victims) -> tuple[list[dict[str, Any]], np.ndarray]:
+def _compared(found: Reconstruction, observation: Observation, victims: Victims, perceptual: Perceptual | None
+              ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """A row per original image, and the reconstructions in the order of the originals."""
     images, costs = found.images.cpu().numpy(), found.cost.cpu().tolist()
     rights = [labels_right(labels, truth) for labels, truth in zip(found.labels.tolist(), victims.labels.tolist(), strict=True)]
@@ -169,6 +172,7 @@ def _compared(found: Reconstruction, observation: Observation, victims: Victims)
             rows.append({
                 "victim": victim, "image": i, "mse": match.mse, "psnr": match.psnr, "ssim": match.ssim,
                 "cost": costs[victim], "label_correct": None if observation.labels is not None else rights[victim][i],
+                **({} if perceptual is None else {"lpips": perceptual.distance(originals[victim, i], ordered[victim, i])}),
             })
     return rows, ordered
 

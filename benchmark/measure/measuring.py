@@ -22,6 +22,7 @@ from benchmark.measure import clock, interrupts
 from benchmark.measure.environment import hardware
 from benchmark.measure.evaluation import observe, rebuild
 from benchmark.measure.identifying import identify, require_within_bound
+from benchmark.measure.perceptual import Perceptual
 from benchmark.measure.pools import draw_pools
 from benchmark.measure.training import make_private, train
 from benchmark.measure.victim_memory import Chunks
@@ -130,6 +131,7 @@ class _Observing:
         self._victims = choose_victims(dataset, work.evaluation, self._batch_size, work.spec.seed)
         self._chunks = Chunks(private.module, work.evaluation, checkpoints=len(work.checkpoints))
         note(self._chunks.note)
+        self._perceptual = Perceptual(self._device) if work.evaluation.lpips else None
         self._kept: dict[tuple[int, int, int], Observation] = {}
 
     def identify(self, key: str) -> Identified:
@@ -166,7 +168,7 @@ class _Observing:
         images: dict[str, np.ndarray] = {"original": victims.select(0, stored).pixels}
         for epoch in work.checkpoints:
             seed = derive(spec.seed, spec.dataset, spec.model, "attack", epoch)
-            do = partial(rebuild, attack, seed=seed, knowledge=work.evaluation.knowledge)
+            do = partial(rebuild, attack, seed=seed, knowledge=work.evaluation.knowledge, perceptual=self._perceptual)
             parts = self._in_parts(attack.name, do, victims, epoch)
             of_epoch = [row for part in parts for row in part.rows]
             obstacles = {knowledge: reason for part in parts for knowledge, reason in part.obstacles.items()}

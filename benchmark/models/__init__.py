@@ -10,12 +10,13 @@ from torch import nn
 
 from benchmark.errors import InputError
 from benchmark.models.base import Model
+from benchmark.models.cnn import CNN
 from benchmark.models.lenet import LeNet
 from benchmark.models.mlp import MLP
 from benchmark.models.torchvision import Torchvision
 from defenses.support.registry import Registry, SpecificationError
 
-registry: Registry[Model] = Registry("model", Model, MLP, LeNet, Torchvision)
+registry: Registry[Model] = Registry("model", Model, MLP, LeNet, CNN, Torchvision)
 
 
 def create(specification: str) -> Model:
@@ -51,4 +52,4 @@ def check(specification: str, image_shape: tuple[int, int, int], classes: int) -
         raise InputError(f"model {specification} must return class scores of shape [batch, {classes}] for images of {c}x{h}x{w}")
 
 
-__all__ = ["MLP", "LeNet", "Model", "Torchvision", "build", "check", "create", "registry"]
+__all__ = ["CNN", "MLP", "LeNet", "Model", "Torchvision", "build", "check", "create", "registry"]

@@ -8,9 +8,8 @@ from typing import ClassVar
 from torch import nn
 
 from benchmark.models.base import Model
+from benchmark.models.convolutions import ACTIVATIONS, convolutional
 from defenses.support import checks
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 @dataclass(frozen=True)
@@ -29,15 +28,7 @@ class LeNet(Model):
     activation: str = "sigmoid"
 
     def __post_init__(self) -> None:
-        checks.choice("activation", self.activation, tuple(_ACTIVATIONS))
+        checks.choice("activation", self.activation, tuple(ACTIVATIONS))
 
     def build(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-        c, h, w = image_shape
-        # A 5x5 convolution with padding 2 and stride s maps a side of n to ceil(n / s); here twice s = 2.
-        features = 12 * (-(-h // 4)) * (-(-w // 4))
-        activation = _ACTIVATIONS[self.activation]
-        return nn.Sequential(
-            nn.Conv2d(c, 12, 5, stride=2, padding=2), activation(),
-            nn.Conv2d(12, 12, 5, stride=2, padding=2), activation(),
-            nn.Conv2d(12, 12, 5, stride=1, padding=2), activation(),
-            nn.Flatten(), nn.Linear(features, classes))
+        return convolutional(image_shape, classes, width=12, strides=(2, 2, 1), activation=self.activation)

@@ -54,7 +54,8 @@ def trials_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin])
 def attacks_of(grid: Grid, plugins: Sequence[Plugin]) -> dict[str, AttackSpec]:
     """The grid's attacks, on gradients of so many images each, by their keys: hashes of all that determines the outcome on a given
     model."""
-    evaluation = grid.evaluation.model_dump(exclude={"candidates", "observed"})
+    # Without LPIPS it determines nothing, as before there was any.
+    evaluation = grid.evaluation.model_dump(exclude={"candidates", "observed", *(() if grid.evaluation.lpips else ("lpips",))})
     return {
         _hash([results.FORMAT, VERSION, attack.label, mode, evaluation, _digests([attack, *attack.members()], plugins)]):
             AttackSpec(attack=attack.label, observed=mode)
@@ -67,7 +68,7 @@ def identifications_of(grid: Grid) -> dict[str, str]:
     determines the outcome on a given model. None where it is off."""
     if not grid.evaluation.candidates:
         return {}
-    evaluation = grid.evaluation.model_dump(exclude={"images", "observed"})
+    evaluation = grid.evaluation.model_dump(exclude={"images", "observed", "lpips"})
     return {_hash([results.FORMAT, VERSION, "identification", mode, evaluation]): mode for mode in grid.evaluation.observed}
 
 

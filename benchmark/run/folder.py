@@ -60,7 +60,7 @@ def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str,
                          f"{candidates!r}, or name another folder with --out")
     for of in (before, after):
         of["attacks"] = None
-        of["evaluation"] = {**of["evaluation"], "candidates": None, "observed": None}
+        of["evaluation"] = {"lpips": False, **of["evaluation"], "candidates": None, "observed": None}
     _require_same(out, before, after, "grid")
     _require_same(out, there, now, "determinants")
 

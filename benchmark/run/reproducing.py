@@ -171,7 +171,8 @@ def _compare(sample: Sample, key: str, events: list[Part]) -> Comparison:
     before = [_by(table.to_pylist(), names) for table, names in (
         (stored.training, _EPOCH), (stored.reconstructions, _IMAGE), (stored.identifications, _VICTIM))]
     now = [_by([row for event in events if isinstance(event, Trained) for row in event.training], _EPOCH),
-           _by([row for event in events if isinstance(event, Attacked) for row in event.reconstructions], _IMAGE),
+           _by([{"lpips": None, **row} for event in events if isinstance(event, Attacked) for row in event.reconstructions],
+               _IMAGE),
            _by([row for event in events if isinstance(event, Identified) for row in event.identifications], _VICTIM)]
     accuracies, similarities = (_differences(before[i], now[i], column) for i, column in enumerate(("test_accuracy", "ssim")))
     ranks = [max(_differences(before[2], now[2], column).values(), default=0.0) for column in ("better", "tied")]

@@ -17,6 +17,7 @@ from benchmark.config import Grid
 from benchmark.data.datasets import Dataset, DatasetSource, find, load
 from benchmark.errors import InputError
 from benchmark.executors import Executor, Serial
+from benchmark.measure import perceptual
 from benchmark.measure.metrics import SSIM_WINDOW
 from benchmark.measure.victims import most_public
 from benchmark.measure.work import Todo, TrialWork, Work
@@ -216,6 +217,8 @@ def _check_dataset(grid: Grid, name: str, dataset: Dataset) -> None:
         raise InputError(f"dataset {name} has {images} training images, of which {images - private} are public: gradients of "
                          f"{largest} images cannot be observed (evaluation.observed)")
     shape = dataset.train.image_shape
+    if grid.evaluation.lpips:
+        perceptual.require(name, shape)
     if min(shape[1:]) < SSIM_WINDOW:
         raise InputError(f"dataset {name} has images of {shape[2]}x{shape[1]}; SSIM needs at least {SSIM_WINDOW} pixels a side")
     for model in grid.models:

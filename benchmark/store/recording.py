@@ -24,7 +24,7 @@ from benchmark.store.layout import (
     identification_folder,
     trial_folder,
 )
-from benchmark.store.tables import IDENTIFICATIONS, RECONSTRUCTIONS, TRAINING, TRIALS
+from benchmark.store.tables import IDENTIFICATIONS, PERCEIVED, RECONSTRUCTIONS, TRAINING, TRIALS
 
 
 def write_trial(run: Path, key: str, *, info: dict[str, Any], trial: list[dict[str, Any]]) -> None:
@@ -50,7 +50,8 @@ def write_attacked(run: Path, key: str, attack: str, *, info: dict[str, Any], re
                    images: dict[str, np.ndarray]) -> None:
     """Write what an attack, by its key, rebuilt in a cell."""
     with _draft_of_cell(run, key) as draft:
-        write_table(draft / "reconstructions.parquet", reconstructions, RECONSTRUCTIONS)
+        write_table(draft / "reconstructions.parquet", reconstructions,
+                    PERCEIVED if any("lpips" in row for row in reconstructions) else RECONSTRUCTIONS)
         np.savez_compressed(draft / "images.npz", **images)  # type: ignore[arg-type]
         (draft / "part.json").write_text(json.dumps(info, indent=1))
         draft.replace(cell_folder(run, key) / attack_folder(attack))

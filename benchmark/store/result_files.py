@@ -7,6 +7,7 @@ import json
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from tokenize import TokenError
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from benchmark.errors import InputError, first_error
 from benchmark.specification import AttackSpec, CellSpec, Count, FamilySpec, Mode, TrialSpec
-from benchmark.store.tables import IDENTIFICATIONS, KNOWLEDGE, RECONSTRUCTIONS, TRAINING
+from benchmark.store.tables import IDENTIFICATIONS, KNOWLEDGE, PERCEIVED, TRAINING
 
 REPAIR = "the command of the run sets it aside and measures it again"
 
@@ -127,8 +128,8 @@ def read_json(path: Path, absent: str) -> dict[str, Any]:
     return content
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """A table that has the columns of the schema.
+def read_table(path: Path, schema: pa.Schema, optional: Sequence[str] = ()) -> pa.Table:
+    """A table that has the columns of the schema; of the ``optional`` ones, which are the last, nulls where they are not there.
 
     Raises:
         InputError: it is damaged, or has others.
@@ -140,6 +141,9 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a readable table: {reason}; {REPAIR}") from error
+    for name in optional:
+        if name not in table.schema.names:
+            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
     if not table.schema.equals(schema):
         raise InputError(f"{path} has other columns than this version of leakboard writes; {REPAIR}")
     return table
@@ -151,8 +155,8 @@ def read_training(path: Path) -> pa.Table:
 
 
 def read_reconstructions(path: Path) -> pa.Table:
-    """As :func:`read_table`, of :data:`benchmark.store.tables.RECONSTRUCTIONS`; what attackers know is one of those words."""
-    return _of_known_attackers(read_table(path, RECONSTRUCTIONS), path)
+    """As :func:`read_table`, of :data:`benchmark.store.tables.PERCEIVED`; what attackers know is one of those words."""
+    return _of_known_attackers(read_table(path, PERCEIVED, ["lpips"]), path)
 
 
 def read_identifications(path: Path) -> pa.Table:

@@ -44,7 +44,7 @@ from benchmark.store.result_files import (
     read_table,
     read_training,
 )
-from benchmark.store.tables import IDENTIFICATIONS, RECONSTRUCTIONS, TRAINING, TRIALS
+from benchmark.store.tables import IDENTIFICATIONS, PERCEIVED, TRAINING, TRIALS
 
 #: Version of the folder's layout and the tables' columns.
 FORMAT = 6
@@ -96,7 +96,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class MeasuredCell(Cell):
-    """A finished cell with its tables, which have the columns of :data:`TRAINING`, :data:`RECONSTRUCTIONS` and
+    """A finished cell with its tables, which have the columns of :data:`TRAINING`, :data:`PERCEIVED` and
     :data:`IDENTIFICATIONS`."""
 
     training: pa.Table
@@ -250,7 +250,7 @@ def with_tables(cell: Cell, spec: CellSpec) -> MeasuredCell:
     Raises:
         InputError: one is damaged, or has rows of another cell.
     """
-    read = {"training": (TRAINING, read_training), "reconstructions": (RECONSTRUCTIONS, read_reconstructions),
+    read = {"training": (TRAINING, read_training), "reconstructions": (PERCEIVED, read_reconstructions),
             "identifications": (IDENTIFICATIONS, read_identifications)}
     parts = cell.attacks | cell.identified
     tables = {kind: [schema.empty_table()] for kind, (schema, _) in read.items()}
@@ -280,7 +280,7 @@ def joined(cells: Iterable[MeasuredCell]) -> tuple[pd.DataFrame, pd.DataFrame, p
         # In one chunk: pandas keeps those of texts, and thousands make everything that follows slow.
         return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks().to_pandas()
 
-    return (one(TRAINING, [cell.training for cell in cells]), one(RECONSTRUCTIONS, [cell.reconstructions for cell in cells]),
+    return (one(TRAINING, [cell.training for cell in cells]), one(PERCEIVED, [cell.reconstructions for cell in cells]),
             one(IDENTIFICATIONS, [cell.identifications for cell in cells]))
 
 

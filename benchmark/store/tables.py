@@ -82,6 +82,9 @@ RECONSTRUCTIONS = pa.schema([
     ("seconds", pa.float64()),  # of the attack, per victim
 ])
 
+#: Their columns in memory. On disk that of LPIPS (lower is more alike) is there where it was measured.
+PERCEIVED = RECONSTRUCTIONS.append(pa.field("lpips", pa.float64()))
+
 #: One row per observed gradient, checkpoint, and what the attacker knew, who looked for the first image behind that gradient among
 #: candidates. Candidates that were scored alike share a rank: the true one's is any of better + 1 to better + tied + 1.
 IDENTIFICATIONS = pa.schema([

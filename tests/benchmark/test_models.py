@@ -36,9 +36,9 @@ def test_every_model_follows_torchs_generator_and_its_label_makes_it_again(speci
 
 
 def test_sizes_of_the_papers():
-    """Parameters by hand: LeNet 912 + 3,612 + 3,612 + 7,690; MLP 3,146,752 + 1,049,600 + 10,250."""
-    count = {name: sum(p.numel() for p in models.build(name, (3, 32, 32), 10).parameters()) for name in ("lenet", "mlp")}
-    assert count == {"lenet": 912 + 3612 + 3612 + 7690, "mlp": 3_146_752 + 1_049_600 + 10_250}
+    """Parameters by hand: LeNet 912 + 3,612 + 3,612 + 7,690; CNN one of its convolutions more; MLP 3,146,752 + 1,049,600 + 10,250."""
+    count = {name: sum(p.numel() for p in models.build(name, (3, 32, 32), 10).parameters()) for name in ("lenet", "cnn", "mlp")}
+    assert count == {"lenet": 912 + 3612 + 3612 + 7690, "cnn": 912 + 3 * 3612 + 7690, "mlp": 3_146_752 + 1_049_600 + 10_250}
 
 
 @pytest.mark.parametrize(("specification", "label", "activation"), [
@@ -48,6 +48,18 @@ def test_a_lenet_is_labelled_by_an_activation_other_than_its_own(specification, 
     assert models.create(specification).label == label
     layers = [type(layer) for layer in models.build(specification, (1, 8, 8), 3)]
     assert layers == [*3 * (nn.Conv2d, activation), nn.Flatten, nn.Linear]
+
+
+@pytest.mark.parametrize(("specification", "label", "width", "activation"), [
+    ("cnn", "cnn", 12, nn.ReLU), ("cnn(activation=relu)", "cnn", 12, nn.ReLU), ("cnn(width=12)", "cnn", 12, nn.ReLU),
+    ("cnn(activation=sigmoid, width=5)", "cnn(width=5, activation='sigmoid')", 5, nn.Sigmoid)])
+def test_a_cnn_is_labelled_by_what_is_not_its_own_and_maps_a_quarter_of_the_sides_to_scores(specification, label, width, activation):
+    assert models.create(specification).label == label
+    layers = models.build(specification, (3, 9, 8), 4)
+    assert [type(layer) for layer in layers] == [*4 * (nn.Conv2d, activation), nn.Flatten, nn.Linear]
+    assert [(layer.in_channels, layer.out_channels, layer.stride) for layer in layers[:8:2]] == [
+        (3, width, (2, 2)), (width, width, (2, 2)), (width, width, (1, 1)), (width, width, (1, 1))]
+    assert layers[-1].in_features == width * 3 * 2  # nine pixels become five, and then three
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -87,7 +99,7 @@ def test_a_grid_names_models_with_parameters_in_one_way(narrow):
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("lnet", r"unknown model 'lnet'; did you mean 'lenet'\? \(known: mlp, lenet, torchvision:NAME, narrow\)"),
+    ("lnet", r"unknown model 'lnet'; did you mean 'lenet'\? \(known: mlp, lenet, cnn, torchvision:NAME, narrow\)"),
     ("torchvision:rsnet18", "^unknown torchvision model 'rsnet18'; did you mean 'resnet18'"),
     ("torchvision", "did you mean 'torchvision:NAME'"), ("torchvision:", "unknown torchvision model ''"),
     ("torchvision:resnet18(width=3)", r"unknown parameter of model torchvision:resnet18 'width' \(it has none\)"),
@@ -95,6 +107,8 @@ def test_a_grid_names_models_with_parameters_in_one_way(narrow):
     ("lenet(width=3)", "unknown parameter of model lenet 'width'"), ("lenet(activation=tanh)", None),
     ("lenet(activation=tan)", "activation must be one of sigmoid, tanh, relu, got 'tan'"),
     ("lenet(activation=[tanh, relu])", "activation takes one value here, got .'tanh', 'relu'.; only the defenses of a grid take lists"),
+    ("cnn(width=0)", "width must be a whole number >= 1, got 0"), ("cnn(width=7.5)", "width must be a whole number >= 1, got 7.5"), ("cnn(width=3)", None),
+    ("cnn(activation=tan)", "activation must be one of sigmoid, tanh, relu, got 'tan'"),
     ("narrow(widht=3)", "did you mean 'width'"),
     ("narrow(width=0)", "width must be at least 1, got 0"), ("narrow(width=7)", None), ("le net", "expected NAME or NAME"),
     ("narrow(returns='pixels')", r"must return class scores of shape \[batch, 10\]"),

@@ -10,7 +10,10 @@ from playwright.sync_api import expect, sync_playwright
 from report_cases import write_cells, write_run
 
 from benchmark.specification import AS_TRAINED, SINGLE
+from reports.claim_documents import Claims
+from reports.claims import Finding, Judged
 from reports.site import write_leaderboard, write_report
+from reports.statistics import Estimate
 from reports.submission import merge, submit
 
 CHROMIUM = os.environ.get("LEAKBOARD_CHROMIUM") or shutil.which("chromium")
@@ -43,7 +46,9 @@ def site(tmp_path_factory):
     run = write_cells(folder / "run", cells, epochs=2, attacks=list(ATTACKS), victims=15, failed=[("digits", "mlp", "broken", 0)], size=32, candidates=1000,
                       observed=(AS_TRAINED, SINGLE), trials={("digits", "lenet", name): [(1e-3, 2, 0.5, 0.5), (1e-2, 2, 0.7, 0.5), (1e-1, 2, 0.9, float("nan"))]
                                                              for name in ("none", "noise(std=0.01)", "pruning(p=0.9)", *HOSTILE)}, batch_size=2)
-    return write_report([run], folder / "report").parent
+    finding = Finding("asr", HOSTILE[0], "informed", Estimate(0.5, 0.4, 0.6), "falls", at_most=0.1, undefended=Estimate(1.0, 0.9, 1.0))
+    claims = [Judged(name, f"{name} et al.", "it holds, " * 20, "0 %", False, name, name, "falls", "differs in protocol", [finding] * 3) for name in HOSTILE]
+    return write_report([run], folder / "report", Claims("leakboard-claims/1", claims)).parent
 
 
 @pytest.fixture
