@@ -7,6 +7,9 @@ from defenses.base import Account, Defense
 from defenses.composition import Composition, joined
 from defenses.dp_sgd import DPSGD
 from defenses.families import Family, read_family
+from defenses.instahide import InstaHide
+from defenses.mixing import Mixing
+from defenses.mixup import Mixup
 from defenses.noise import NoisyGradients
 from defenses.none import NoDefense
 from defenses.ppp import PPP
@@ -18,7 +21,8 @@ from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
 
-registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients)
+registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients,
+                                        Mixup, InstaHide)
 
 
 def create(specification: str) -> Defense:
@@ -42,7 +46,7 @@ def family(specification: str) -> Family:
 
 __all__ = [
     "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family",
-    "GradientPruning", "Gradients", "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "Plan", "Private", "Release",
+    "GradientPruning", "Gradients", "InstaHide", "Intervals", "Kept", "Mixing", "Mixup", "NoDefense", "Noise", "NoisyGradients", "Plan", "Private", "Release",
     "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck",
     "client_loss", "create", "family", "registry",
 ]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from defenses.mixing import Mixing
 from defenses.private import Private
 from defenses.release import Release, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
@@ -116,6 +117,11 @@ class Defense(Named):
         changing = ("transform_batch", "transform_gradients", "batch_gradient")
         silent = any(getattr(type(self), hook) is not getattr(Defense, hook) for hook in changing)
         return dict.fromkeys(shared, Release((Unknown(),)) if silent else Release())
+
+    def mixing(self, facts: Facts) -> Mixing | None:
+        """Which images the gradient is of, where ``transform_batch`` mixes them, flips signs or adds others; None where they are
+        the client's, or where the defense does not say."""
+        return None
 
     # What only a defense that replaces the training needs; a composition asks its members for each.
 
