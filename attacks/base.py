@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from defenses import Defense, Facts, Release
+from defenses import Defense, Facts, Mixing, Release
 from defenses.stochastic import stochastic_layers
 from defenses.support.registry import Named
 from defenses.support.upload import upload
@@ -111,15 +111,22 @@ class Observation:
         # Kept, since an attack asks several times, and masks of large layers take as long as an iteration to find.
         if self.defense is None:
             return dict.fromkeys(self.shared, Release())
-        facts = Facts(self.batch_size, self.rounds[0].number if self.rounds else 0, self.module)
-        told = self.defense.release(self.shared, facts)
+        told = self.defense.release(self.shared, self._facts())
         return {name: release.averaged(self.averaged_rounds) for name, release in told.items()}
+
+    @property
+    def mixing(self) -> Mixing | None:
+        """Which images the gradients are of, where a defense is known to mix them; a blind attacker takes them for the client's."""
+        return None if self.defense is None else self.defense.mixing(self._facts())
+
+    def _facts(self) -> Facts:
+        return Facts(self.batch_size, self.rounds[0].number if self.rounds else 0, self.module)
 
     @property
     def discloses(self) -> bool:
         """Whether an informed attacker knows anything that a blind one does not take for granted."""
         return self.defense is not None and (
-            self.defense.regularized or bool(stochastic_layers(self.module))
+            self.defense.regularized or bool(stochastic_layers(self.module)) or self.mixing is not None
             or any(release.stages for release in self.releases().values()))
 
     def averaged(self) -> Observation:
@@ -154,6 +161,11 @@ class Observation:
             victims=tuple(self.victims[i] for i in positions),
             kept={},
         )
+
+    def box(self) -> tuple[Tensor, Tensor]:
+        """The least and largest value of each channel of a normalised image, [C, 1, 1]."""
+        mean, std = (t.view(-1, 1, 1) for t in (self.mean, self.std))
+        return -mean / std, (1 - mean) / std
 
     def to_pixels(self, x: Tensor) -> Tensor:
         """Normalised images [..., C, H, W] to pixels in [0, 1]."""

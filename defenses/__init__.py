@@ -5,6 +5,7 @@ A new defense is one new file and one line here, or a file of the user's own giv
 
 from defenses.base import Account, Defense
 from defenses.composition import Composition, joined
+from defenses.dcs2 import DCS2
 from defenses.dp_sgd import DPSGD
 from defenses.families import Family, read_family
 from defenses.instahide import InstaHide
@@ -22,7 +23,7 @@ from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
 
 registry: Registry[Defense] = Registry("defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients,
-                                        Mixup, InstaHide)
+                                        Mixup, InstaHide, DCS2)
 
 
 def create(specification: str) -> Defense:
@@ -45,7 +46,7 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family",
+    "DCS2", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family",
     "GradientPruning", "Gradients", "InstaHide", "Intervals", "Kept", "Mixing", "Mixup", "NoDefense", "Noise", "NoisyGradients", "Plan", "Private", "Release",
     "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck",
     "client_loss", "create", "family", "registry",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attacks.base import Attack, Observation, Progress, Reconstruction
 from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
 from attacks.reading.layers import entered, has_parameters, layer_input
+from attacks.reading.mixtures import mixture_of, originals_of_read
 from attacks.reading.separation import separated_inputs
 
 
@@ -39,23 +40,21 @@ class Analytic(Attack):
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         self.check(observation)
         name, _ = _first_layer(observation)
-        if observation.batch_size == 1:
+        mixture, labels = mixture_of(observation), as_classes(known_or_inferred_labels(observation))
+        low, high = observation.box() if mixture is None else mixture.bounds(*observation.box())
+        count = observation.batch_size if mixture is None else mixture.seen
+        if count == 1:
             found = layer_input(observation, name)
         else:
             weight, bias = (observation.shared[f"{name}.{child}" if name else child] for child in ("weight", "bias"))
-            found = separated_inputs(weight, bias, observation.batch_size, _bounds(observation))
+            bounds = (torch.broadcast_to(end, (*end.shape[:-3], *observation.image_shape)).flatten(-3) for end in (low, high))
+            found = separated_inputs(weight, bias, count, tuple(bounds))
         images = found.unflatten(-1, observation.image_shape)
+        if mixture is not None:
+            images = originals_of_read(observation, mixture, images, labels)
         if progress is not None:
             progress(1, 1)
-        labels = known_or_inferred_labels(observation)
-        return Reconstruction(observation.to_pixels(images), as_classes(labels), images.new_zeros(len(observation)))
-
-
-def _bounds(observation: Observation) -> tuple[Tensor, Tensor]:
-    """The least and largest value of each entry of a normalised image, [C * H * W]."""
-    low = (-observation.mean / observation.std).view(-1, 1, 1).expand(observation.image_shape)
-    high = ((1 - observation.mean) / observation.std).view(-1, 1, 1).expand(observation.image_shape)
-    return low.flatten(), high.flatten()
+        return Reconstruction(observation.to_pixels(images), labels, images.new_zeros(len(observation)))
 
 
 def _first_layer(observation: Observation) -> tuple[str, str | None]:

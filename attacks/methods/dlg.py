@@ -10,6 +10,7 @@ from attacks.objective.costs import Euclidean
 from attacks.objective.objective import Objective
 from attacks.reading.informed import with_knowledge
 from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
+from attacks.reading.mixtures import mixture_of
 from attacks.search.lbfgs import LBFGS
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
@@ -52,7 +53,8 @@ class DLG(Attack):
         if not super().informed_by(observation):
             return False
         assert observation.defense is not None
-        return observation.defense.regularized or not self._objective(observation).same_as(self._objective(observation.blind()))
+        return observation.defense.regularized or observation.mixing is not None or not (
+            self._objective(observation).same_as(self._objective(observation.blind())))
 
     def _objective(self, observation: Observation) -> Objective:
         return with_knowledge(Objective(Euclidean()), observation)
@@ -62,11 +64,14 @@ class DLG(Attack):
         labels = as_classes(known_or_inferred_labels(observation)) if self.joint else known_or_inferred_labels(observation)
         # The last evaluation needs no step; the step size does not decay.
         schedule = Schedule(self.iterations - 1, self.step_size, self.iterations, eighths=())
-        problem = Problem(observation, labels, self._objective(observation), schedule, seed, joint=self.joint)
+        mixture = mixture_of(observation)
+        problem = Problem(observation, labels, self._objective(observation), schedule, seed, joint=self.joint, mixture=mixture)
         images, costs, logits = minimise(problem, optimizer=LBFGS, restarts=self.restarts, progress=progress and (
             lambda done, _: progress(done, self.iterations))).best()
         if progress is not None:
             progress(self.iterations, self.iterations)
+        if mixture is not None and logits is not None:
+            images, logits = mixture.originals(images, logits), None
         return Reconstruction(observation.to_pixels(images), as_classes(labels if logits is None else logits), costs)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from attacks.base import Attack, Observation, Progress, Reconstruction
 from attacks.objective.objective import Objective
 from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
+from attacks.reading.mixtures import mixture_of
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
@@ -55,7 +56,7 @@ class MatchingAttack(Attack):
             return True
         assert observation.defense is not None
         # The model samples for a blind attacker; what else an attack knows stands in its objective.
-        return observation.defense.regularized or not self.objective(self.prepared(observation)).same_as(
+        return observation.defense.regularized or observation.mixing is not None or not self.objective(self.prepared(observation)).same_as(
             self.objective(self.prepared(blind)))
 
     def prepared(self, observation: Observation) -> Observation:
@@ -70,6 +71,9 @@ class MatchingAttack(Attack):
         observation = self.prepared(observation)
         labels = known_or_inferred_labels(observation)
         schedule = Schedule(self.iterations, self.step_size, self.patience)
-        problem = Problem(observation, labels, self.objective(observation), schedule, seed)
-        images, costs, _ = minimise(problem, restarts=self.restarts, progress=progress).best()
+        mixture = mixture_of(observation)
+        problem = Problem(observation, labels, self.objective(observation), schedule, seed, mixture=mixture)
+        images, costs, logits = minimise(problem, restarts=self.restarts, progress=progress).best()
+        if mixture is not None and logits is not None:
+            images = mixture.originals(images, logits)
         return Reconstruction(observation.to_pixels(images), as_classes(labels), costs)

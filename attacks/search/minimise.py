@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacks.base import Progress
 from attacks.engine.compiled import worth_compiling
+from attacks.engine.matcher import GradientMatcher
 from attacks.engine.memory import with_less
 from attacks.engine.replayed import worth_replaying
 from attacks.engine.slots import even, filled
@@ -88,8 +89,8 @@ class _Slots:
         self._starts = starts = starts + starts[:1] * left_over
         self._problem, self._waiting, self._results, self._width = problem, waiting, results, width
         self._matcher = problem.matcher(starts, reloaded=bool(waiting))
-        mean, std = (t.view(-1, 1, 1) for t in (problem.observation.mean, problem.observation.std))
-        self._optimizer = optimizer(problem.first_images(starts), problem.first_logits(starts), (-mean / std, (1 - mean) / std))
+        mean = problem.observation.mean
+        self._optimizer = optimizer(problem.first_images(starts), problem.first_logits(starts), problem.bounds())
         self._at = [0] * len(starts)  # iterations done, those that were skipped included
         self._evaluations = [0] * len(starts)
         self._best = mean.new_full((len(starts),), torch.inf)
@@ -107,6 +108,7 @@ class _Slots:
         self._compile_if_worth_it()
         images, logits, by_logits = self._optimizer.images, self._optimizer.logits, None
         if logits is None:
+            assert isinstance(self._matcher, GradientMatcher)
             derivative, objective = self._matcher.step(images)
         else:
             derivative, by_logits, objective = self._matcher.step_with_labels(images, logits)
@@ -136,7 +138,7 @@ class _Slots:
             return
         if worth_compiling(self._since.device, iterations):
             self._matcher.compile(self._optimizer.images, self._optimizer.logits)
-        elif self._optimizer.logits is None and worth_replaying(self._since.device, len(self._starts), iterations):
+        elif isinstance(self._matcher, GradientMatcher) and self._optimizer.logits is None and worth_replaying(self._since.device, len(self._starts), iterations):
             self._matcher.replay(self._optimizer.images)
 
     def _done(self) -> list[int]:
@@ -194,7 +196,7 @@ class _Results:
 
     def __init__(self, problem: Problem, restarts: int, progress: Progress | None) -> None:
         observation = problem.observation
-        self._images = observation.mean.new_zeros(len(observation), restarts, observation.batch_size, *observation.image_shape)
+        self._images = observation.mean.new_zeros(len(observation), restarts, problem.images, *observation.image_shape)
         self._costs = observation.mean.new_full((len(observation), restarts), torch.nan)
         self._logits: dict[Start, Tensor] = {}
         self._iterations, self._progress = problem.schedule.iterations, progress

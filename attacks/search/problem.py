@@ -10,7 +10,9 @@ from torch import Tensor
 
 from attacks.base import Observation
 from attacks.engine.matcher import GradientMatcher
+from attacks.engine.mixtures import MixtureMatcher, Seen
 from attacks.objective.objective import Objective
+from attacks.reading.mixtures import Mixture
 from attacks.search.schedule import Schedule
 from defenses.support.last_linear import last_linear
 from defenses.support.seeds import VictimNoise, derive
@@ -32,12 +34,29 @@ class Problem(NamedTuple):
     schedule: Schedule
     seed: int  #: of the starts and of the model's sampling, together with the number of each victim
     begin: Tensor | None = None  #: images [N, restarts, B, C, H, W] to start from instead of noise
+    begin_logits: Tensor | None = None  #: [N, restarts, ...], where logits are variables, likewise
     joint: bool = False  #: whether the labels are variables too, as the softmax of logits; ``labels`` are then not read
+    mixture: Mixture | None = None  #: what became of the images before the gradient was taken; how, is a variable too
+    later: tuple[Seen, ...] = ()  #: further rounds of the same images under the mixture
 
-    def matcher(self, starts: Sequence[Start], *, reloaded: bool) -> GradientMatcher:
+    def matcher(self, starts: Sequence[Start], *, reloaded: bool) -> GradientMatcher | MixtureMatcher:
         """The matching of some starts, one in each slot."""
-        return GradientMatcher(self.observation, self.labels, self.objective, seeds=[self.sampling_seed(start) for start in starts],
-                               positions=[start.victim for start in starts], reloaded=reloaded)
+        seeds, positions = [self.sampling_seed(start) for start in starts], [start.victim for start in starts]
+        if self.mixture is None:
+            return GradientMatcher(self.observation, self.labels, self.objective, seeds=seeds, positions=positions,
+                                   reloaded=reloaded)
+        return MixtureMatcher(self.mixture, self.labels, (Seen(self.observation, self.objective), *self.later), seeds=seeds,
+                              positions=positions, reloaded=reloaded)
+
+    @property
+    def images(self) -> int:
+        """How many of a victim are variables."""
+        return self.observation.batch_size if self.mixture is None else self.mixture.variables
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest valid value of the variables, broadcast to them."""
+        box = self.observation.box()
+        return box if self.mixture is None else self.mixture.bounds(*box)
 
     def sampling_seed(self, start: Start) -> int:
         return derive(self.seed, "sampling", self.observation.victims[start.victim], start.restart)
@@ -46,10 +65,14 @@ class Problem(NamedTuple):
         """Standard normal noise in normalised space [S, B, C, H, W], or where the problem begins."""
         if self.begin is not None:
             return torch.stack([self.begin[start] for start in starts])
-        return self._noise(starts, "start", (self.observation.batch_size, *self.observation.image_shape))
+        return self._noise(starts, "start", (self.images, *self.observation.image_shape))
 
     def first_logits(self, starts: Sequence[Start]) -> Tensor | None:
-        """Standard normal noise [S, B, classes] where the labels are variables."""
+        """Standard normal noise [S, B, classes] where the labels are variables, of another shape where it is how images are mixed."""
+        if self.begin_logits is not None:
+            return torch.stack([self.begin_logits[start] for start in starts])
+        if self.mixture is not None:
+            return self._noise(starts, "labels", self.mixture.logit_shape)
         if not self.joint:
             return None
         classes = last_linear(self.observation.module)[1].out_features
