@@ -92,8 +92,9 @@ class DCS2(Defense):
             own = step.gradient(Batch(*(part[:count] for part in step.batch)))
         product = sum((own[name] * g).sum() for name, g in gradients.items())
         squared = sum(g.square().sum() for g in own.values())
-        away = -torch.as_tensor(product).clamp_max(0) / torch.as_tensor(squared).clamp_min(torch.finfo(step.batch.images.dtype).tiny)
-        return {name: g + away * own[name] for name, g in gradients.items()}
+        least = torch.finfo(step.batch.images.dtype).tiny
+        share = -torch.as_tensor(product).clamp_max(0) / torch.as_tensor(squared).clamp_min(least)
+        return {name: g + share * own[name] for name, g in gradients.items()}
 
     def mixing(self, facts: Facts) -> Mixing | None:
         return Mixing(concealing=1)

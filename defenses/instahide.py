@@ -15,6 +15,7 @@ from defenses.release import Release
 from defenses.step import Batch, Facts, Step
 from defenses.support import checks
 from defenses.support.convex import mixed
+from defenses.support.targets import probabilities
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class InstaHide(Defense):
     """Mix k images and their labels, and flip the sign of each normalised pixel with probability 1/2 (Huang et al., ICML 2020,
     sections 3 and 4; "inside" a data set).
 
-    Every mix has signs of its own, anew in every step. Images are mixed with others of their batch, as a client step sees no others:
-    this is the simplest of the paper's forms. (The paper mixes with images of the client's whole training set, anew in every epoch;
+    Every mix has signs of its own, anew in every step. Images are mixed with others of their batch, as a client step sees no
+    others: this is the simplest of the paper's forms. (The paper mixes with images of the client's whole training set, anew in every epoch;
     its "cross-dataset" form, with public images, is not this one. The released code draws coefficients as normalised absolute
     normal numbers, and may mix an image with itself; here they are uniform within the bound, and the k are distinct.) In a batch of
     fewer images than k all are mixed; of one image the signs alone hide anything.
@@ -45,7 +46,8 @@ class InstaHide(Defense):
         checks.number("largest", self.largest, above=0, at_most=1)
 
     def transform_batch(self, batch: Batch, step: Step) -> Batch:
-        images, targets = mixed(batch, step, self.k, self.largest)
+        targets = probabilities(batch.targets, step.module, batch.images)
+        images, targets = mixed(batch.images, targets, self.k, self.largest, step.generator)
         positive = torch.empty_like(images).uniform_(generator=step.generator) < 0.5
         return Batch(torch.where(positive, images, -images), targets)
 

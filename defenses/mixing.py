@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mixing:
-    """What a client does to its B images and labels before the gradient is taken, as far as everybody knows. What it draws for it is
-    its secret.
+    """What a client does to its B images and labels before the gradient is taken, as far as everybody knows. What it draws
+    for it is its secret.
 
     Args:
         images: how many of the client's images are in each convex combination, and their labels with the same coefficients; with 1

@@ -14,6 +14,7 @@ from defenses.release import Release
 from defenses.step import Batch, Facts, Step
 from defenses.support import checks
 from defenses.support.convex import mixed
+from defenses.support.targets import probabilities
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Mixup(Defense):
         checks.number("largest", self.largest, above=0, at_most=1)
 
     def transform_batch(self, batch: Batch, step: Step) -> Batch:
-        return mixed(batch, step, self.k, self.largest)
+        targets = probabilities(batch.targets, step.module, batch.images)
+        return Batch(*mixed(batch.images, targets, self.k, self.largest, step.generator))
 
     def mixing(self, facts: Facts) -> Mixing | None:
         k = min(self.k, facts.batch_size)

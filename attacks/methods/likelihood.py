@@ -60,6 +60,8 @@ class Likelihood(MatchingAttack):
             return "a blind attacker does not know of noise"
         if not told(observation).variances:
             return "the gradient carries no noise of known variance"
+        if self.begin == "features" and observation.mixing is not None:
+            return "features of mixed images are those of no image that the search could begin with"
         if self.begin == "features" and isinstance(found := layers_and_features(observation), str):
             return found
         return super().obstacle(observation)

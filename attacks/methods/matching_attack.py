@@ -56,8 +56,8 @@ class MatchingAttack(Attack):
             return True
         assert observation.defense is not None
         # The model samples for a blind attacker; what else an attack knows stands in its objective.
-        return observation.defense.regularized or observation.mixing is not None or not self.objective(self.prepared(observation)).same_as(
-            self.objective(self.prepared(blind)))
+        return observation.defense.regularized or observation.mixing is not None or not (
+            self.objective(self.prepared(observation)).same_as(self.objective(self.prepared(blind))))
 
     def prepared(self, observation: Observation) -> Observation:
         """The observation that is matched."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from attacks.base import Attack, Observation, Progress, Reconstruction
-from attacks.engine.mixtures import Seen
 from attacks.methods.matching_attack import MatchingAttack
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
@@ -14,6 +13,7 @@ from attacks.reading.informed import with_knowledge
 from attacks.reading.labels import as_classes, known_or_inferred_labels
 from attacks.reading.mixtures import mixture_of
 from attacks.search.minimise import minimise
+from attacks.search.mixtures import Seen
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
 
@@ -23,13 +23,13 @@ _TOGETHER = 4
 
 @dataclass(frozen=True)
 class Unmixing(MatchingAttack):
-    """Rebuild the images of which a defense shares mixes, from several rounds together (several mixes of one
-    image give it away: Carlini et al., IEEE S&P 2021).
+    """Rebuild the images of which a defense shares mixes, from several rounds together (several mixes of one image give it
+    away: Carlini et al., IEEE S&P 2021).
 
-    In three quarters of the iterations the mixes of each round are rebuilt, with their coefficients, which the labels of mixes tell,
-    by one minus the cosine of the gradients in the mean over rounds; the images follow by least squares. In the rest the images
-    themselves are moved, and mixed in every round. Where signs of pixels are flipped, mixes are rebuilt in all iterations, and the
-    images from their absolute values.
+    In three quarters of the iterations the mixes of each round are rebuilt, with their coefficients, which the labels of mixes
+    tell, by one minus the cosine of the gradients in the mean over rounds; the images follow by least squares. In the rest the
+    images themselves are moved, and mixed in every round. Where signs of pixels are flipped, mixes are rebuilt in all iterations,
+    and the images from their absolute values.
 
     The arguments are those of :class:`attacks.methods.matching_attack.MatchingAttack`.
     """
@@ -64,7 +64,7 @@ class Unmixing(MatchingAttack):
         observed, whole = [Seen(one, self.objective(one)) for one in observation.by_round()], self.iterations
         first = whole - whole // _TOGETHER
         alone = replace(mixture, apart=True)
-        problem = Problem(observed[0].observation, labels, observed[0].objective, Schedule(first, self.step_size, self.patience), seed,
+        problem = Problem(observation, labels, observed[0].objective, Schedule(first, self.step_size, self.patience), seed,
                           mixture=alone, later=tuple(observed[1:]))
         images, costs, logits = found = minimise(problem, restarts=self.restarts, progress=progress and (
             lambda done, _: progress(done, whole)))

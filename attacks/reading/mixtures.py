@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from attacks.base import Observation
 from attacks.objective.total_variation import total_variation
+from attacks.reading.layers import layer_input
+from attacks.reading.separation import separated_inputs
 from defenses.mixing import Mixing
 from defenses.support.last_linear import last_linear
 from defenses.support.targets import class_count
@@ -120,6 +122,19 @@ def mixture_of(observation: Observation, rounds: int = 1) -> Mixture | None:
     """What an attacker knows of how images were mixed; None where nothing is."""
     mixing = observation.mixing
     return None if mixing is None else Mixture(mixing, observation.batch_size, class_count(observation.module), rounds)
+
+
+def first_inputs(observation: Observation, layer: str, mixture: Mixture | None) -> Tensor:
+    """What entered a first linear layer with bias, [N, images behind the gradient, *image_shape], from its gradient."""
+    low, high = observation.box() if mixture is None else mixture.bounds(*observation.box())
+    count = observation.batch_size if mixture is None else mixture.seen
+    if count == 1:
+        return layer_input(observation, layer).unflatten(-1, observation.image_shape)
+    if low.dim() > 3:  # concealing images have no box; those that are in it are the client's
+        low, high = observation.box()
+    weight, bias = (observation.shared[f"{layer}.{child}" if layer else child] for child in ("weight", "bias"))
+    box = low.expand(observation.image_shape).flatten(), high.expand(observation.image_shape).flatten()
+    return separated_inputs(weight, bias, count, box).unflatten(-1, observation.image_shape)
 
 
 def originals_of_read(observation: Observation, mixture: Mixture, found: Tensor, labels: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from attacks.base import Observation
 from attacks.engine.matcher import GradientMatcher
-from attacks.engine.mixtures import MixtureMatcher, Seen
 from attacks.objective.objective import Objective
 from attacks.reading.mixtures import Mixture
+from attacks.search.mixtures import MixtureMatcher, Seen
 from attacks.search.schedule import Schedule
 from defenses.support.last_linear import last_linear
 from defenses.support.seeds import VictimNoise, derive

@@ -41,7 +41,8 @@ class SignedAdam(Optimizer):
         _adam(self.images, derivative.nan_to_num(nan=0.0).sign_(), self._first, self._second, self._steps, sizes)
         if self.logits is not None:
             assert by_logits is not None
-            _adam(self.logits, by_logits.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), *self._of_logits, self._steps, sizes)
+            first, second = self._of_logits
+            _adam(self.logits, by_logits.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), first, second, self._steps, sizes)
         torch.clamp(self.images, *self._bounds, out=self.images)
 
     def restart(self, slot: int, images: Tensor, logits: Tensor | None) -> None:

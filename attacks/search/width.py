@@ -9,8 +9,8 @@ from torch import Tensor
 
 from attacks.engine import memory
 from attacks.engine.matcher import GradientMatcher
-from attacks.engine.mixtures import MixtureMatcher
 from attacks.engine.slots import even, filled
+from attacks.search.mixtures import MixtureMatcher
 from attacks.search.problem import Problem, Start
 
 #: The width is measured where that takes less than some two percent of the attack: each width takes three steps.
