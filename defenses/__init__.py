@@ -47,7 +47,7 @@ def family(specification: str) -> Family:
 
 __all__ = [
     "DCS2", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Clipped", "Composition", "Defense", "Facts", "Family",
-    "GradientPruning", "Gradients", "InstaHide", "Intervals", "Kept", "Mixing", "Mixup", "NoDefense", "Noise", "NoisyGradients", "Plan", "Private", "Release",
-    "Scaled", "Sign", "SpecificationError", "State", "Step", "StochasticLayer", "Unknown", "VariationalBottleneck",
-    "client_loss", "create", "family", "registry",
+    "GradientPruning", "Gradients", "InstaHide", "Intervals", "Kept", "Mixing", "Mixup", "NoDefense", "Noise",
+    "NoisyGradients", "Plan", "Private", "Release", "Scaled", "Sign", "SpecificationError", "State", "Step",
+    "StochasticLayer", "Unknown", "VariationalBottleneck", "client_loss", "create", "family", "registry",
 ]

@@ -32,14 +32,15 @@ class DCS2(Defense):
 
         1 - cos(grad L(x', c), grad L(x, y)) + exp(-distance * |x' - x|) + output * (|f(x') - f(x)| / |f(x)| - tolerance),
 
-    with norms and outputs f averaged over the batch, until |x' - x| exceeds ``enough``. Nothing keeps it within the range of pixels.
-    What is shared is the gradient of the mean loss over both, under targets of share * c + (1 - share) * y for the concealing
-    images; where its product with the client's own gradient is negative, that part is projected away, so that it still descends.
+    with norms and outputs f averaged over the batch, until |x' - x| exceeds ``enough``. Nothing keeps it within the range of
+    pixels. What is shared is the gradient of the mean loss over both, under targets of share * c + (1 - share) * y for the
+    concealing images; where its product with the client's own gradient is negative, that part is projected away, so that it still
+    descends.
 
-    The text of the paper was not at hand when this was written, so that the definition is that of the authors' code, from the option
-    that begins with noise, as a client step has no other images; c is drawn from all classes. The code divides the loss by 3 instead
-    of the mean over both (a factor of 2/3), and adds at least half the client's gradient where the product is negative, instead of
-    what makes it zero.
+    The text of the paper was not at hand when this was written, so that the definition is that of the authors' code, from the
+    option that begins with noise, as a client step has no other images; c is drawn from all classes. The code divides the loss by
+    3 instead of the mean over both (a factor of 2/3), and adds at least half the client's gradient where the product is negative,
+    instead of what makes it zero.
 
     An iteration takes one gradient and its derivative by the images, about four gradients of the batch; beside it one for the
     projection, and twice the batch for what is shared. The authors' 1,000 iterations of a step size of 0.1 would take a day for a

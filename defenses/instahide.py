@@ -24,10 +24,10 @@ class InstaHide(Defense):
     sections 3 and 4; "inside" a data set).
 
     Every mix has signs of its own, anew in every step. Images are mixed with others of their batch, as a client step sees no
-    others: this is the simplest of the paper's forms. (The paper mixes with images of the client's whole training set, anew in every epoch;
-    its "cross-dataset" form, with public images, is not this one. The released code draws coefficients as normalised absolute
-    normal numbers, and may mix an image with itself; here they are uniform within the bound, and the k are distinct.) In a batch of
-    fewer images than k all are mixed; of one image the signs alone hide anything.
+    others: this is the simplest of the paper's forms. (The paper mixes with images of the client's whole training set, anew in
+    every epoch; its "cross-dataset" form, with public images, is not this one. The released code draws coefficients as normalised
+    absolute normal numbers, and may mix an image with itself; here they are uniform within the bound, and the k are distinct.) In
+    a batch of fewer images than k all are mixed; of one image the signs alone hide anything.
 
     Args:
         k: images in a mix, >= 1.

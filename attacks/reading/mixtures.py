@@ -29,10 +29,10 @@ _STEPS, _STEP, _SMOOTH = 300, 0.05, 0.01
 class Mixture:
     """What becomes of variables before their gradient is taken.
 
-    Mixes are made of the client's images, which are the variables, with the softmax of logits as coefficients, and labels with them:
-    the same images in every round, under coefficients of their own. Flipped mixes are variables themselves, since their signs can
-    have been any, in each round others. Concealing images are variables beside the client's, under labels that are the softmax of
-    logits.
+    Mixes are made of the client's images, which are the variables, with the softmax of logits as coefficients, and labels with
+    them: the same images in every round, under coefficients of their own. Flipped mixes are variables themselves, since their
+    signs can have been any, in each round others. Concealing images are variables beside the client's, under labels that are the
+    softmax of logits.
 
     Args:
         mixing: what the defense says.

@@ -138,7 +138,8 @@ class _Slots:
             return
         if worth_compiling(self._since.device, iterations):
             self._matcher.compile(self._optimizer.images, self._optimizer.logits)
-        elif isinstance(self._matcher, GradientMatcher) and self._optimizer.logits is None and worth_replaying(self._since.device, len(self._starts), iterations):
+        elif isinstance(self._matcher, GradientMatcher) and self._optimizer.logits is None and worth_replaying(
+                self._since.device, len(self._starts), iterations):
             self._matcher.replay(self._optimizer.images)
 
     def _done(self) -> list[int]:

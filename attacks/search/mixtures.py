@@ -25,8 +25,8 @@ class Seen(NamedTuple):
 
 
 class MixtureMatcher:
-    """As :class:`attacks.engine.matcher.GradientMatcher`, for candidates that are mixed, flipped or concealed as the client's images
-    were. The logits, which are variables beside the images, say how.
+    """As :class:`attacks.engine.matcher.GradientMatcher`, for candidates that are mixed, flipped or concealed as the client's
+    images were. The logits, which are variables beside the images, say how.
 
     Priors on images hold for the client's images, not for what is made of them.
 
