@@ -68,8 +68,9 @@ class Problem(NamedTuple):
         return self._noise(starts, "start", (self.images, *self.observation.image_shape))
 
     def first_logits(self, starts: Sequence[Start]) -> Tensor | None:
-        """Standard normal noise [S, B, classes] where the labels are variables, of another shape where it is how images are
-        mixed.""" if self.begin_logits is not None:
+        """Standard normal noise [S, B, classes] where the labels are variables, of another shape where it is how images are mixed;
+        or where the problem begins."""
+        if self.begin_logits is not None:
             return torch.stack([self.begin_logits[start] for start in starts])
         if self.mixture is not None:
             return self._noise(starts, "labels", self.mixture.logit_shape)
