@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from defenses import Choice, Defense, Facts, Release
+from defenses import Choice, Defense, Facts, Mixing, Release
 from defenses.stochastic import StochasticLayer, sampling, stochastic_layers
 from defenses.support.registry import Named
 from defenses.support.upload import upload
@@ -148,10 +148,15 @@ class Observation:
         return [layer.drawn(own) for layer, own in zip(self.stochastic.values(), noise, strict=True)]
 
     @property
+    def mixing(self) -> Mixing | None:
+        """Which images the gradients are of, where a defense is known to mix them; a blind attacker takes them for the client's."""
+        return None if self.defense is None else self.defense.mixing(self._facts)
+
+    @property
     def discloses(self) -> bool:
         """Whether an informed attacker knows anything that a blind one does not take for granted."""
         return self.defense is not None and (
-            self.defense.regularized or bool(self.stochastic) or bool(self.choices)
+            self.defense.regularized or bool(self.stochastic) or bool(self.choices) or self.mixing is not None
             or any(release.stages for release in self.releases().values()))
 
     def averaged(self) -> Observation:
@@ -186,6 +191,11 @@ class Observation:
             victims=tuple(self.victims[i] for i in positions),
             kept={},
         )
+
+    def box(self) -> tuple[Tensor, Tensor]:
+        """The least and largest value of each channel of a normalised image, [C, 1, 1]."""
+        mean, std = (t.view(-1, 1, 1) for t in (self.mean, self.std))
+        return -mean / std, (1 - mean) / std
 
     def to_pixels(self, x: Tensor) -> Tensor:
         """Normalised images [..., C, H, W] to pixels in [0, 1]."""

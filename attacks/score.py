@@ -19,7 +19,9 @@ from attacks.objective.objective import Objective
 from attacks.objective.total_variation import total_variation
 from attacks.reading.informed import with_knowledge
 from attacks.reading.layers import layers_that_see_the_image
+from attacks.reading.mixtures import mixture_of
 from attacks.reading.releases import told
+from attacks.search.fitted import fitted_cost
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
 
@@ -53,7 +55,8 @@ def score(observation: Observation, images: Tensor, labels: Tensor, seed: int) -
     the logarithm of that misfit, plus log(1 - cos) of each layer without noise, plus half of log(total variation).
 
     Where a defense is known to have changed each image by one of some choices, the misfit is that of the changed images, under the
-    choices that fit best; the prior is on the images themselves.
+    choices that fit best; the prior is on the images themselves. Where a defense is known to mix images, what the client drew for
+    that is fitted first (:mod:`attacks.search.fitted`).
 
     Codes of stochastic layers are replayed and hidden entries left out, as far as the observation tells them; under replayed codes
     the layers behind them say nothing of the image, and are left out too.
@@ -161,12 +164,16 @@ class _Misfit(Cost):
 
 
 def _evaluate(observation: Observation, objective: Objective, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-    costs = []
+    costs, mixture = [], mixture_of(observation)
     for start in range(0, len(observation), _AT_ONCE):
         places = list(range(start, min(start + _AT_ONCE, len(observation))))
         # Slots that are left over compute what nobody reads (attacks.engine.slots).
         slots = places + places[:1] * (filled(len(places), _AT_ONCE, observation.batch_size) - len(places))
+        index = upload(slots, images.device)
+        if mixture is not None:
+            costs.append(fitted_cost(observation, mixture, objective, images[index], labels[index], seed, slots)[: len(places)])
+            continue
         seeds = [derive(seed, "score", observation.victims[place]) for place in slots]
         matcher = GradientMatcher(observation, labels, objective, seeds=seeds, positions=slots)
-        costs.append(matcher.step(images[upload(slots, images.device)])[1][: len(places)])
+        costs.append(matcher.step(images[index])[1][: len(places)])
     return torch.cat(costs)

@@ -10,10 +10,14 @@ from defenses.choices import Choice
 from defenses.clipping import GradientClipping
 from defenses.composition import Composition, joined
 from defenses.cvb import CVB
+from defenses.dcs2 import DCS2
 from defenses.dp_sgd import DPSGD
 from defenses.dropout import DroppedFeatures
 from defenses.families import Family, read_family
 from defenses.grad_defense import GradDefense
+from defenses.instahide import InstaHide
+from defenses.mixing import Mixing
+from defenses.mixup import Mixup
 from defenses.noise import NoisyGradients
 from defenses.none import NoDefense
 from defenses.optimal_noise import OptimalNoise
@@ -34,7 +38,8 @@ from defenses.top_k import TopK
 
 registry: Registry[Defense] = Registry(
     "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, DroppedFeatures, CVB, GradientClipping,
-    Quantisation, GradientSigns, TruncatedSVD, CENSOR, OptimalNoise, Outpost, Soteria, GradDefense, TopK, ATS)
+    Quantisation, GradientSigns, TruncatedSVD, CENSOR, OptimalNoise, Outpost, Soteria, GradDefense, TopK, ATS, Mixup, InstaHide,
+    DCS2)
 
 
 def create(specification: str) -> Defense:
@@ -57,9 +62,10 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "ATS", "CENSOR", "CVB", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Choice", "Clipped", "Composition", "Defense",
+    "ATS", "CENSOR", "CVB", "DCS2", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Choice", "Clipped", "Composition", "Defense",
     "DroppedFeatures", "Facts", "Family", "GradDefense", "GradientClipping", "GradientPruning", "GradientSigns", "Gradients",
-    "Intervals", "Kept", "NoDefense", "Noise", "NoisyGradients", "OptimalNoise", "Outpost", "OwnLikelihood", "Plan", "Private",
-    "Quantisation", "Release", "Scaled", "Sign", "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK",
-    "TruncatedSVD", "Unknown", "VariationalBottleneck", "client_loss", "create", "family", "registry",
+    "InstaHide", "Intervals", "Kept", "Mixing", "Mixup", "NoDefense", "Noise", "NoisyGradients", "OptimalNoise", "Outpost",
+    "OwnLikelihood", "Plan", "Private", "Quantisation", "Release", "Scaled", "Sign", "Soteria", "SpecificationError", "State",
+    "Step", "StochasticLayer", "TopK", "TruncatedSVD", "Unknown", "VariationalBottleneck", "client_loss", "create", "family",
+    "registry",
 ]

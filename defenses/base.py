@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.choices import Choice
+from defenses.mixing import Mixing
 from defenses.private import Private
 from defenses.release import Release, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
@@ -126,6 +127,11 @@ class Defense(Named):
             facts: what everybody knows.
         """
         return ()
+
+    def mixing(self, facts: Facts) -> Mixing | None:
+        """Which images the gradient is of, where ``transform_batch`` mixes them, flips signs or adds others; None where they are
+        the client's, or where the defense does not say."""
+        return None
 
     # What only a defense that replaces the training needs; a composition asks its members for each.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from defenses.base import Account, Defense
 from defenses.choices import Choice, chained
+from defenses.mixing import Mixing
 from defenses.release import Release
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.support.registry import SpecificationError
@@ -42,6 +43,8 @@ class Composition(Defense):
         for hook in ("sample_batches", "batch_gradient", "account"):
             if sum(getattr(type(member), hook) is not getattr(Defense, hook) for member in self.members) > 1:
                 raise ValueError(f"{self.label}: only one of the defenses may replace the training (such as dp-sgd)")
+        if sum(type(member).mixing is not Defense.mixing for member in self.members) > 1:
+            raise ValueError(f"{self.label}: only one of the defenses may mix images (such as mixup)")
 
     @property
     def label(self) -> str:
@@ -100,6 +103,10 @@ class Composition(Defense):
 
     def choices(self, facts: Facts) -> tuple[Choice, ...]:
         return reduce(chained, (member.choices(facts) for member in self.members), ())
+
+    def mixing(self, facts: Facts) -> Mixing | None:
+        found = (member.mixing(facts) for member in self.members)
+        return next((mixing for mixing in found if mixing is not None), None)
 
     def sample_batches(self, data_loader: Any) -> Any:
         for member in self.members:

@@ -16,6 +16,7 @@ from attacks.identification.batches import among_others, comparable
 from attacks.identification.candidates import Candidates
 from attacks.identification.features import by_features, by_replayed_codes, exact_features, fresh_noise
 from attacks.identification.likelihood import ImageLikelihood
+from attacks.identification.mixtures import by_mixture, mixed_method
 from attacks.identification.pools import of_victims, over_choices, scored
 from attacks.identification.simulation import by_simulation
 from attacks.objective.comparison import root, total
@@ -42,6 +43,8 @@ class Identifier:
     - ``features``: where a layer samples, by what entered it, where that can be read; ``replayed``: where it is read with noise, by
       the gradients under the code that was read with it;
     - ``whitened``: of more images, with the others as noise (:mod:`attacks.identification.whitening`);
+    - ``span``, ``signless``, ``rebuilt``: of images that were mixed, flipped or concealed, by what of them can be read or rebuilt
+      (:mod:`attacks.identification.mixtures`);
     - ``simulated``: where nothing is disclosed, or codes cannot be read (:mod:`attacks.identification.simulation`).
 
     Where a defense is known to have changed each image by one of some choices, a candidate's likelihood is the mean over these.
@@ -55,6 +58,8 @@ class Identifier:
         return Method(name, exact)
 
     def _name(self, observation: Observation) -> str:
+        if observation.mixing is not None:
+            return mixed_method(observation)
         if all(release.form is None for release in observation.releases().values()):
             return "simulated"
         if observation.batch_size > 1:
@@ -96,6 +101,8 @@ class Identifier:
 
     def _scores(self, observation: Observation, candidates: Candidates, seed: int, tell: Progress) -> Tensor:
         method = self._name(observation)
+        if method in ("span", "signless", "rebuilt"):
+            return by_mixture(observation, candidates, seed, tell)
         if method == "whitened":
             return among_others(observation, candidates, seed, tell)
         if method == "replayed":
@@ -118,6 +125,8 @@ def _apart(observation: Observation) -> list[Observation]:
     """The observations whose scores add up."""
     if len(observation.rounds) < 2:
         return [observation]
+    if observation.mixing is not None:  # anew in each
+        return list(observation.by_round())
     same = all(one.module is observation.rounds[0].module for one in observation.rounds)
     # Asked of single rounds: what a mean of Laplacian noise is said to be is Gaussian.
     stages = [stage for release in observation.releases().values() for stage in release.stages]

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
-
 from attacks.base import Attack, Observation, Progress, Reconstruction
-from attacks.reading.labels import known_or_inferred_labels, label_obstacle
-from attacks.reading.layers import entered, has_parameters, layer_input
-from attacks.reading.separation import separated_inputs
+from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
+from attacks.reading.layers import first_linear
+from attacks.reading.mixtures import first_inputs, mixture_of, originals_of_read
 from attacks.undone import rebuilt
 
 
@@ -21,8 +18,9 @@ class Analytic(Attack):
 
     For one image every row i gives x = (dL/dW_i) / (dL/db_i), and all rows together a least-squares estimate, which also averages
     noise. For more images, rows whose unit is active for one image alone give that image (:mod:`attacks.reading.separation`). What
-    comes behind the layer does not matter. An informed attacker takes off what the variance of known noise adds, and leaves out
-    what was set to zero. There is nothing to choose.
+    comes behind the layer does not matter. An informed attacker takes off what the variance of known noise adds, leaves out what
+    was set to zero, and un-mixes what was mixed, by labels that the gradient of the last layer tells then. There is nothing to
+    choose.
     """
 
     name: ClassVar[str] = "analytic"
@@ -35,44 +33,15 @@ class Analytic(Attack):
         return False
 
     def obstacle(self, observation: Observation) -> str | None:
-        return _first_layer(observation)[1] or label_obstacle(observation)
+        return first_linear(observation)[1] or label_obstacle(observation)
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:
         self.check(observation)
-        name, _ = _first_layer(observation)
-        if observation.batch_size == 1:
-            found = layer_input(observation, name)
-        else:
-            weight, bias = (observation.shared[f"{name}.{child}" if name else child] for child in ("weight", "bias"))
-            found = separated_inputs(weight, bias, observation.batch_size, _bounds(observation))
-        images = found.unflatten(-1, observation.image_shape)
+        name, _ = first_linear(observation)
+        mixture, labels = mixture_of(observation), as_classes(known_or_inferred_labels(observation))
+        images = first_inputs(observation, name, mixture)
+        if mixture is not None:
+            images = originals_of_read(observation, mixture, images, labels)
         if progress is not None:
             progress(1, 1)
-        labels = known_or_inferred_labels(observation)
         return rebuilt(observation, images, labels, images.new_zeros(len(observation)), seed)
-
-
-def _bounds(observation: Observation) -> tuple[Tensor, Tensor]:
-    """The least and largest value of each entry of a normalised image, [C * H * W]."""
-    low = (-observation.mean / observation.std).view(-1, 1, 1).expand(observation.image_shape)
-    high = ((1 - observation.mean) / observation.std).view(-1, 1, 1).expand(observation.image_shape)
-    return low.flatten(), high.flatten()
-
-
-def _first_layer(observation: Observation) -> tuple[str, str | None]:
-    """The first layer that runs, and why the attack does not apply to it; found by a forward pass on a random image."""
-    generator = torch.Generator("cpu").manual_seed(0)
-    image = torch.randn((1, *observation.image_shape), generator=generator, device="cpu").to(observation.mean)
-    layers = {name: layer for name, layer in observation.module.named_modules() if has_parameters(layer)}
-    name, seen = next(iter(entered(observation, layers, image).items()))
-    module = layers[name]
-    if not isinstance(module, nn.Linear):
-        return name, f"the first layer is a {_KINDS.get(type(module), type(module).__name__)}, not a linear one"
-    if module.bias is None:
-        return name, "the first layer has no bias"
-    if seen.shape != (1, image.numel()) or (seen.device.type != "meta" and not torch.equal(seen, image.flatten(1))):
-        return name, "the first layer does not see the pixels as they are"
-    return name, None
-
-
-_KINDS: dict[type, str] = {nn.Conv2d: "convolution", nn.Conv1d: "convolution", nn.Embedding: "embedding"}

@@ -49,6 +49,8 @@ class Averaging(MatchingAttack):
         first, second = observation.rounds[0].shared, observation.rounds[1].shared
         if observation.device.type != "meta" and all(torch.equal(g, second[name]) for name, g in first.items()):
             return "every round shares the same gradient"
+        if observation.mixing is not None:
+            return "images are mixed anew in every round, so that the mean is of no one mix"
         return super().obstacle(observation)
 
     def prepared(self, observation: Observation) -> Observation:

@@ -10,6 +10,7 @@ from attacks.objective.costs import Euclidean
 from attacks.objective.objective import Objective
 from attacks.reading.informed import with_knowledge
 from attacks.reading.labels import as_classes, known_or_inferred_labels, label_obstacle
+from attacks.reading.mixtures import mixture_of
 from attacks.search.lbfgs import LBFGS
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
@@ -54,8 +55,9 @@ class DLG(Attack):
             return False
         assert observation.defense is not None
         blind = observation.blind()
-        return (observation.defense.regularized or bool(observation.choices)
-                or observation.stochastic.keys() != blind.stochastic.keys() or not self._objective(observation).same_as(self._objective(blind)))
+        return (observation.defense.regularized or bool(observation.choices) or observation.mixing is not None
+                or observation.stochastic.keys() != blind.stochastic.keys()
+                or not self._objective(observation).same_as(self._objective(blind)))
 
     def _objective(self, observation: Observation) -> Objective:
         return with_knowledge(Objective(Euclidean()), observation)
@@ -65,12 +67,17 @@ class DLG(Attack):
         labels = as_classes(known_or_inferred_labels(observation)) if self.joint else known_or_inferred_labels(observation)
         # The last evaluation needs no step; the step size does not decay.
         schedule = Schedule(self.iterations - 1, self.step_size, self.iterations, eighths=())
-        problem = Problem(observation, labels, self._objective(observation), schedule, seed, joint=self.joint)
+        mixture = mixture_of(observation)
+        problem = Problem(observation, labels, self._objective(observation), schedule, seed, joint=self.joint, mixture=mixture)
         images, costs, others = minimise(problem, optimizer=LBFGS, restarts=self.restarts, progress=progress and (
             lambda done, _: progress(done, self.iterations))).best()
         if progress is not None:
             progress(self.iterations, self.iterations)
-        return rebuilt(observation, images, others[0] if others else labels, costs, seed)
+        if mixture is not None:
+            images = mixture.originals(images, others[0])
+        elif self.joint:
+            labels = others[0]
+        return rebuilt(observation, images, labels, costs, seed)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ class Likelihood(MatchingAttack):
         known = told(observation)
         if not (known.variances or known.judges):
             return "the gradient carries no noise of known variance, nor is its likelihood told otherwise"
+        if self.begin == "features" and observation.mixing is not None:
+            return "features of mixed images are those of no image that the search could begin with"
         if self.begin == "features" and isinstance(found := layers_and_features(observation), str):
             return found
         return super().obstacle(observation)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from attacks.base import Attack, Observation, Progress, Reconstruction
 from attacks.objective.objective import Objective
 from attacks.reading.labels import known_or_inferred_labels, label_obstacle
+from attacks.reading.mixtures import mixture_of
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
@@ -56,7 +57,7 @@ class MatchingAttack(Attack):
             return True
         assert observation.defense is not None
         # Some layers sample for a blind attacker too; what else an attack knows stands in its objective.
-        return (observation.defense.regularized or bool(observation.choices)
+        return (observation.defense.regularized or bool(observation.choices) or observation.mixing is not None
                 or observation.stochastic.keys() != blind.stochastic.keys()
                 or not self.objective(self.prepared(observation)).same_as(self.objective(self.prepared(blind))))
 
@@ -72,6 +73,9 @@ class MatchingAttack(Attack):
         observation = self.prepared(observation)
         labels = known_or_inferred_labels(observation)
         schedule = Schedule(self.iterations, self.step_size, self.patience)
-        problem = Problem(observation, labels, self.objective(observation), schedule, seed)
-        images, costs, _ = minimise(problem, restarts=self.restarts, progress=progress).best()
+        mixture = mixture_of(observation)
+        problem = Problem(observation, labels, self.objective(observation), schedule, seed, mixture=mixture)
+        images, costs, others = minimise(problem, restarts=self.restarts, progress=progress).best()
+        if mixture is not None:
+            images = mixture.originals(images, others[0])
         return rebuilt(observation, images, labels, costs, seed)

@@ -61,6 +61,8 @@ class Recursive(MatchingAttack):
         return self.matched > 0
 
     def obstacle(self, observation: Observation) -> str | None:
+        if observation.mixing is not None and (self.matched or observation.mixing.concealing):
+            return "the image that layers see is not the client's; with matched=0 it is read, and its signs left out"
         return recursion_obstacle(observation)
 
     def informed_by(self, observation: Observation) -> bool:
@@ -72,6 +74,8 @@ class Recursive(MatchingAttack):
         links, known = read_backwards(observation, self.matched, self.solver)
         if not links:
             images = known.value.to(observation.mean)[:, None].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            if observation.mixing is not None and observation.mixing.flipped:
+                images = images.abs()
             if progress is not None:
                 progress(1, 1)
             return rebuilt(observation, images, labels, images.new_zeros(len(observation)), seed)

@@ -26,6 +26,8 @@ def replay_obstacle(observation: Observation) -> str | None:
         return "the model has no stochastic layer"
     if observation.batch_size > 1:
         return f"codes are read from the gradient of one image, not of {observation.batch_size}, which is a sum over images"
+    if concealed(observation):
+        return "codes are read from the gradient of one image, beside which another was concealing here"
     if observation.averaged_rounds > 1:
         return "codes differ between the rounds that were averaged"
     if not all(_enters_linear_with_bias(layer) for layer in layers.values()):
@@ -36,6 +38,10 @@ def replay_obstacle(observation: Observation) -> str | None:
 def _enters_linear_with_bias(layer: StochasticLayer) -> bool:
     linear = layer.get_submodule(layer.reads_code) if layer.reads_code else None
     return isinstance(linear, nn.Linear) and linear.bias is not None
+
+def concealed(observation: Observation) -> bool:
+    """Whether images are known to be in the gradient that are not the client's."""
+    return observation.mixing is not None and observation.mixing.concealing > 0
 
 
 def codes(observation: Observation) -> tuple[Tensor, ...]:
@@ -94,6 +100,8 @@ def last_features(observation: Observation) -> dict[str, Tensor] | str:
     """What entered the last layer at the client, [N, 1, d], by its name; or why that cannot be read."""
     if observation.batch_size > 1:
         return f"features are read from the gradient of one image, not of {observation.batch_size}"
+    if concealed(observation):
+        return "features are read from the gradient of one image, beside which another was concealing here"
     try:
         name, linear = last_linear(observation.module)
     except ValueError as error:
@@ -159,3 +167,22 @@ def _variance(observation: Observation, parameter: str) -> float:
 def has_parameters(layer: nn.Module) -> bool:
     """Whether it has some of its own."""
     return next(layer.parameters(recurse=False), None) is not None
+
+
+def first_linear(observation: Observation) -> tuple[str, str | None]:
+    """The first layer that runs, and why it does not tell the pixels; found by a forward pass on a random image."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    image = torch.randn((1, *observation.image_shape), generator=generator, device="cpu").to(observation.mean)
+    layers = {name: layer for name, layer in observation.module.named_modules() if has_parameters(layer)}
+    name, seen = next(iter(entered(observation, layers, image).items()))
+    module = layers[name]
+    if not isinstance(module, nn.Linear):
+        return name, f"the first layer is a {_KINDS.get(type(module), type(module).__name__)}, not a linear one"
+    if module.bias is None:
+        return name, "the first layer has no bias"
+    if seen.shape != (1, image.numel()) or (seen.device.type != "meta" and not torch.equal(seen, image.flatten(1))):
+        return name, "the first layer does not see the pixels as they are"
+    return name, None
+
+
+_KINDS: dict[type, str] = {nn.Conv2d: "convolution", nn.Conv1d: "convolution", nn.Embedding: "embedding"}

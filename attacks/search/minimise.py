@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacks.base import Progress
 from attacks.engine.compiled import worth_compiling
+from attacks.engine.matcher import GradientMatcher
 from attacks.engine.memory import with_less
 from attacks.engine.replayed import worth_replaying
 from attacks.engine.slots import even, filled
@@ -105,7 +106,11 @@ class _Slots:
         schedule = self._problem.schedule
         self._compile_if_worth_it()
         images, others = self._optimizer.images, self._optimizer.others
-        derivative, *by_others, objective = self._matcher.step_with(images, others) if others else self._matcher.step(images)
+        if others:
+            derivative, *by_others, objective = self._matcher.step_with(images, others)
+        else:
+            assert isinstance(self._matcher, GradientMatcher)
+            (derivative, objective), by_others = self._matcher.step(images), []
         self._optimizer.look(objective)
         progressed = objective < self._best - _PROGRESS * self._best.abs()
         progressed |= self._best.isinf()
@@ -132,7 +137,8 @@ class _Slots:
             return
         if worth_compiling(self._since.device, iterations):
             self._matcher.compile(self._optimizer.images, self._optimizer.others)
-        elif not self._optimizer.others and worth_replaying(self._since.device, len(self._starts), iterations):
+        elif isinstance(self._matcher, GradientMatcher) and not self._optimizer.others and worth_replaying(
+                self._since.device, len(self._starts), iterations):
             self._matcher.replay(self._optimizer.images)
 
     def _done(self) -> list[int]:
@@ -190,7 +196,7 @@ class _Results:
 
     def __init__(self, problem: Problem, restarts: int, progress: Progress | None) -> None:
         observation = problem.observation
-        self._images = observation.mean.new_zeros(len(observation), restarts, observation.batch_size, *observation.image_shape)
+        self._images = observation.mean.new_zeros(len(observation), restarts, problem.images, *observation.image_shape)
         self._costs = observation.mean.new_full((len(observation), restarts), torch.nan)
         self._others: dict[Start, list[Tensor]] = {}
         self._iterations, self._progress = problem.schedule.iterations, progress

@@ -11,6 +11,8 @@ from torch import Tensor
 from attacks.base import Observation
 from attacks.engine.matcher import GradientMatcher, sample_noise
 from attacks.objective.objective import Objective
+from attacks.reading.mixtures import Mixture
+from attacks.search.mixtures import MixtureMatcher, Seen
 from attacks.search.schedule import Schedule
 from defenses.support.last_linear import last_linear
 from defenses.support.seeds import VictimNoise, derive
@@ -32,12 +34,24 @@ class Problem(NamedTuple):
     schedule: Schedule
     seed: int  #: of the starts and of the model's sampling, together with the number of each victim
     begin: Tensor | None = None  #: images [N, restarts, B, C, H, W] to start from instead of noise
+    begin_logits: Tensor | None = None  #: [N, restarts, ...], where logits are variables, likewise
     joint: bool = False  #: whether the labels are variables too, as the softmax of logits; ``labels`` are then not read
+    mixture: Mixture | None = None  #: what became of the images before the gradient was taken; how, is a variable too
+    later: tuple[Seen, ...] = ()  #: further rounds of the same images under the mixture
 
-    def matcher(self, starts: Sequence[Start], *, reloaded: bool) -> GradientMatcher:
+    def matcher(self, starts: Sequence[Start], *, reloaded: bool) -> GradientMatcher | MixtureMatcher:
         """The matching of some starts, one in each slot."""
-        return GradientMatcher(self.observation, self.labels, self.objective, seeds=[self.sampling_seed(start) for start in starts],
-                               positions=[start.victim for start in starts], reloaded=reloaded)
+        seeds, positions = [self.sampling_seed(start) for start in starts], [start.victim for start in starts]
+        if self.mixture is None:
+            return GradientMatcher(self.observation, self.labels, self.objective, seeds=seeds, positions=positions,
+                                   reloaded=reloaded)
+        return MixtureMatcher(self.mixture, self.labels, (Seen(self.observation, self.objective), *self.later), seeds=seeds,
+                              positions=positions, reloaded=reloaded)
+
+    @property
+    def images(self) -> int:
+        """How many of a victim are variables."""
+        return self.observation.batch_size if self.mixture is None else self.mixture.variables
 
     def sampling_seed(self, start: Start) -> int:
         return derive(self.seed, "sampling", self.observation.victims[start.victim], start.restart)
@@ -46,15 +60,16 @@ class Problem(NamedTuple):
         """Standard normal noise in normalised space [S, B, C, H, W], or where the problem begins."""
         if self.begin is not None:
             return torch.stack([self.begin[start] for start in starts])
-        return self._noise(starts, "start", (self.observation.batch_size, *self.observation.image_shape))
+        return self._noise(starts, "start", (self.images, *self.observation.image_shape))
 
     def first_others(self, starts: Sequence[Start]) -> list[Tensor]:
-        """Where the labels are variables, standard normal noise [S, B, classes]; where the samples of stochastic layers are, a draw
-        of each layer, [S, B, *shape]."""
+        """Where the labels are variables, or how images are mixed, standard normal noise [S, B, classes], or of the shape of the
+        latter, or where the problem begins; where the samples of stochastic layers are, a draw of each layer, [S, B, *shape]."""
         others = []
-        if self.joint:
-            classes = last_linear(self.observation.module)[1].out_features
-            others.append(self._noise(starts, "labels", (self.observation.batch_size, classes)))
+        if self.begin_logits is not None:
+            others.append(torch.stack([self.begin_logits[start] for start in starts]))
+        elif (shape := self._logit_shape) is not None:
+            others.append(self._noise(starts, "labels", shape))
         if self.objective.sample_prior is not None:
             streams = sample_noise(self.observation, [self.sampling_seed(start) for start in starts])
             others += self.observation.samples_of([stream.draw() for stream in streams])
@@ -62,14 +77,21 @@ class Problem(NamedTuple):
 
     def bounds(self) -> list[tuple[Tensor, Tensor]]:
         """The lowest and the highest valid value of the images, in normalised space, and of each of the others."""
-        mean, std = (t.view(-1, 1, 1) for t in (self.observation.mean, self.observation.std))
-        found = [(-mean / std, (1 - mean) / std)]
-        if self.joint:
+        box = self.observation.box()
+        found, mean = [box if self.mixture is None else self.mixture.bounds(*box)], self.observation.mean
+        if self._logit_shape is not None:
             found.append((mean.new_tensor(-torch.inf), mean.new_tensor(torch.inf)))
         if self.objective.sample_prior is not None:
             found += [(mean.new_tensor(low), mean.new_tensor(high))
                       for low, high in (layer.bounds for layer in self.observation.stochastic.values())]
         return found
+
+    @property
+    def _logit_shape(self) -> tuple[int, ...] | None:
+        """Of the logits of one victim, where there are some."""
+        if self.mixture is not None:
+            return self.mixture.logit_shape
+        return (self.observation.batch_size, last_linear(self.observation.module)[1].out_features) if self.joint else None
 
     def _noise(self, starts: Sequence[Start], what: str, shape: tuple[int, ...]) -> Tensor:
         seeds = [derive(self.seed, self.observation.victims[start.victim], what, start.restart) for start in starts]

@@ -10,6 +10,7 @@ from torch import Tensor
 from attacks.engine import memory
 from attacks.engine.matcher import GradientMatcher
 from attacks.engine.slots import even, filled
+from attacks.search.mixtures import MixtureMatcher
 from attacks.search.problem import Problem, Start
 
 #: The width is measured where that takes less than some two percent of the attack: each width takes three steps.
@@ -27,7 +28,7 @@ def choose_width(problem: Problem, waiting: Sequence[Start]) -> int:
         return 1  # also where memory holds more: slots beside it would compute what nobody reads
     image, iterations = problem.first_images(waiting[:1]), problem.schedule.iterations
 
-    def matcher(count: int) -> GradientMatcher:
+    def matcher(count: int) -> GradientMatcher | MixtureMatcher:
         starts = [*waiting[:count], *[waiting[0]] * (count - len(waiting))]
         return problem.matcher(starts, reloaded=count < len(waiting))
 
@@ -53,7 +54,7 @@ def choose_width(problem: Problem, waiting: Sequence[Start]) -> int:
     return best if seconds[best] < _CLEARLY_FASTER * seconds[largest] else largest
 
 
-def _seconds_per_victim(matcher: GradientMatcher, image: Tensor, width: int) -> float:
+def _seconds_per_victim(matcher: GradientMatcher | MixtureMatcher, image: Tensor, width: int) -> float:
     images = image.expand(width, *image.shape[1:]).clone()
     samples = matcher.samples_like(images)
     times = []

@@ -36,7 +36,7 @@ def observed(cls: type[attacks.Attack], defense: str, model: str, **options) -> 
 
 def where_it_applies(cls: type[attacks.Attack], **options) -> attacks.Observation:
     """An observation to which the attack applies, of a random defense where there is such a one."""
-    for defense in ("precode", "noise", "none", "cvb"):
+    for defense in ("precode", "noise", "none", "cvb", "instahide"):
         for model in ("lenet", "mlp"):
             observation = observed(cls, defense, model, **options)
             if short(cls).obstacle(observation) is None:

@@ -48,8 +48,10 @@ def releases(private: defenses.Private, x: torch.Tensor, y: torch.Tensor) -> dic
 def is_random(private: defenses.Private, x: torch.Tensor, y: torch.Tensor) -> bool | None:
     """Whether the client draws anything, by what the defense says of itself; None where it does not say."""
     chains = releases(private, x, y).values()
-    chosen = private.in_force.choices(Facts(len(x), private.round, private.module, x.shape[1:]))
-    if chosen or stochastic_layers(private.module) or any(isinstance(stage, Noise) for chain in chains for stage in chain.stages):
+    facts = Facts(len(x), private.round, private.module, x.shape[1:])
+    if private.in_force.choices(facts) or private.in_force.mixing(facts) is not None or stochastic_layers(private.module):
+        return True
+    if any(isinstance(stage, Noise) for chain in chains for stage in chain.stages):
         return True
     # What a likelihood of its own is of, or which entries were kept where their magnitude does not decide, is not said.
     said = all(chain.form is not None and not any(isinstance(stage, OwnLikelihood) or (isinstance(stage, Kept) and stage.threshold is None)
@@ -222,8 +224,8 @@ def test_gradients_have_the_layout_of_their_parameters():
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
 
 
-#: Built-in defenses whose release may be unknown, with the reason; none.
-UNKNOWN: dict[str, str] = {}
+#: Built-in defenses whose release may be unknown, with the reason.
+UNKNOWN: dict[str, str] = {"dcs2": "whether the gradient was projected does not show"}
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

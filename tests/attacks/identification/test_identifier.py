@@ -18,7 +18,7 @@ from defenses.stochastic import stochastic_layers
 DEFENSES = [*defenses.registry.names(), "precode+noise(std=0.001)", "pruning(p=0.5)+noise(std=0.001)", "dp-sgd+pruning(p=0.5)",
             "noise(std=0.001)+pruning(p=0.5)", "dp-sgd+decoy"]
 assert set(TOYS) < set(DEFENSES)
-METHODS = {"cosine", "exact", "likelihood", "features", "replayed", "whitened", "simulated"}
+METHODS = {"cosine", "exact", "likelihood", "features", "replayed", "whitened", "simulated", "span", "signless", "rebuilt"}
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +184,7 @@ def test_what_is_undisclosed_is_simulated_and_the_rest_is_not():
     found = {defense: Identifier().method(case_of(defense).observation) for defense in DEFENSES}
     assert {defense for defense, method in found.items() if method.name == "simulated"} == {"decoy", "error-feedback", "mixed-labels", "dp-sgd+decoy"}
     assert {defense for defense, method in found.items() if method.exact} == {
-        "none", "dp-sgd", "pruning", "noise", "clipping(norm=0.1)", "rounded", "pruning(p=0.5)+noise(std=0.001)", "dp-sgd+pruning(p=0.5)",
+        "none", "mixup", "dp-sgd", "pruning", "noise", "clipping(norm=0.1)", "rounded", "pruning(p=0.5)+noise(std=0.001)", "dp-sgd+pruning(p=0.5)",
         "noise(std=0.001)+pruning(p=0.5)"}
 
 
