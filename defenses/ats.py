@@ -75,7 +75,7 @@ class ATS(Defense):
             return self
         if plan.mean is None or plan.std is None:
             raise ValueError("ats needs the normalisation of the images: mean and std, or a data set that has them as attributes")
-        return replace(self, mean=plan.mean, std=plan.std)
+        return replace(self, mean=tuple(map(float, plan.mean)), std=tuple(map(float, plan.std)))
 
     def choices(self, facts: Facts | None = None) -> tuple[Choice, ...]:
         """Each sub-policy with each sign of its transformations, in the order of the policy."""

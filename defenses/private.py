@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -182,7 +182,7 @@ def _plan(data_loader: Any, epochs: int | None) -> Plan:
     """What the loader tells of the training."""
     dataset: Any = getattr(data_loader, "dataset", None)
     given = (getattr(dataset, name, None) for name in ("mean", "std"))
-    mean, std = (None if values is None else tuple(map(float, values)) for values in given)
+    mean, std = (values if isinstance(values, (Tensor, Sequence)) else None for values in given)  # and not a method, say
     try:
         steps = len(data_loader)
     except TypeError:  # an iterable without a length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -72,8 +72,8 @@ class Plan(NamedTuple):
     steps_per_epoch: int | None = None
     images: int | None = None
     epochs: int | None = None
-    mean: tuple[float, ...] | None = None  #: of each channel, the public normalisation (pixel - mean) / std of pixels in [0, 1]
-    std: tuple[float, ...] | None = None
+    mean: Tensor | Sequence[float] | None = None  #: [C], the public normalisation (pixel - mean) / std of pixels in [0, 1]
+    std: Tensor | Sequence[float] | None = None
 
     @property
     def sample_rate(self) -> float | None:

@@ -35,7 +35,9 @@ def loader(device: torch.device, dtype: torch.dtype) -> Any:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(24, *cases.SHAPE, generator=generator).to(device, dtype)
     y = torch.randint(cases.CLASSES, (24,), generator=generator).to(device)
-    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=6)
+    dataset = torch.utils.data.TensorDataset(x, y)
+    dataset.mean, dataset.std = (0.5, 0.5), (0.25, 0.25)
+    return torch.utils.data.DataLoader(dataset, batch_size=6)
 
 
 def private_of(defense: str, model: str, device: torch.device, dtype: torch.dtype) -> defenses.Private:

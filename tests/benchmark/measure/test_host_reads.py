@@ -18,7 +18,9 @@ from attacks.methods.matching_attack import MatchingAttack
 from benchmark.data.loaders import BatchLoader, LabelledImages
 from benchmark.measure import training
 
-SPECIFICATIONS = [*defenses.registry.names(), "precode+noise(std=0.001)"]
+#: The normalisation of fake images cannot be read.
+GIVEN = {"ats": "ats(mean=(0.0, 0.0), std=(1.0, 1.0))"}
+SPECIFICATIONS = [*(GIVEN.get(name, name) for name in defenses.registry.names()), "precode+noise(std=0.001)"]
 
 
 def test_reads_are_found():
