@@ -38,7 +38,8 @@ class Reciprocal(OwnLikelihood):
 
     def surprise(self, own: Tensor, left: Tensor) -> Tensor:
         own, left = own.flatten(1), left.flatten(1)
-        return _nats(own.abs(), own - left)
+        # A step towards larger entries, of which more can be explained, would lead away; weights follow the candidate instead.
+        return _nats(own.detach().abs(), own - left)
 
     def typical(self, left: Tensor) -> tuple[Tensor, Tensor]:
         # The factor is not told by what was shared; what is said to be expected is the least, noise of the size of rounding.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.base import Defense
-from defenses.release import OwnLikelihood, Release
+from defenses.release import Kept, OwnLikelihood, Release
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
 from defenses.support.smallest import without_smallest
@@ -62,9 +62,6 @@ class Perturbed(OwnLikelihood):
         perturbed = (self._of_entries(nothing, left, exact) + 0.5 * squared).sum(1) - math.log(self.probability)
         undefended = _nats(nothing, exact).sum(1) - math.log1p(-min(self.probability, 0.5))
         return torch.where(plain, undefended, perturbed), torch.where(plain, 0.0, 0.5 * squared.square().sum(1))
-
-    def as_noise(self, left: Tensor) -> float | None:
-        return None
 
     def _of_entries(self, away: Tensor, left: Tensor, exact: Tensor) -> Tensor:
         """Of each entry that is so far from what was kept, in nats."""
@@ -139,8 +136,14 @@ class Outpost(Defense):
     def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
         stds = self._stds(facts.module)
         probability = self._probability(facts.round)
-        return {name: Release((Perturbed(self._kept(p.numel()), stds[name], probability),))
-                for name, p in facts.module.named_parameters() if name in shared}
+        told: dict[str, Release] = {}
+        for name, parameter in facts.module.named_parameters():
+            if name in shared:
+                kept = self._kept(parameter.numel())
+                perturbed = Release((Perturbed(kept, stds[name], probability),))
+                # That each was pruned is said apart where it is known, so that comparisons by the cosine prune candidates too.
+                told[name] = Release((Kept(kept),)).then(perturbed) if probability == 1 and kept < parameter.numel() else perturbed
+        return told
 
     def _probability(self, round_: int) -> float:
         return 1 / (1 + self.decay * round_)

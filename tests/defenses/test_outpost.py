@@ -13,7 +13,7 @@ from model_cases import step_of
 from torch import nn
 
 from attacks.identification import Identifier
-from defenses import Facts, GradientPruning, Outpost
+from defenses import Facts, GradientPruning, Kept, Outpost
 from defenses.outpost import Perturbed
 
 MODULE = nn.Linear(20, 10, dtype=torch.float64)
@@ -70,7 +70,13 @@ def test_fewer_steps_are_defended_the_later_it_is(round_, share):
     defended = sum(not torch.equal(shared(Outpost(), given, seed, round_)["weight"], given["weight"]) for seed in range(300))
     assert scipy.stats.binomtest(defended, 300, share).pvalue > 0.01
     told = Outpost().release({"weight": None, "bias": None}, Facts(1, round_, MODULE, (2, 8, 8)))
-    assert told["weight"].stages[0].probability == pytest.approx(share)
+    assert told["weight"].stages[-1].probability == pytest.approx(share)
+
+
+def test_candidates_are_pruned_where_the_client_surely_did():
+    stages = [Outpost().release({"weight": None}, Facts(1, round_, MODULE, (2, 8, 8)))["weight"].stages for round_ in (0, 1)]
+    assert stages[0][0] == Kept(40) and [len(of) for of in stages] == [2, 1]
+    assert len(Outpost(p=0.0).release({"weight": None}, Facts(1, 0, MODULE))["weight"].stages) == 1
 
 
 def test_what_is_said_of_a_tensor_is_the_density_of_its_entries():
@@ -99,7 +105,7 @@ def test_what_is_expected_is_found_at_the_original(scale, round_):
     given = gradients(3, scale)
     told = Outpost().release(dict.fromkeys(given), Facts(1, round_, MODULE, (2, 8, 8)))
     for name, g in given.items():
-        (stage,) = told[name].stages
+        stage = told[name].stages[-1]
         left = torch.stack([shared(Outpost(), given, seed, round_)[name] for seed in range(400)])
         mean, variance = stage.typical(left)
         away = stage.surprise(g.expand_as(left), left) - mean
