@@ -38,7 +38,8 @@ class Reciprocal(OwnLikelihood):
 
     def surprise(self, own: Tensor, left: Tensor) -> Tensor:
         own, left = own.flatten(1), left.flatten(1)
-        # A step towards larger entries, of which more can be explained, would lead away; weights follow the candidate instead.
+        # The weights follow the candidate and have no derivative, which would draw entries away from zero (LeNet, CIFAR-10, untrained,
+        # 8 victims, std of 0.1, 200 iterations of matching: SSIM 0.07 with it, 0.14 without).
         return _nats(own.detach().abs(), own - left)
 
     def typical(self, left: Tensor) -> tuple[Tensor, Tensor]:
