@@ -96,8 +96,9 @@ class Outpost(Defense):
     whole model Gaussian noise is added. Its standard deviation is ``scale`` times the variance of the tensor's weights, at most 1,
     by which the paper measures the risk. The Fisher information of one step is the square of the gradient before it is pruned.
 
-    Parameters are those of the authors' code, which counts t within the local epochs of a round, takes the mean of the
-    squares over a tensor's first axis, and in its present state returns the gradients as they were. The strength for a curve is ``decay``, over 0, 0.01, 0.125.
+    The values are those of the authors' code, which counts t within the local epochs of a round, takes the mean of the squares over
+    a tensor's first axis, and in its present state returns the gradients as they were. The strength for a curve is ``decay``, over
+    0, 0.01, 0.125.
 
     Args:
         decay: of the probability with the steps, >= 0; with 0 every step is defended.
