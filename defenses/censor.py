@@ -49,8 +49,8 @@ class CENSOR(Defense):
 
     The released code differs: it divides the projection by |g| instead of |g|^2, so that what is shared is orthogonal where |g| is
     1 alone; where no trial comes below the loss before the step it shares the gradient as it is; it defends one image's gradient at
-    the beginning of each of ten epochs and trains undefended in between. Here every step is defended, as in the paper. The trial
-    step's size is that of the code; the strength for a curve is ``trials``, over 1, 20, 200.
+    the beginning of each of ten epochs and trains undefended in between. Here every step is defended. The trial step's size
+    is that of the code; the strength for a curve is ``trials``, over 1, 20, 200.
 
     Args:
         trials: random gradients among which the best is chosen, >= 1.

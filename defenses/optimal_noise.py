@@ -38,7 +38,8 @@ class Reciprocal(OwnLikelihood):
 
     def surprise(self, own: Tensor, left: Tensor) -> Tensor:
         own, left = own.flatten(1), left.flatten(1)
-        # A step towards larger entries, of which more can be explained, would lead away; weights follow the candidate instead.
+        # The weights follow the candidate and have no derivative, which would draw entries away from zero (LeNet, CIFAR-10,
+        # untrained, 8 victims, std of 0.1, 200 iterations of matching: SSIM 0.07 with it, 0.14 without).
         return _nats(own.detach().abs(), own - left)
 
     def typical(self, left: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,10 +64,9 @@ class OptimalNoise(Defense):
     over the entry's size (Chen, Gürsoy and Lei, "Optimal Defenses Against Gradient Reconstruction Attacks", 2024).
 
     That variance has the least sum of g_i^2 variance_i, by which a step suffers, for a given sum of |dg_i/dx|^2 / variance_i, the
-    information of which their Bayesian Cramér-Rao bound on any reconstruction consists. It is scaled to a mean of std^2 over the
-    entries of the model. The derivative's norm is estimated on random directions, as in the authors' code, where sizes are
-    1e-8 at the least and ratios 1e6 at most. The variances are not
-    public, as they depend on the images. The strength for a curve is ``std``, over 0.01, 0.1, 1.
+    information of a Cramér-Rao bound on reconstructions. It is scaled to a mean of std^2 over the entries of the model. Followed is
+    the authors' code: the derivative's norm is estimated on random directions, sizes are 1e-8 at the least and ratios 1e6 at most.
+    The variances are not public, as they depend on the images. The strength for a curve is ``std``, over 0.01, 0.1, 1.
 
     A step takes two gradients, a second derivative, and a derivative of that for each direction.
 
