@@ -105,7 +105,7 @@ def test_batch_norm_and_dropout_are_left_alone():
 
 
 def test_nothing_is_told_of_the_projection():
-    told = DCS2().release({"weight": None}, defenses.Facts(1, 0, MODELS["lenet"]()))
+    told = DCS2().release({"weight": None}, defenses.Facts(1, 0, MODELS["lenet"](), (2, 8, 8)))
     assert isinstance(told["weight"].stages[0], Unknown)
 
 

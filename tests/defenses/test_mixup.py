@@ -92,7 +92,7 @@ def test_signs_are_fair_and_drawn_for_each_mix():
     ("instahide", 1, Mixing(1, 1.0, flipped=True)), ("instahide", 8, Mixing(4, 0.65, flipped=True)), ("dcs2", 3, Mixing(concealing=1)),
     ("none", 8, None), ("mixup+noise(std=0.1)", 8, Mixing(4, 0.65)), ("precode+noise", 8, None)])
 def test_what_a_defense_says_of_the_images(specification, batch_size, expected):
-    assert defenses.create(specification).mixing(Facts(batch_size, 0, small_lenet())) == expected
+    assert defenses.create(specification).mixing(Facts(batch_size, 0, small_lenet(), (2, 8, 8))) == expected
 
 
 def test_two_that_mix_do_not_compose():

@@ -76,7 +76,7 @@ def test_fewer_steps_are_defended_the_later_it_is(round_, share):
 def test_candidates_are_pruned_where_the_client_surely_did():
     stages = [Outpost().release({"weight": None}, Facts(1, round_, MODULE, (2, 8, 8)))["weight"].stages for round_ in (0, 1)]
     assert stages[0][0] == Kept(40) and [len(of) for of in stages] == [2, 1]
-    assert len(Outpost(p=0.0).release({"weight": None}, Facts(1, 0, MODULE))["weight"].stages) == 1
+    assert len(Outpost(p=0.0).release({"weight": None}, Facts(1, 0, MODULE, (2, 8, 8)))["weight"].stages) == 1
 
 
 def test_what_is_said_of_a_tensor_is_the_density_of_its_entries():

@@ -27,7 +27,6 @@ from attacks.reading.mixtures import (
 )
 from attacks.score import score
 from attacks.search.mixtures import MixtureMatcher, Seen
-from attacks.search.signed_adam import SignedAdam
 from defenses import Mixing
 from defenses.support.convex import mixed
 
@@ -65,7 +64,7 @@ def test_the_derivatives_are_those_of_autograd(mixing, rounds):
     generator = torch.Generator().manual_seed(3)
     images = torch.randn(3, mixture.variables, 2, 8, 8, generator=generator, dtype=torch.float64)
     logits = torch.randn(3, *mixture.logit_shape, generator=generator, dtype=torch.float64)
-    by_images, by_logits, found = matcher.step_with_labels(images, logits)
+    by_images, by_logits, found = matcher.step_with(images, [logits])
     parameters = list(observation.module.parameters())
     for victim in range(3):
         x, z = images[victim].clone().requires_grad_(), logits[victim].clone().requires_grad_()
@@ -187,17 +186,3 @@ def test_unmixing_moves_mixes_and_then_images():
 def test_obstacles(attack, defense, reason):
     observation, _ = observation_of(defense, "lenet", batch_size=2 if defense == "mixup" else 1)
     assert reason in create(attack).obstacle(observation)
-
-
-def test_logits_move_by_adam_itself():
-    generator = torch.Generator().manual_seed(0)
-    images, logits = torch.zeros(2, 1, 1, 2, 2), torch.randn(2, 3, 4, generator=generator)
-    plain = logits.clone().requires_grad_()
-    theirs, ours = torch.optim.Adam([plain], lr=0.1), SignedAdam(images, logits.clone(), (torch.tensor(-1.0), torch.tensor(1.0)))
-    for _ in range(5):
-        derivative = torch.randn(2, 3, 4, generator=generator)
-        plain.grad = derivative
-        theirs.step()
-        ours.step(torch.zeros_like(images), derivative, torch.full((2,), 0.1, dtype=torch.float64))
-    torch.testing.assert_close(ours.logits, plain.detach())
-    assert torch.equal(ours.images, images)

@@ -179,10 +179,10 @@ def test_signed_adam_is_that_of_torch():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 1, 2, 4, 4, generator=generator)
     plain = x.clone().requires_grad_()
-    theirs, ours = torch.optim.Adam([plain], lr=0.1), SignedAdam(x.clone(), None, (torch.tensor(-1.5), torch.tensor(1.5)))
+    theirs, ours = torch.optim.Adam([plain], lr=0.1), SignedAdam(x.clone(), (), [(torch.tensor(-1.5), torch.tensor(1.5))])
     for _ in range(20):
         derivative = torch.randn(x.shape, generator=generator)
-        ours.step(derivative, None, torch.full((3,), 0.1, dtype=torch.float64))
+        ours.step(derivative, (), torch.full((3,), 0.1, dtype=torch.float64))
         plain.grad = derivative.sign()
         theirs.step()
         with torch.no_grad():
