@@ -88,10 +88,10 @@ class StochasticRounding(OwnLikelihood):
         entries = left[0].numel()
         return entries * mean, entries * (second - mean.square()).clamp_min(0)
 
-    def as_noise(self, left: Tensor) -> float | None:
+    def as_noise(self, left: Tensor) -> Tensor:
         place, weight = self._between(left)
         step = left.flatten(1).abs().amax(1) / self.levels
-        return float((step.square() * (place * (1 - place) * weight).sum(1)).mean())
+        return step.square() * (place * (1 - place) * weight).sum(1)
 
     def before(self, after: Bounds) -> Bounds:
         magnitudes = torch.maximum(after.low.abs(), after.high.abs()).flatten(1)

@@ -241,9 +241,9 @@ class OwnLikelihood(Stage):
         by likelihoods compare gradients there."""
         return None
 
-    def as_noise(self, left: Tensor) -> float | None:
-        """The variance of an entry, where what left the stage is near to what entered it, as that of noise; None where it is not.
-        Gradients of many images are compared by it."""
+    def as_noise(self, left: Tensor) -> float | Tensor | None:
+        """The variance of an entry, where what left the stage is near to what entered it, as that of noise, [N] where it is not the
+        same for all victims; None where it is not near. Gradients of many images are compared by it."""
         return None
 
     def before(self, after: Bounds) -> Bounds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 
@@ -57,12 +57,12 @@ def comparable(observation: Observation) -> bool:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is compared of a parameter: ``shared`` [N, *shape], with noise of ``variance``, where ``mask`` is true, and of that what
-    ``last`` shows; None for all. ``scaled`` says whether the scale is known, and ``across`` what share of the energy is not along
-    what was shared."""
+    """What is compared of a parameter: ``shared`` [N, *shape], where ``mask`` is true, and of that what ``last`` shows; None for
+    all. It has noise of ``variance``, [N] where that is not the same for all victims. ``scaled`` says whether the scale is known,
+    and ``across`` what share of the energy is not along what was shared."""
 
     shared: Tensor
-    variance: float
+    variance: float | Tensor
     mask: Tensor | None
     scaled: bool
     across: float
@@ -98,10 +98,10 @@ class _Batches:
         self._middle = {name: rows.mean() for name, rows in public.items()
                         if isinstance(rows, FormedRows) and not any(name in names for names in self._free)}
         self._public = self._less_middle(public)
-        self._bases = {name: self._base(name) for name in self._seen}
+        self._energies = {name: _energies(rows) for name, rows in self._public.items()}
 
     def scores(self, tell: Progress) -> Tensor:
-        if any(seen.mask is not None or seen.last is not None for seen in self._seen.values()):
+        if any(seen.mask is not None or seen.last is not None or isinstance(seen.variance, Tensor) for seen in self._seen.values()):
             return self._one_by_one(tell)
         candidates = self._candidates
         score = self._prepared(slice(None), dict.fromkeys(self._seen, _all))
@@ -112,7 +112,7 @@ class _Batches:
         return torch.cat(scores, 1).gather(1, candidates.pools)
 
     def _one_by_one(self, tell: Progress) -> Tensor:
-        """Where other entries or directions were kept of each victim: over those that were."""
+        """Where other entries or directions were kept of each victim, over those that were, or the noise is another."""
         candidates, found = self._candidates, []
         for victim, pool in enumerate(candidates.pools):
             score = self._prepared(slice(victim, victim + 1), {name: _part(seen, victim) for name, seen in self._seen.items()})
@@ -123,24 +123,25 @@ class _Batches:
 
     def _prepared(self, victims: slice, parts: Mapping[str, Callable[[Rows], Rows]]) -> Callable[[Tensor, Tensor], Tensor]:
         """From images and labels of candidates to their scores for some victims [V, K], over parts of the gradients."""
-        counts = self._counts(victims)
+        counts, bases = self._counts(victims), {name: self._base(name, victims) for name in parts}
         own = {name: part(self._public[name]) for name, part in parts.items()}
         shared = {name: self._shared(name, victims, part) for name, part in parts.items()}
         for names in self._free:  # so that |G|^2 is what is expected
-            alone = Public(self._gram(own, own, names), self._groups, self._observation.batch_size)
-            squared = total([squared_norms(shared[name]) / self._bases[name] for name in names])
+            of_names = {name: bases[name] for name in names}
+            alone = Public(_gram(own, own, of_names), self._groups, self._observation.batch_size)
+            squared = total([squared_norms(shared[name]) / base for name, base in of_names.items()])
             scale = (alone.expected_square(counts) / squared.clamp_min(torch.finfo(squared.dtype).tiny)).sqrt()
             for name in names:
                 of = shared[name]
                 shared[name] = of * scale.to(of.dtype).view(-1, *[1] * (of.dim() - 1))
-        public = Public(self._gram(own, own), self._groups, self._observation.batch_size)
-        with_public = self._products(own, shared)
+        public = Public(_gram(own, own, bases), self._groups, self._observation.batch_size)
+        with_public = _products(own, shared, bases)
 
         def score(images: Tensor, labels: Tensor) -> Tensor:
             rows = {name: parts[name](of) for name, of in self._less_middle(self._rows(images, labels)).items()}
-            squared = total([rows[name].squared().double() / base for name, base in self._bases.items()])
-            whitened = public.candidates(self._gram(own, rows), squared, self._group(labels))
-            return public.misfits(whitened, with_public.mT, self._products(rows, shared), counts)
+            squared = total([rows[name].squared().double() / base for name, base in bases.items()])
+            whitened = public.candidates(_gram(own, rows, bases), squared, self._group(labels))
+            return public.misfits(whitened, with_public.mT, _products(rows, shared, bases), counts)
 
         return over_choices(self._observation.choices, score)
 
@@ -184,20 +185,27 @@ class _Batches:
         return {name: FormedRows(of.values - self._middle[name]) if isinstance(of, FormedRows) and name in self._middle else of
                 for name, of in rows.items()}
 
-    def _base(self, name: str) -> float:
-        """The variance of each entry of a parameter that is not that of the span of public gradients."""
-        public, batch, seen = self._public[name], self._observation.batch_size, self._seen[name]
-        mean = public.mean()
-        middle = float(mean.double().square().sum()) / len(mean)
-        spread = float(public.squared().double().mean()) / len(mean) - middle
+    def _base(self, name: str, victims: slice) -> float:
+        """The variance of each entry of a parameter that is not that of the span of public gradients, of all victims or of one."""
+        batch, seen, (middle, spread) = self._observation.batch_size, self._seen[name], self._energies[name]
+        variance = float(seen.variance[victims]) if isinstance(seen.variance, Tensor) else seen.variance
         across = seen.across * (middle + spread / batch)
-        return max(seen.variance + across + _RIDGE * spread * (batch - 1) / batch**2, torch.finfo(torch.float32).tiny)
+        return max(variance + across + _RIDGE * spread * (batch - 1) / batch**2, torch.finfo(torch.float32).tiny)
 
-    def _gram(self, a: Mapping[str, Rows], b: Mapping[str, Rows], names: Iterable[str] | None = None) -> Tensor:
-        return total([a[name].gram(b[name]) / self._bases[name] for name in (self._bases if names is None else names)])
 
-    def _products(self, rows: Mapping[str, Rows], shared: Mapping[str, Tensor]) -> Tensor:
-        return total([rows[name].products(shared[name]).double() / base for name, base in self._bases.items()])
+def _energies(public: Rows) -> tuple[float, float]:
+    """Of an entry the square of the mean over images, and the variance."""
+    mean = public.mean()
+    middle = float(mean.double().square().sum()) / len(mean)
+    return middle, float(public.squared().double().mean()) / len(mean) - middle
+
+
+def _gram(a: Mapping[str, Rows], b: Mapping[str, Rows], bases: Mapping[str, float]) -> Tensor:
+    return total([a[name].gram(b[name]) / base for name, base in bases.items()])
+
+
+def _products(rows: Mapping[str, Rows], shared: Mapping[str, Tensor], bases: Mapping[str, float]) -> Tensor:
+    return total([rows[name].products(shared[name]).double() / base for name, base in bases.items()])
 
 
 def _changed(observation: Observation, images: Tensor) -> Tensor:
@@ -249,7 +257,7 @@ def _seen(shared: Tensor, form: Form) -> _Seen | None:
     stages = (*form.before, *form.after)
     factor = math.prod(stage.factor for stage in stages if isinstance(stage, Scaled))
     later = math.prod(stage.factor for stage in form.after if isinstance(stage, Scaled))
-    variance = 0.0 if form.noise is None else form.noise.variance * later**2 / factor**2
+    variance: float | Tensor = 0.0 if form.noise is None else form.noise.variance * later**2 / factor**2
     if form.own is not None:
         if (of_stage := form.own.as_noise(shared / later)) is None:
             return None
