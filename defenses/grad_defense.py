@@ -110,7 +110,10 @@ class PartlyNoisy(OwnLikelihood):
 
     The likelihood is the mixture of both for each slice, as far as it lies within one parameter; that a slice is noisy in all of
     its parameters or in none, and how many are, is not used. A slice with more entries near zero than noise of that size leaves,
-    whatever it was added to (by four standard deviations of a binomial), is known to be exact.
+    whatever it was added to (by four standard deviations of a binomial), is known to be exact. What a candidate differs there by is
+    of a scale that is profiled out, down to that of rounding, so that a search is drawn to it from afar: with a Gaussian of
+    rounding alone an attack by the likelihood has an ASR of 0.00 instead of 0.75 (std 0.01, LeNet, untrained, 16 CIFAR-10 victims,
+    300 iterations).
 
     Args:
         variance: of the noise.
@@ -132,7 +135,8 @@ class PartlyNoisy(OwnLikelihood):
         exact = distance / (2 * rounding) + counts / 2 * rounding.log() - math.log(1 - self.share)
         noisy = distance / (2 * self.variance) + counts / 2 * math.log(self.variance) - math.log(self.share)
         either = -torch.logaddexp(-exact, -noisy)
-        return torch.where(counts == 0, 0.0, torch.where(self._exact(left), exact, either)).sum(1)
+        known = counts / 2 * (distance / counts.clamp_min(1) + rounding).log()
+        return torch.where(counts == 0, 0.0, torch.where(self._exact(left), known, either)).sum(1)
 
     def typical(self, left: Tensor) -> tuple[Tensor, Tensor]:
         # As at an original whose slices are what they seem.

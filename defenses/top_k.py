@@ -124,20 +124,16 @@ def _edge(left: Tensor) -> Tensor:
 
 def _log_density(x: Tensor) -> Tensor:
     """Of what is remembered, in units of the smallest entry that was shared."""
-    return _log_mean([-0.5 * (x / s).square() - math.log(s * math.sqrt(2 * math.pi)) for s in _SCALES])
+    logs = [-0.5 * (x / s).square() - math.log(s * math.sqrt(2 * math.pi)) for s in _SCALES]
+    return torch.stack(logs).logsumexp(0) - math.log(len(logs))
 
 
 def _log_mass(x: Tensor) -> Tensor:
     """Of what is remembered, that an entry x of the gradient remains between -1 and 1 with it."""
-    x, masses = x.abs(), []
-    for s in _SCALES:
-        below, beyond = torch.special.log_ndtr((1 - x) / s), torch.special.log_ndtr((-1 - x) / s)
-        masses.append(below + torch.log1p(-(beyond - below).exp()))
-    return _log_mean(masses)
-
-
-def _log_mean(logs: list[Tensor]) -> Tensor:
-    return torch.stack(logs).logsumexp(0) - math.log(len(logs))
+    # Of complements, so that the mass of what is far out keeps its digits.
+    x, units = x.abs(), [math.sqrt(2) * s for s in _SCALES]
+    masses = [0.5 * (torch.erfc((x - 1) / unit) - torch.erfc((x + 1) / unit)) for unit in units]
+    return torch.stack(masses).mean(0).clamp_min(torch.finfo(x.dtype).tiny).log()
 
 
 @cache
