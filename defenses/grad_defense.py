@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defenses.base import Defense
+from defenses.evaluating import evaluating
 from defenses.release import Noise, OwnLikelihood, Release, Unknown
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
-from defenses.support.evaluating import evaluating
 from defenses.support.upload import upload
 
 #: Images in whose place noise stands for the authors' root set of 50, classes in turn.
@@ -84,7 +84,8 @@ class GradDefense(Defense):
             return dict.fromkeys(shared, Release((Noise(self.std**2),)))
         places = self.places(facts.module, facts.image_shape)
         hidden = Release((Unknown("what follows hides which slices carry noise"),))
-        return {name: hidden if g is None else Release((PartlyNoisy(self.std**2, self.perturbed / self.slices, self.slices, places[name]),))
+        variance, share = self.std**2, self.perturbed / self.slices
+        return {name: hidden if g is None else Release((PartlyNoisy(variance, share, self.slices, places[name]),))
                 for name, g in shared.items()}
 
     @property
@@ -168,9 +169,10 @@ class PartlyNoisy(OwnLikelihood):
 
 
 def _sensitivities(module: nn.Module, parameters: list[Tensor], image_shape: tuple[int, ...]) -> Tensor:
-    """Of each parameter the mean norm of the derivative, by images of noise, of the sum of the entries of its gradient, in float64."""
+    """Of each parameter the mean norm of the derivative, by images of noise, of the sum of its gradient's entries, in float64."""
     like, generator = parameters[0], torch.Generator("cpu").manual_seed(0)
-    images = upload(torch.randn((_ROOT, *image_shape), generator=generator, device="cpu"), like.device).to(like.dtype).requires_grad_()
+    noise = torch.randn((_ROOT, *image_shape), generator=generator, device="cpu")
+    images = upload(noise, like.device).to(like.dtype).requires_grad_()
     with torch.enable_grad(), evaluating(module, images):
         logits = module(images)
         labels = torch.arange(_ROOT, device=like.device) % logits.shape[1]

@@ -89,8 +89,8 @@ class Remembered(OwnLikelihood):
     shared). Shared entries count by its density, the others by the probability that they remained below.
 
     Of 32 victims among 100 candidates, LeNet on CIFAR-10 after four epochs of such a training, it finds 0.62 with a share of 0.001
-    and 0.66 with 0.01 at a mean rank of 2.4 and 0.9; shared entries alone with one scale a tensor that is profiled out 0.69 and 0.50
-    at 4.6 and 2.4, one Gaussian of half the standard deviation that a Gaussian would have with such a tail 0.22 and 0.66.
+    and 0.66 with 0.01 at a mean rank of 2.4 and 0.9; shared entries alone with one scale a tensor that is profiled out 0.69 and
+    0.50 at 4.6 and 2.4, one Gaussian of half the standard deviation that a Gaussian would have with such a tail 0.22 and 0.66.
     """
 
     exact: ClassVar[bool] = False

@@ -11,8 +11,8 @@ from torch.func import jacrev
 
 import defenses
 from defenses import Batch, Facts, Kept, Release, Soteria, Step, Unknown
+from defenses.evaluating import evaluating
 from defenses.soteria import _exactly, _Representation
-from defenses.support.evaluating import evaluating
 
 
 def made(defense: Soteria, module: nn.Module, count: int = 3, seed: int = 0) -> tuple[dict, dict, torch.Tensor]:

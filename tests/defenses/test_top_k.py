@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import scipy.integrate
@@ -80,7 +81,7 @@ def test_what_is_typical_is_the_mean_and_variance_of_the_surprise_of_what_was_sh
             return p * f(-math.log(p))
 
         edges = [0, *[s * m for s in reversed(SCALES) for m in (1, 1.5)], 3, 6]
-        return 2 * sum(scipy.integrate.quad(integrand, a, b)[0] for a, b in zip(edges[:-1], edges[1:], strict=True))
+        return 2 * sum(scipy.integrate.quad(integrand, a, b)[0] for a, b in pairwise(edges))
 
     mean, square = mean_of(lambda s: s), mean_of(lambda s: s * s)
     found = remembered().typical(left)
