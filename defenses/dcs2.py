@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from defenses.base import Defense
+from defenses.evaluating import evaluating
 from defenses.mixing import Mixing
 from defenses.release import Release, Unknown
 from defenses.step import Batch, Facts, Gradients, Step
 from defenses.support import checks
-from defenses.support.evaluated import evaluated
 from defenses.support.targets import class_count, probabilities
 
 #: Exponents of Adam's means, and what its divisor has at least.
@@ -83,13 +83,13 @@ class DCS2(Defense):
         concealing = F.one_hot((classes * drawn).long().clamp_max(classes - 1), classes).to(own.dtype)
         noise = torch.empty_like(images).normal_(generator=step.generator)
         begin = self.share * noise + (1 - self.share) * images
-        with evaluated(step.module):
+        with evaluating(step.module):
             found = self._concealed(Batch(begin, concealing), Batch(images, own), step)
         return Batch(torch.cat([images, found]), torch.cat([own, self.share * concealing + (1 - self.share) * own]))
 
     def transform_gradients(self, gradients: Gradients, step: Step) -> Gradients:
         count = len(step.batch.images) // 2
-        with evaluated(step.module):
+        with evaluating(step.module):
             own = step.gradient(Batch(*(part[:count] for part in step.batch)))
         product = sum((own[name] * g).sum() for name, g in gradients.items())
         squared = sum(g.square().sum() for g in own.values())

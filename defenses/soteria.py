@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from defenses.base import Defense
+from defenses.evaluating import evaluating
 from defenses.release import Kept, Release, Unknown
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
-from defenses.support.evaluating import evaluating
 from defenses.support.last_linear import last_linear
 from defenses.support.watching import watching
 
@@ -39,9 +39,9 @@ class Soteria(Defense):
     |dr_i / dx| of every feature takes a backward pass each (768 for LeNet on CIFAR-10). With ``probes`` its square is the mean over
     standard normal v of (dr_i / dx v)^2, which has that expectation and, of k probes, a relative standard deviation of sqrt(2 / k):
     with 16 of them 18 % of the norm, in forward mode, for all features at once. In a batch errors average out, so that each of B
-    images has probes / B of them, but no fewer than four. Of the columns that the exact norms zero, 16 probes zero 77 % for a single
-    image, and 4 probes 90 % for a batch of 64 (LeNet, untrained, percentile 40). On a CPU a step then takes the time of three
-    without the defense instead of 650, and that of a single image the time of four (of 1,000).
+    images has probes / B of them, but no fewer than four. Of the columns that the exact norms zero, 16 probes zero 77 % for a
+    single image, and 4 probes 90 % for a batch of 64 (LeNet, untrained, percentile 40). On a CPU a step then takes the time of
+    three to four without the defense, instead of 650 for a batch of 64 and 1,000 for a single image.
 
     A board sweeps ``percentile`` over 1, 40 and 60, and further towards 100. What a server sees is which columns are zero, and the
     others exactly; which features these are tells something more of the image, which no attack here uses.
@@ -115,7 +115,7 @@ class Soteria(Defense):
                 shape = (min(self.probes, max(_FEWEST, self.probes // len(images))), *images.shape)
                 probes = torch.empty(shape, dtype=images.dtype, device=images.device).normal_(generator=step.generator)
                 with torch.no_grad():
-                    r, along = vmap(lambda v: jvp(read, (images,), (v,)), out_dims=(None, 0))(probes)
+                    r, along = read(images), vmap(lambda v: jvp(read, (images,), (v,))[1])(probes)
                 norms = along.square().mean(0).sqrt()
             else:
                 r, norms = _exactly(read, images)

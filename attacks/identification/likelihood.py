@@ -82,7 +82,7 @@ class ImageLikelihood:
         self.exact = not self._free_scale and len(self._known) == len(self._releases) and all(
             how.places is None and (how.bounds is None or how.noise is not None) and (how.own is None or how.own.exact)
             for how in self._compared.values()
-        ) and all(_of_one_kind(release) for release in self._releases.values())
+        ) and all(_of_one_kind(release) and not _by_something_else(release) for release in self._releases.values())
         if not self._known:
             raise ValueError("nothing is known of the gradient of any parameter")
 
@@ -152,6 +152,11 @@ def _of_one_kind(release: Release) -> bool:
     """Whether the sum of the noises is of the distribution that it is taken for."""
     noises = [stage for stage in release.stages if isinstance(stage, Noise)]
     return len(noises) < 2 or all(noise.distribution == "gaussian" for noise in noises)
+
+
+def _by_something_else(release: Release) -> bool:
+    """Whether which entries were kept follows from something else than the gradient, which is not compared."""
+    return any(isinstance(stage, Kept) and stage.mask is not None and stage.threshold is None for stage in release.stages)
 
 
 def _how(shared: Tensor, form: Form) -> Compared:

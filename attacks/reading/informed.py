@@ -55,7 +55,8 @@ def posterior(observation: Observation, total_variation: float | None = None) ->
     unit = 2 * least * entries
     weight = 0.1 if total_variation is None else total_variation
     exact = features(observation) if replay_obstacle(observation) is None else {}
-    terms = (*(Features(_EXACT * unit, name, values, told_inputs(observation, name)) for name, values in exact.items() if name not in weights),
+    terms = (*(Features(_EXACT * unit, name, values, told_inputs(observation, name))
+               for name, values in exact.items() if name not in weights),
              TotalVariation(weight * unit))
     return with_knowledge(Objective(Euclidean(nats=2 * least), terms, weights, tuple(weights)), observation)
 
@@ -66,7 +67,8 @@ def by_features(observation: Observation, total_variation: float) -> Objective:
     if isinstance(found, str):
         raise ValueError(found)
     layers, known = found
-    terms = (*(Features(1.0, name, values, told_inputs(observation, name)) for name, values in known.items()), TotalVariation(total_variation))
+    terms = (*(Features(1.0, name, values, told_inputs(observation, name)) for name, values in known.items()),
+             TotalVariation(total_variation))
     return with_knowledge(Objective(Cosine(per_layer=True), terms, layers=layers), observation)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from attack_cases import observation_of
 from identification_cases import case_of, gradient_of
+from own_likelihood_cases import Gaussian
 from stage_cases import CLIPPING, NOISE, PRUNING, SCALING, chain, ids
 
 import defenses
@@ -22,22 +23,7 @@ from attacks.reading.informed import posterior
 from attacks.reading.labels import known_or_inferred_labels
 from attacks.reading.releases import told
 from attacks.score import score
-from defenses import Clipped, Defense, OwnLikelihood, Release, Scaled
-
-
-@dataclass(frozen=True)
-class Gaussian(OwnLikelihood):
-    variance: float
-
-    def surprise(self, own, left):
-        return (own - left).flatten(1).square().sum(1) / (2 * self.variance)
-
-    def typical(self, left):
-        half = left.new_full((len(left),), left[0].numel() / 2)
-        return half, half
-
-    def as_noise(self, left):
-        return self.variance
+from defenses import Clipped, Defense, Release, Scaled
 
 
 @dataclass(frozen=True)

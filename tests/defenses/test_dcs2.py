@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import defenses
 from defenses import DCS2, Batch, Step, Unknown, client_loss
-from defenses.support.evaluated import evaluated
+from defenses.evaluating import evaluating
 
 
 def made(defense: DCS2, model: str = "lenet", count: int = 3, seed: int = 0) -> tuple[torch.nn.Module, Batch, Batch, Step]:
@@ -97,7 +97,7 @@ def test_batch_norm_and_dropout_are_left_alone():
     module = MODELS["batch-norm"]().train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     layers = {name: layer.training for name, layer in module.named_modules()}
-    with evaluated(module):
+    with evaluating(module):
         assert not any(layer.training for layer in module.modules())
         module(batch(3)[0])
     assert {name: layer.training for name, layer in module.named_modules()} == layers

@@ -111,7 +111,7 @@ def test_the_client_itself_is_that_of_the_law():
     ("dp-sgd(noise_multiplier=0.0)+noise(std=0.5)", 1, 1, 2.0), ("dp-sgd(noise_multiplier=0.0)+pruning+noise(std=0.5)", 1, 1, None),
     ("dp-sgd(noise_multiplier=0.0)+noise(std=0.5, distribution='laplacian')", 1, 1, None),
     ("clipping(norm=0.5)+noise(std=0.25)", 1, 1, 2.0), ("clipping(norm=0.5)+noise(std=0.25)", 3, 1, None),
-    ("dp-sgd(noise_multiplier=0.5)+decoy", 1, 1, None), ("dp-sgd(noise_multiplier=0.5)+error-feedback", 1, 1, None),
+    ("dp-sgd(noise_multiplier=0.5)+decoy", 1, 1, None), ("dp-sgd(noise_multiplier=0.5)+top-k(share=0.5)", 1, 1, 2.0),
     ("dp-sgd(noise_multiplier=0.5)+mixed-labels", 3, 1, None),
     ("none", 1, 1, None), ("noise", 1, 1, None), ("noise", 1, 3, None), ("pruning", 1, 1, None), ("precode", 1, 1, None), ("ppp", 1, 1, None),
 ])

@@ -137,7 +137,8 @@ def test_more_rounds_tell_more(defense):
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("defense", [
     "none", "noise(std=0.0001)", "pruning(p=0.5)", "precode(bottleneck_size=4)", "ppp(strength=0.0001)", "dp-sgd(noise_multiplier=0.001)",
-    "clipping(norm=0.1)", "clipping(norm=0.1, per=tensor)", "quantisation(levels=1000)", "sign", "svd(energy=0.8)", "rounded(width=0.0001)", "decoy(weight=0.02)", "error-feedback"])
+    "clipping(norm=0.1)", "clipping(norm=0.1, per=tensor)", "quantisation(levels=1000)", "sign", "svd(energy=0.8)",
+    "rounded(width=0.0001)", "decoy(weight=0.02)", "soteria", "top-k(share=0.5)", "grad-defense(std=0.0001)"])
 def test_where_randomness_is_small_the_truth_is_found(defense, batch_size, model):
     case = case_of(defense, model, victims=6, batch_size=batch_size, public=80)
     ranks = case.ranks(scores(case.observation, case.candidates))
@@ -182,10 +183,10 @@ def test_a_constant_score_where_nothing_tells_candidates_apart():
 
 def test_what_is_undisclosed_is_simulated_and_the_rest_is_not():
     found = {defense: Identifier().method(case_of(defense).observation) for defense in DEFENSES}
-    assert {defense for defense, method in found.items() if method.name == "simulated"} == {"decoy", "error-feedback", "mixed-labels", "dp-sgd+decoy"}
+    assert {defense for defense, method in found.items() if method.name == "simulated"} == {"decoy", "mixed-labels", "dp-sgd+decoy"}
     assert {defense for defense, method in found.items() if method.exact} == {
-        "none", "dp-sgd", "pruning", "noise", "clipping", "quantisation", "sign", "svd", "rounded", "pruning(p=0.5)+noise(std=0.001)",
-        "dp-sgd+pruning(p=0.5)", "noise(std=0.001)+pruning(p=0.5)"}
+        "none", "dp-sgd", "pruning", "top-k", "noise", "clipping", "quantisation", "sign", "svd", "rounded", "mixup",
+        "pruning(p=0.5)+noise(std=0.001)", "dp-sgd+pruning(p=0.5)", "noise(std=0.001)+pruning(p=0.5)"}
 
 
 @pytest.mark.parametrize("defense", ["none", "noise(std=0.001)", "dp-sgd"])

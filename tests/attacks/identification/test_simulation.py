@@ -21,8 +21,8 @@ from defenses.support.seeds import derive
 
 @pytest.mark.parametrize("model", ["lenet", "batch-norm"])
 @pytest.mark.parametrize("defense", [
-    "decoy(weight=0.02)", "error-feedback", "error-feedback+noise(std=0.0001)", "noise(std=0.0001)+rounded(width=0.0001)+clipping(norm=0.1)",
-    "dp-sgd(noise_multiplier=0.0001)+error-feedback", "dp-sgd(noise_multiplier=0.0001)+pruning(p=0.5)+noise(std=0.0001)",
+    "decoy(weight=0.02)", "decoy(weight=0.02)+noise(std=0.0001)", "noise(std=0.0001)+rounded(width=0.0001)+clipping(norm=0.1)",
+    "dp-sgd(noise_multiplier=0.0001)+decoy(weight=0.02)", "dp-sgd(noise_multiplier=0.0001)+pruning(p=0.5)+noise(std=0.0001)",
 ])
 def test_little_randomness_hides_no_candidate(defense, model):
     """What is not disclosed at all, alone or with DP-SGD, which computes in training mode only."""

@@ -235,7 +235,7 @@ def test_intervals_are_compared_by_what_a_candidate_becomes():
 
 @pytest.mark.parametrize("defense", [
     "noise(std=0.01)+pruning(p=0.5)+rounded", "pruning(p=0.5)+rounded+noise(std=0.01)", "clipping(norm=0.1)+pruning(p=0.5)+noise(std=0.01)",
-    "pruning(p=0.5)+clipping(norm=0.1)", "noise(std=0.01)+rounded", "error-feedback+noise(std=0.01)", "rounded+precode+pruning(p=0.5)"])
+    "pruning(p=0.5)+clipping(norm=0.1)", "noise(std=0.01)+rounded", "top-k(share=0.5)+noise(std=0.01)", "rounded+precode+pruning(p=0.5)"])
 def test_any_chain_can_be_matched_and_scored(defense):
     observation, x = observation_of(defense, "lenet")
     for attack in (attacks.InvertingGradients(), attacks.FeatureMatching(), attacks.Likelihood(), attacks.IDLG()):
