@@ -43,6 +43,8 @@ class GradDefense(Defense):
     denoising of the mean of many clients, which comes after what is shared, and clipping of each image's slices to a norm that is
     the standard deviation of the noise.
 
+    A second derivative for each parameter makes a step take the time of four without the defense (LeNet, batch of 64).
+
     A board sweeps ``std`` over 0.0005 (the code's), 0.01 and 0.1 (its demonstration). See :class:`PartlyNoisy` for what is told.
 
     Args:
