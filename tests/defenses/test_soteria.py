@@ -50,7 +50,7 @@ def test_probes_tell_the_norms_of_the_derivatives():
     x, y = batch(1)
     defense = Soteria(probes=4096)
     step = Step(module, Batch(x, y), 1, torch.Generator().manual_seed(0), {}, 0, lambda b: b.images.sum((1, 2, 3)))
-    with evaluating(module, x):
+    with evaluating(module):
         r, norms = _exactly(_Representation(module, "3"), x)
     torch.testing.assert_close(defense._ratios(step, "3"), (r.abs() / norms)[0], rtol=0.06, atol=0)
     few = Soteria(probes=16)._ratios(step, "3") * norms[0] / r[0].abs()
