@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from defenses.base import Defense
+from defenses.evaluating import evaluating
 from defenses.release import OwnLikelihood, Release
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
@@ -45,7 +46,7 @@ class CENSOR(Defense):
     subspace).
 
     Nothing is orthogonal to a tensor of one entry, in whose place zero is shared. A step takes one gradient and ``trials`` forward
-    passes, in evaluation mode.
+    passes, in evaluation mode, where stochastic layers give the means of what they sample.
 
     The released code differs: it divides the projection by |g| instead of |g|^2, so that what is shared is orthogonal where |g| is
     1 alone; where no trial comes below the loss before the step it shares the gradient as it is; it defends one image's gradient at
@@ -72,14 +73,14 @@ class CENSOR(Defense):
         best = self._draw(gradients, step)
         if self.trials == 1:
             return best
-        trial = copy.deepcopy(step.module).eval()
-        lowest = self._loss_after(best, trial, step)
-        for _ in range(self.trials - 1):
-            drawn = self._draw(gradients, step)
-            loss = self._loss_after(drawn, trial, step)
-            # On the device, so that the host does not wait.
-            best = {name: torch.where(loss < lowest, g, best[name]) for name, g in drawn.items()}
-            lowest = torch.minimum(loss, lowest)
+        with torch.no_grad(), evaluating(step.module):
+            lowest = self._loss_after(best, step)
+            for _ in range(self.trials - 1):
+                drawn = self._draw(gradients, step)
+                loss = self._loss_after(drawn, step)
+                # On the device, so that the host does not wait.
+                best = {name: torch.where(loss < lowest, g, best[name]) for name, g in drawn.items()}
+                lowest = torch.minimum(loss, lowest)
         return best
 
     def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
@@ -88,13 +89,22 @@ class CENSOR(Defense):
     def _draw(self, gradients: Gradients, step: Step) -> Gradients:
         return {name: _orthogonal(g, step.generator) for name, g in gradients.items()}
 
-    @torch.no_grad()
-    def _loss_after(self, shared: Gradients, trial: torch.nn.Module, step: Step) -> Tensor:
+    def _loss_after(self, shared: Gradients, step: Step) -> Tensor:
         before = dict(step.module.named_parameters())
-        for name, parameter in trial.named_parameters():
-            if name in shared:
-                parameter.copy_(before[name] - self.step_size * shared[name])
-        return step.losses(step.batch, trial).mean()
+        moved = {name: before[name] - self.step_size * g for name, g in shared.items()}
+        return step.losses(step.batch, _Moved(step.module, moved)).mean()
+
+
+class _Moved(nn.Module):
+    """A model with other parameters, by name, in the place of its own."""
+
+    def __init__(self, module: nn.Module, parameters: Gradients) -> None:
+        super().__init__()
+        self.module, self._others = module, parameters
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = functional_call(self.module, self._others, (images,))
+        return logits
 
 
 def _orthogonal(gradient: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from defenses.base import Defense
 from defenses.mixing import Mixing
-from defenses.release import Release
+from defenses.mixup import Mixup
 from defenses.step import Batch, Facts, Step
-from defenses.support import checks
-from defenses.support.convex import mixed
-from defenses.support.targets import probabilities
 
 
 @dataclass(frozen=True)
-class InstaHide(Defense):
+class InstaHide(Mixup):
     """Mix k images and their labels, and flip the sign of each normalised pixel with probability 1/2 (Huang et al., ICML 2020,
     sections 3 and 4; "inside" a data set).
 
@@ -30,30 +24,17 @@ class InstaHide(Defense):
     a batch of fewer images than k all are mixed; of one image the signs alone hide anything.
 
     Args:
-        k: images in a mix, >= 1.
-        largest: no coefficient is larger, 0 < largest <= 1; where 1 / k is, all are 1 / k.
+        k, largest: as for :class:`defenses.mixup.Mixup`.
     """
 
     name: ClassVar[str] = "instahide"
     summary: ClassVar[str] = "k images of the batch are mixed, and the signs of pixels flipped at random"
     paper: ClassVar[str] = "Huang et al., ICML 2020"
 
-    k: int = 4
-    largest: float = 0.65
-
-    def __post_init__(self) -> None:
-        checks.whole("k", self.k, at_least=1)
-        checks.number("largest", self.largest, above=0, at_most=1)
-
     def transform_batch(self, batch: Batch, step: Step) -> Batch:
-        targets = probabilities(batch.targets, step.module, batch.images)
-        images, targets = mixed(batch.images, targets, self.k, self.largest, step.generator)
+        images, targets = super().transform_batch(batch, step)
         positive = torch.empty_like(images).uniform_(generator=step.generator) < 0.5
         return Batch(torch.where(positive, images, -images), targets)
 
-    def mixing(self, facts: Facts) -> Mixing | None:
-        k = min(self.k, facts.batch_size)
-        return Mixing(k, max(self.largest, 1 / k), flipped=True)
-
-    def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
-        return dict.fromkeys(shared, Release())  # the gradient of the flipped mixes as it is
+    def mixing(self, facts: Facts) -> Mixing:
+        return replace(super().mixing(facts) or Mixing(), flipped=True)

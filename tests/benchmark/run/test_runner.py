@@ -135,7 +135,7 @@ def test_an_attack_that_does_not_apply_is_noted_not_scored(shapes, tmp_path):
     rebuilt = results.joined(read.cells)[1]
     assert set(rebuilt["defense"]) == {"noise(std=0.01)"} and set(rebuilt["knowledge"]) == {"informed"}
     notes = {cell.trained["defense"]: {note["knowledge"]: note["reason"] for note in cell.inapplicable} for cell in read.cells}
-    assert notes["none"] == dict.fromkeys(("blind", "informed"), "the gradient carries no noise of known variance")
+    assert notes["none"] == dict.fromkeys(("blind", "informed"), "the gradient carries no noise of known variance, nor is its likelihood told otherwise")
     assert notes["noise(std=0.01)"] == {"blind": "a blind attacker does not know of noise"}
 
 
