@@ -18,10 +18,10 @@ from attacks.objective.costs import Cosine, Cost
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import total_variation
 from attacks.reading.informed import with_knowledge
-from attacks.reading.layers import layers_that_see_the_image
+from attacks.reading.layers import layers_that_see_the_image, replay_obstacle
 from attacks.reading.mixtures import mixture_of
 from attacks.reading.releases import told
-from attacks.search.fitted import fitted_cost
+from attacks.search.fitted import cost_at_fitted_samples, fitted_cost
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
 
@@ -35,7 +35,7 @@ _EXPLAINED = 1e-6
 #: LeNet, CIFAR-10, 32 victims, as ASR, with weights of 0.3, 0.5 and 1: noise of 0.001, untrained 0.72, 0.72, 0.66 (the best of all
 #: candidates 0.81), trained 0.31 each (0.34); without noise, trained, 0.28, 0.34, 0.38 (0.38). PPP, untrained: 0.28 with the mean
 #: over groups and all layers, 0.94 as it is (1.00).
-_PRIOR_WITH_NOISE, _PRIOR = 0.5, 1.0
+_PRIOR_WITH_CHANCE, _PRIOR = 0.5, 1.0
 
 
 def score(observation: Observation, images: Tensor, labels: Tensor, seed: int) -> Tensor:
@@ -56,7 +56,8 @@ def score(observation: Observation, images: Tensor, labels: Tensor, seed: int) -
 
     Where a defense is known to have changed each image by one of some choices, the misfit is that of the changed images, under the
     choices that fit best; the prior is on the images themselves. Where a defense is known to mix images, what the client drew for
-    that is fitted first (:mod:`attacks.search.fitted`).
+    that is fitted first (:mod:`attacks.search.fitted`), as are samples of stochastic layers that cannot be read; so much fits then
+    that the prior has half of its weight, as under noise.
 
     Codes of stochastic layers are replayed and hidden entries left out, as far as the observation tells them; under replayed codes
     the layers behind them say nothing of the image, and are left out too.
@@ -93,7 +94,7 @@ def likelihood_and_prior(observation: Observation, trained: Tensor, images: Tens
         seed: of the model's sampling.
     """
     misfit, noisy = _misfit(observation, trained, labels, seed)
-    prior = (_PRIOR_WITH_NOISE if noisy else _PRIOR) * total_variation(images).clamp_min(_SMOOTH).log()
+    prior = (_PRIOR_WITH_CHANCE if noisy else _PRIOR) * total_variation(images).clamp_min(_SMOOTH).log()
     return misfit.nan_to_num(nan=torch.inf, posinf=torch.inf), prior.nan_to_num(nan=torch.inf, posinf=torch.inf), noisy
 
 
@@ -122,7 +123,12 @@ def _misfit(observation: Observation, images: Tensor, labels: Tensor, seed: int)
     noise = {name: variance for name, variance in known.variances.items() if layers is None or layer_of(name) in layers}
     entries = {name: observation.shared[name][0].numel() for name in noise}
     objective = with_knowledge(Objective(_Misfit(noise, entries), layers=layers), observation)
-    return _evaluate(observation, objective, images, labels, seed), bool(noise or known.judges)
+    return _evaluate(observation, objective, images, labels, seed), bool(noise or known.judges or _samples_are_unread(observation))
+
+
+def _samples_are_unread(observation: Observation) -> bool:
+    """Whether the client is known to have sampled what no gradient tells, so that it has to be fitted."""
+    return observation.defense is not None and bool(observation.stochastic) and replay_obstacle(observation) is not None
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,9 @@ def _evaluate(observation: Observation, objective: Objective, images: Tensor, la
         # Slots that are left over compute what nobody reads (attacks.engine.slots).
         slots = places + places[:1] * (filled(len(places), _AT_ONCE, observation.batch_size) - len(places))
         index = upload(slots, images.device)
+        if mixture is None and _samples_are_unread(observation):
+            costs.append(cost_at_fitted_samples(observation, objective, images[index], labels, seed, slots)[: len(places)])
+            continue
         if mixture is not None:
             costs.append(fitted_cost(observation, mixture, objective, images[index], labels[index], seed, slots)[: len(places)])
             continue

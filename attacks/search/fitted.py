@@ -1,4 +1,5 @@
-"""How well given images explain gradients of what a client drew to mix, flip or conceal them, which is fitted."""
+"""How well given images explain gradients at what a client drew beside them, to mix, flip or conceal them or in a stochastic layer:
+that is fitted."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.engine.matcher import GradientMatcher
+from attacks.engine.matcher import GradientMatcher, sample_noise
 from attacks.objective.costs import Cosine
 from attacks.objective.objective import Objective
 from attacks.reading.mixtures import Mixture
@@ -19,8 +20,10 @@ from defenses.support.upload import upload
 
 #: Iterations of the fit, and their step size.
 _ITERATIONS, _STEP = 100, 0.1
-#: Standard deviation of the signs that the fit begins with, before their tanh.
+#: Standard deviation of the signs that the fit begins with, before their tanh; and how far of a draw samples begin from their mean.
 _UNDECIDED = 0.1
+#: Weight of how improbable samples are while they are fitted.
+_SAMPLE_PRIOR = 1e-2
 
 
 def fitted_cost(observation: Observation, mixture: Mixture, objective: Objective, images: Tensor, labels: Tensor, seed: int,
@@ -64,6 +67,31 @@ def fitted_cost(observation: Observation, mixture: Mixture, objective: Objective
         search.step(derivative, [by_logits], sizes)
     made, of_made = _made(mixture, images, targets, search.images, search.others[0])
     return matcher(objective).step_with(made, [of_made])[2]
+
+
+def cost_at_fitted_samples(observation: Observation, objective: Objective, images: Tensor, labels: Tensor, seed: int,
+                           positions: Sequence[int]) -> Tensor:
+    """The objective [S] of images under the samples of the stochastic layers that fit the gradients best by the cosines of single
+    layers and are probable, as far as a short search finds them. Of 8 victims under CVB (LeNet, CIFAR-10) the original then
+    explains the gradient better than all that attacks find, untrained and after five epochs; under samples drawn anew it does not.
+
+    The arguments are those of :func:`fitted_cost`; labels are of all victims, [N, B].
+    """
+    fit = replace(objective, cost=Cosine(per_layer=True), terms=(), sample_prior=_SAMPLE_PRIOR)
+    seeds = [derive(seed, "fit", observation.victims[place]) for place in positions]
+    drawn = observation.samples_of([stream.draw() for stream in sample_noise(observation, seeds)])
+    layers = observation.stochastic.values()
+    begin = [layer.expected + _UNDECIDED * (own - layer.expected) for layer, own in zip(layers, drawn, strict=True)]
+    anywhere = images.new_full((), -torch.inf), images.new_full((), torch.inf)
+    bounds = [(images.new_tensor(low), images.new_tensor(high)) for low, high in (layer.bounds for layer in layers)]
+    search, still = SignedAdam(images.clone(), begin, [anywhere, *bounds]), torch.zeros_like(images)
+    matcher = GradientMatcher(observation, labels, fit, seeds=seeds, positions=positions)
+    sizes = upload([_STEP] * len(images), images.device, torch.float64)
+    for _ in range(_ITERATIONS):
+        _, *derivatives, _ = matcher.step_with(images, search.others)
+        search.step(still, derivatives, sizes)
+    evaluated = GradientMatcher(observation, labels, replace(objective, sample_prior=0.0), seeds=seeds, positions=positions)
+    return evaluated.step_with(images, search.others)[-1]
 
 
 def _made(mixture: Mixture, images: Tensor, targets: Tensor, drawn: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:

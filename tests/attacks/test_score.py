@@ -111,3 +111,12 @@ def test_under_known_noise_nothing_is_gained_by_fitting_it():
         distance = theirs.square().sum() - torch.dot(own, theirs).clamp_min(0) ** 2 / own.square().sum()
         misfit = (distance / 0.01**2 - count).clamp_min(0) + (2 * count) ** 0.5
         torch.testing.assert_close(found[victim], misfit.log() + 0.5 * torch.tensor(0.02).log(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("defense", "batch_size"), [("cvb", 1), ("precode", 2), ("dropout", 2)])
+def test_what_the_client_sampled_and_no_gradient_tells_is_fitted(defense, batch_size):
+    """The originals explain the gradient far better than others that are as smooth, whatever was drawn, and do not by a draw anew."""
+    observation, x = observation_of(defense, "lenet", batch_size=batch_size)
+    given = [score(observation, images, observation.labels, 0) for images in (x, x.flip(-1), x.roll(1, 0))]
+    assert (given[0] < given[1] - 0.5).all() and (given[0] < given[2] - 0.5).all()
+    assert torch.equal(score(observation, x, observation.labels, 0), given[0])
