@@ -15,7 +15,7 @@ from defenses.step import Batch, Facts, Step
 @dataclass(frozen=True)
 class InstaHide(Mixup):
     """Mix k images and their labels, and flip the sign of each normalised pixel with probability 1/2 (Huang et al., ICML 2020,
-    sections 3 and 4; "inside" a data set).
+    "inside" a data set).
 
     Every mix has signs of its own, anew in every step. Images are mixed with others of their batch, as a client step sees no
     others: this is the simplest of the paper's forms. (The paper mixes with images of the client's whole training set, anew in

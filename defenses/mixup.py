@@ -20,12 +20,12 @@ from defenses.support.targets import probabilities
 @dataclass(frozen=True)
 class Mixup(Defense):
     """Train on convex combinations of k images and of their labels (Zhang et al., ICLR 2018), as a defense with k = 4 or 6 and no
-    coefficient above 0.65 (Huang et al., NeurIPS 2021, section 4).
+    coefficient above 0.65 (Huang et al., NeurIPS 2021).
 
     An image is mixed with others of its batch, anew in every step, since a client step sees no other images. (Huang et al. mix with
     images of the whole training set of the client, anew in every epoch, with coefficients from a Dirichlet distribution that
     favours the first; Zhang et al. mix two, within the batch, with coefficients from a Beta distribution.) Coefficients are uniform
-    within the bound, as in InstaHide (Huang et al., ICML 2020, section 4). In a batch of fewer images than k all are mixed; a batch
+    within the bound, as in InstaHide (Huang et al., ICML 2020). In a batch of fewer images than k all are mixed; a batch
     of one image is left as it is, and nothing is hidden.
 
     Args:

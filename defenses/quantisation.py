@@ -24,7 +24,7 @@ class Quantisation(Defense):
     section 3.1).
 
     The magnitudes are l / s times the norm of the tensor, l = 0, ..., s. The norm is the largest magnitude, as in the paper's
-    experiments (section 4; its theory has the Euclidean norm), over the whole tensor, not over buckets of it. With s = 1 it is
+    experiments (its theory has the Euclidean norm), over the whole tensor, not over buckets of it. With s = 1 it is
     TernGrad without its clipping (Wen et al., NeurIPS 2017). For a curve the levels are swept over [1, 3, 7, 15, 127], which is
     2 to 8 bits an entry.
 

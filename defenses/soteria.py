@@ -29,7 +29,7 @@ _FEWEST = 4
 @dataclass(frozen=True)
 class Soteria(Defense):
     """Zero, in the gradient of one linear layer's weight, the columns of those features r_i that would move a reconstruction most
-    (Sun et al., CVPR 2021, section 4: the representation is perturbed where |r_i| / |dr_i / dx| is largest, an l0 constraint).
+    (Sun et al., CVPR 2021: the representation is perturbed where |r_i| / |dr_i / dx| is largest, an l0 constraint).
 
     The gradient of that weight is a sum of outer products with the representation r, so that a feature that is taken for zero is a
     column that is zero. In a batch the ratios of all images are added up, and one set of columns is zeroed, as the authors' code

@@ -191,7 +191,7 @@ def unmixed(mixes: Tensor, coefficients: Tensor) -> Tensor:
 
 def without_signs(mixes: Tensor, coefficients: Tensor) -> Tensor:
     """The images [N, B, C, H, W] of which flipped mixes [N, S, C, H, W] are combinations but for their signs (Carlini et al., IEEE
-    S&P 2021, section 4: absolute values are all that signs leave).
+    S&P 2021: absolute values are all that signs leave).
 
     Of one image that is its absolute value. Of more the squared distance of the absolute values of mixes is minimised by Adam, with
     total variation. An image and its negative explain the same, so that one of both is found.
