@@ -78,6 +78,11 @@ class Report:
                 self.end(entry, FAILED, reason)
 
     @property
+    def running(self) -> bool:
+        """Whether a check is under way, or was when its process ended."""
+        return any(entry["status"] == RUNNING for entry in self.content["checks"])
+
+    @property
     def bad(self) -> bool:
         """Whether a check failed or missed something."""
         return any(entry["status"] in BAD for entry in self.content["checks"])
