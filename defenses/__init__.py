@@ -27,9 +27,10 @@ from defenses.precode import PRECODE, VariationalBottleneck
 from defenses.private import Private, client_loss
 from defenses.pruning import GradientPruning
 from defenses.quantisation import Quantisation
-from defenses.release import Clipped, Intervals, Kept, Noise, OwnLikelihood, Release, Scaled, Sign, Unknown
+from defenses.release import Release
 from defenses.sign import GradientSigns
 from defenses.soteria import Soteria
+from defenses.stages import Clipped, Intervals, Kept, Noise, OwnLikelihood, Scaled, Sign, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition

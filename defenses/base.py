@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from defenses.choices import Choice
 from defenses.mixing import Mixing
 from defenses.private import Private
-from defenses.release import Release, Unknown
+from defenses.release import Release
+from defenses.stages import Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.support.registry import Named, SpecificationError
 

@@ -12,7 +12,8 @@ from torch.func import functional_call
 
 from defenses.base import Defense
 from defenses.evaluating import evaluating
-from defenses.release import OwnLikelihood, Release
+from defenses.release import Release
+from defenses.stages import OwnLikelihood
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
 

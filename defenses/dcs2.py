@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from defenses.base import Defense
 from defenses.evaluating import evaluating
 from defenses.mixing import Mixing
-from defenses.release import Release, Unknown
+from defenses.release import Release
+from defenses.stages import Unknown
 from defenses.step import Batch, Facts, Gradients, Step
 from defenses.support import checks
 from defenses.support.targets import class_count, probabilities

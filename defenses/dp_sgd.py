@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from defenses.base import Account, Defense
-from defenses.release import Clipped, Noise, Release, Stage, Unknown
+from defenses.release import Release
+from defenses.stages import Clipped, Noise, Stage, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, Step
 from defenses.support import checks
 from defenses.support.out_of_place import OutOfPlace

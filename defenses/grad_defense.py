@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from defenses.base import Defense
 from defenses.evaluating import evaluating
-from defenses.release import Noise, OwnLikelihood, Release, Unknown
+from defenses.release import Release
+from defenses.stages import Noise, OwnLikelihood, Unknown
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
 from defenses.support.upload import upload

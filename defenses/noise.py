@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from defenses.base import Defense
-from defenses.release import Noise, Release
+from defenses.release import Release
+from defenses.stages import Noise
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
 

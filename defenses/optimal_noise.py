@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from defenses.base import Defense
-from defenses.release import OwnLikelihood, Release
+from defenses.release import Release
+from defenses.stages import OwnLikelihood
 from defenses.step import Batch, Facts, Gradients, Step
 from defenses.support import checks
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from defenses.base import Defense
-from defenses.release import Kept, OwnLikelihood, Release
+from defenses.release import Release
+from defenses.stages import Kept, OwnLikelihood
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
 from defenses.support.smallest import without_smallest

@@ -9,7 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from defenses.base import Defense
-from defenses.release import Kept, Release
+from defenses.release import Release
+from defenses.stages import Kept
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
 from defenses.support.smallest import without_smallest

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from defenses.base import Defense
-from defenses.release import Bounds, OwnLikelihood, Release
+from defenses.release import Release
+from defenses.stages import Bounds, OwnLikelihood
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from defenses.base import Defense
-from defenses.release import Release, Sign
+from defenses.release import Release
+from defenses.stages import Sign
 from defenses.step import Facts, Gradients, Step
 
 

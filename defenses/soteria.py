@@ -14,7 +14,8 @@ from torch.func import jvp, vmap
 
 from defenses.base import Defense
 from defenses.evaluating import evaluating
-from defenses.release import Kept, Release, Unknown
+from defenses.release import Release
+from defenses.stages import Kept, Unknown
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
 from defenses.support.last_linear import last_linear

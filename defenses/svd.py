@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from defenses.base import Defense
-from defenses.release import Bounds, Release, Stage
+from defenses.release import Release
+from defenses.stages import Bounds, Stage
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
 

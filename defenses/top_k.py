@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from defenses.base import Defense
-from defenses.release import Kept, OwnLikelihood, Release, Unknown
+from defenses.release import Release
+from defenses.stages import Kept, OwnLikelihood, Unknown
 from defenses.step import Facts, Gradients, State, Step
 from defenses.support import checks
 from defenses.support.smallest import without_smallest

@@ -54,7 +54,7 @@ class Stochastic(Rounding):
         return dict.fromkeys(shared, Release((Intervals(self.width, self.width),)))
 
 
-NOISE, LAPLACIAN = (defenses.NoisyGradients(std=0.05, distribution=distribution) for distribution in defenses.release.DISTRIBUTIONS)
+NOISE, LAPLACIAN = (defenses.NoisyGradients(std=0.05, distribution=distribution) for distribution in defenses.stages.DISTRIBUTIONS)
 PRUNING, CLIPPING, SIGNS = defenses.GradientPruning(p=0.7), defenses.GradientClipping(norm=0.3), defenses.GradientSigns()
 ROUNDING, SCALING = Rounding(width=0.02), Scaling(-2.0)
 

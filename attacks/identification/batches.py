@@ -23,7 +23,8 @@ from attacks.objective.comparison import total
 from attacks.reading.labels import as_classes
 from attacks.reading.layers import told_by_codes
 from defenses.choices import changed_by
-from defenses.release import Clipped, Form, Intervals, Kept, Scaled, Stage
+from defenses.release import Form
+from defenses.stages import Clipped, Intervals, Kept, Scaled, Stage
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
 

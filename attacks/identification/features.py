@@ -14,7 +14,7 @@ from attacks.identification.candidates import Candidates
 from attacks.identification.likelihood import ROUNDING, ImageLikelihood
 from attacks.identification.pools import of_victims, over_choices, scored
 from attacks.reading.layers import codes, entered, features, layers_that_see_the_image, replay_obstacle, told_by_codes
-from defenses.release import Clipped, Scaled
+from defenses.stages import Clipped, Scaled
 from defenses.support.seeds import derive
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from attacks.base import Observation
-from defenses.release import Clipped, Noise, Release, Scaled, Unknown
+from defenses.release import Release
+from defenses.stages import Clipped, Noise, Scaled, Unknown
 
 
 def presence_mu(observation: Observation) -> float | None:

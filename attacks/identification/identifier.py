@@ -21,7 +21,7 @@ from attacks.identification.pools import of_victims, over_choices, scored
 from attacks.identification.simulation import by_simulation
 from attacks.objective.comparison import root, total
 from attacks.reading.layers import replay_obstacle
-from defenses.release import Clipped, Noise, OwnLikelihood, Scaled
+from defenses.stages import Clipped, Noise, OwnLikelihood, Scaled
 from defenses.support.seeds import derive
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from attacks.base import Observation
 from attacks.objective.comparison import layer_of
 from attacks.reading.linear_inputs import linear_inputs
-from defenses.release import Kept, Release
+from defenses.release import Release
+from defenses.stages import Kept
 from defenses.stochastic import StochasticLayer, sampling
 from defenses.support.last_linear import last_linear
 from defenses.support.watching import watching

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks.base import Observation
 from attacks.objective.comparison import Surprise
-from defenses.release import Clipped, Intervals, Kept, OwnLikelihood, Scaled, Sign, Stage
+from defenses.stages import Clipped, Intervals, Kept, OwnLikelihood, Scaled, Sign, Stage
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from model_cases import step_of
 
 from defenses import Facts, Quantisation
 from defenses.quantisation import StochasticRounding
-from defenses.release import Bounds
+from defenses.stages import Bounds
 
 
 def rounded(levels: int, gradient: torch.Tensor, seed: int = 0) -> torch.Tensor:

@@ -31,7 +31,7 @@ from defenses import (
     Unknown,
 )
 from defenses.pruning import GradientPruning
-from defenses.release import Bounds, log_density
+from defenses.stages import Bounds, log_density
 
 STAGES = [GradientPruning(p=0.4), Rounding(), GradientSigns(), Scaling(), GradientClipping(norm=2.0), NoisyGradients(std=0.3), NoisyGradients(std=0.3, distribution="laplacian")]
 PAIRS = [(a, b) for a, b in permutations(STAGES, 2) if a.name != b.name]

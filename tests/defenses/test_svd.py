@@ -10,7 +10,7 @@ from model_cases import FAKE_DEVICE, step_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from defenses import Facts, TruncatedSVD
-from defenses.release import Bounds
+from defenses.stages import Bounds
 from defenses.svd import LowRank
 
 SHAPES = [(4, 9), (9, 4), (6, 6), (5, 2, 3, 3), (8, 3, 1, 1), (1, 7), (3, 2, 4)]
