@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
 from defenses.base import Defense
 from defenses.choices import Choice, changed_at_random
@@ -147,50 +145,42 @@ def _operations(name: str, level: int) -> list[_Operation]:
     return [_Operation(kind.change, kind.undo, one) for one in amounts]
 
 
+def _torchvision(name: str, pixels: Tensor, *arguments: Any, **named: Any) -> Tensor:
+    """One of its transformations, imported where it is used: the other defenses need torch alone."""
+    from torchvision.transforms.v2 import functional
+
+    changed: Tensor = getattr(functional, name)(pixels, *arguments, **named)
+    return changed
+
+
 def _same(pixels: Tensor, _: float) -> Tensor:
     """For what cannot be undone, as it is not known where the values were."""
     return pixels
 
 
-def _inverse(change: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+def _inverse(name: str) -> Callable[[Tensor, float], Tensor]:
     """A blend by a factor with what it leaves alone is undone by that of one over the factor."""
-    return lambda pixels, factor: change(pixels, 1 / factor)
-
-
-def _color(pixels: Tensor, factor: float) -> Tensor:
-    return tv.adjust_saturation(pixels, factor)
-
-
-def _contrast(pixels: Tensor, factor: float) -> Tensor:
-    return tv.adjust_contrast(pixels, factor)
-
-
-def _brightness(pixels: Tensor, factor: float) -> Tensor:
-    return tv.adjust_brightness(pixels, factor)
-
-
-def _sharpness(pixels: Tensor, factor: float) -> Tensor:
-    return tv.adjust_sharpness(pixels, factor)
+    return lambda pixels, factor: _torchvision(name, pixels, 1 / factor)
 
 
 def _unsharpened(pixels: Tensor, factor: float) -> Tensor:
     """The fixed point of x + (pixels - sharpened x): the eigenvalues of sharpening lie between 0.4 and 1.6."""
     found = pixels
     for _ in range(10):
-        found = found + pixels - _sharpness(found, factor)
+        found = found + pixels - _torchvision("adjust_sharpness", found, factor)
     return found.clamp(0, 1)
 
 
 def _rotated(pixels: Tensor, degrees: float) -> Tensor:
     """Counterclockwise, filled with grey."""
-    return tv.rotate(pixels, degrees, InterpolationMode.NEAREST, fill=[128 / 255])
+    return _torchvision("rotate", pixels, degrees, fill=[128 / 255])
 
 
 def _shifted(pixels: Tensor, share: float, dim: int) -> Tensor:
     """Towards the first row or column by a share of the size, filled with black."""
     height, width = pixels.shape[-2:]
     by = _shift(share, pixels.shape[dim])
-    return tv.crop(pixels, by if dim == -2 else 0, by if dim == -1 else 0, height, width)
+    return _torchvision("crop", pixels, by if dim == -2 else 0, by if dim == -1 else 0, height, width)
 
 
 def _shifted_back(pixels: Tensor, share: float, dim: int) -> Tensor:
@@ -242,13 +232,13 @@ _KINDS = {
     "translate-y": _Kind(partial(_shifted, dim=-2), partial(_shifted_back, dim=-2), most=150 / 331, around=0.0),
     "shear-y": _Kind(_sheared, lambda x, slope: _sheared(x, -slope, filled=False), most=0.3, around=0.0),
     "rotate": _Kind(_rotated, lambda x, degrees: _rotated(x, -degrees), most=30.0),
-    "color": _Kind(_color, _inverse(_color), most=0.5, around=1.0),
-    "contrast": _Kind(_contrast, _inverse(_contrast), most=0.5, around=1.0),
-    "sharpness": _Kind(_sharpness, _unsharpened, most=0.5, around=1.0),
-    "brightness": _Kind(_brightness, _inverse(_brightness), most=0.5, around=1.0),
-    "posterize": _Kind(lambda x, bits: tv.posterize(x, round(bits)), _same, least=8.0, most=4.0),
+    "color": _Kind(partial(_torchvision, "adjust_saturation"), _inverse("adjust_saturation"), most=0.5, around=1.0),
+    "contrast": _Kind(partial(_torchvision, "adjust_contrast"), _inverse("adjust_contrast"), most=0.5, around=1.0),
+    "sharpness": _Kind(partial(_torchvision, "adjust_sharpness"), _unsharpened, most=0.5, around=1.0),
+    "brightness": _Kind(partial(_torchvision, "adjust_brightness"), _inverse("adjust_brightness"), most=0.5, around=1.0),
+    "posterize": _Kind(lambda x, bits: _torchvision("posterize", x, round(bits)), _same, least=8.0, most=4.0),
     "solarize": _Kind(lambda x, threshold: torch.where(x < threshold / 255, x, 1 - x), _same, least=256.0),
-    "autocontrast": _Kind(lambda x, _: tv.autocontrast(x), _same),
-    "equalize": _Kind(lambda x, _: tv.equalize(x.clamp(0, 1)), _same),
-    "invert": _Kind(lambda x, _: tv.invert(x), lambda x, _: tv.invert(x)),
+    "autocontrast": _Kind(lambda x, _: _torchvision("autocontrast", x), _same),
+    "equalize": _Kind(lambda x, _: _torchvision("equalize", x.clamp(0, 1)), _same),
+    "invert": _Kind(lambda x, _: _torchvision("invert", x), lambda x, _: _torchvision("invert", x)),
 }

@@ -35,7 +35,8 @@ SHAPE, CLASSES = (2, 8, 8), 5
 
 def defense_names() -> list[str]:
     """All registered defenses that can run here, and a composition."""
-    return [cls.name for cls in defenses.registry if there("opacus") or not cls().guarantees] + [COMPOSED]
+    return [cls.name for cls in defenses.registry
+            if (there("opacus") or not cls().guarantees) and (there("torchvision") or cls.name != "ats")] + [COMPOSED]
 
 
 def model_makers() -> dict[str, Callable[[], nn.Module]]:

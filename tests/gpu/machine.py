@@ -17,7 +17,7 @@ from gpu.checks import there
 NEEDED = {
     "numpy": "training by the benchmark's own loader, the whole command",
     "opacus": "DP-SGD",
-    "torchvision": "resnet18",
+    "torchvision": "resnet18, transformations of images",
     "triton": "compiled steps",
     "ray": "two cells on one GPU",
     "pydantic": "the whole command", "yaml": "the whole command", "typer": "the whole command", "pandas": "the whole command",
