@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from defenses.base import Defense
 from defenses.evaluating import evaluating
@@ -16,6 +15,7 @@ from defenses.release import Release
 from defenses.stages import OwnLikelihood
 from defenses.step import Facts, Gradients, Step
 from defenses.support import checks
+from defenses.support.replaced import Replaced
 
 #: What rounding changes of a cosine and, relatively, of a norm.
 _ROUNDING = 1e-3
@@ -93,19 +93,7 @@ class CENSOR(Defense):
     def _loss_after(self, shared: Gradients, step: Step) -> Tensor:
         before = dict(step.module.named_parameters())
         moved = {name: before[name] - self.step_size * g for name, g in shared.items()}
-        return step.losses(step.batch, _Moved(step.module, moved)).mean()
-
-
-class _Moved(nn.Module):
-    """A model with other parameters, by name, in the place of its own."""
-
-    def __init__(self, module: nn.Module, parameters: Gradients) -> None:
-        super().__init__()
-        self.module, self._others = module, parameters
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self.module, self._others, (images,))
-        return logits
+        return step.losses(step.batch, Replaced(step.module, moved)).mean()
 
 
 def _orthogonal(gradient: Tensor, generator: torch.Generator) -> Tensor:

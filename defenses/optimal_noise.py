@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,6 +14,7 @@ from defenses.release import Release
 from defenses.stages import OwnLikelihood
 from defenses.step import Batch, Facts, Gradients, Step
 from defenses.support import checks
+from defenses.support.replaced import Replaced
 
 #: Entries smaller than this are taken to be so large, and no ratio is taken for larger than this, as in the authors' code.
 _SMALLEST, _LARGEST = 1e-8, 1e6
@@ -101,8 +101,9 @@ class OptimalNoise(Defense):
 
     def _sensitivities(self, step: Step) -> Gradients:
         """Of each entry of the gradient the squared norm of its derivative by the images, estimated on random directions."""
-        module = copy.deepcopy(step.module)  # running statistics of batch norm change with each pass
-        parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        # Running statistics of batch norm change with each pass.
+        module = Replaced(step.module, {name: buffer.clone() for name, buffer in step.module.named_buffers()})
+        parameters = {name: p for name, p in step.module.named_parameters() if p.requires_grad}
         images = step.batch.images.detach().requires_grad_()
         loss = step.losses(Batch(images, step.batch.targets), module).mean()
         gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)

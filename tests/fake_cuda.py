@@ -107,7 +107,7 @@ def tell(name: str, step: Callable[[], str | None]) -> None:
 
 
 def in_children(steps: list[tuple[str, Callable[[], str | None]]]) -> None:
-    """Takes the steps in a child, and those that are left in another where torch crashes; the same one eight times at most."""
+    """Takes the steps in a child, and those that are left in another where torch crashes; the same one three times at most."""
     reading, writing = os.pipe()
     done, crashes = 0, 0
     while done < len(steps):
@@ -121,7 +121,7 @@ def in_children(steps: list[tuple[str, Callable[[], str | None]]]) -> None:
         os.write(writing, b"|")
         finished = len(os.read(reading, len(steps) + 1)) - 1
         done, crashes = done + finished, 1 if finished else crashes + 1
-        if done < len(steps) and crashes == 8:
+        if done < len(steps) and crashes == 3:
             print(f"{steps[done][0]}: FAILED with exit code {code}")
             return
 
