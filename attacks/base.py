@@ -124,7 +124,7 @@ class Observation:
     def _facts(self) -> Facts:
         return Facts(self.batch_size, self.rounds[0].number if self.rounds else 0, self.module, self.image_shape)
 
-    @property
+    @cached_property
     def stochastic(self) -> dict[str, StochasticLayer]:
         """The layers that sample where the attacker runs the model, by name: all of them for one who knows of them; a blind
         attacker has the model as it is evaluated, where some do not."""

@@ -61,6 +61,8 @@ class JointSample(MatchingAttack):
             return "a blind attacker does not know that layers are stochastic"
         if not observation.stochastic:
             return "the model has no stochastic layer"
+        if observation.mixing is not None:
+            return "how images were mixed is what is searched for, and not what was sampled beside"
         if replay_obstacle(observation) is None:
             return "what the layers sampled is read from the gradient, and other attacks replay it"
         unread = code_obstacle(observation) if self.samples == "read" else None

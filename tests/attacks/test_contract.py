@@ -21,7 +21,7 @@ from attacks.score import score
 SHORT = {"iterations": 6, "restarts": 2, "heat": 3, "keep": 2}
 ATTACKS = list(attacks.registry)
 DEFENSES = [*defenses.registry.names(), "precode+noise(std=0.001)", "pruning(p=0.5)+noise(std=0.001)", "cvb+pruning(p=0.5)",
-            "ats+noise(std=0.001)"]
+            "ats+noise(std=0.001)", "dcs2+precode"]
 assert set(TOYS) < set(DEFENSES)
 #: A defense of each kind: of what reads plain gradients, noise, hidden entries, samples, a likelihood of its own, choices and mixes.
 KINDS = ["none", "noise", "pruning", "precode", "dropout", "cvb", "sign", "ats", "mixup", "dcs2", "dp-sgd", "decoy"]

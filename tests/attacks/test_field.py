@@ -40,3 +40,13 @@ def test_what_it_discloses_tells_more_than_running_it(defense):
     simulated = case.ranks(by_simulation(case.observation, case.candidates, 0, lambda done, of: None))
     assert by_release.sum() <= simulated.sum()
     assert by_release.sum() < 8 * 11 / 2  # chance
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("defense", BUILT_IN)
+def test_who_knows_it_identifies_no_worse_than_who_does_not(defense, batch_size):
+    """Over 16 victims of 10 candidates each, but for a few ranks of luck."""
+    case = case_of(TELLING.get(defense, defense), "lenet", victims=16, size=10, batch_size=batch_size)
+    informed, blind = (int(case.ranks(Identifier().scores(known, case.candidates, seed=0)).sum())
+                       for known in (case.observation, case.observation.blind()))
+    assert informed <= blind + 4

@@ -131,3 +131,12 @@ def test_one_image_is_identified(round_):
 def test_bad_parameters_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Outpost(**arguments)
+
+
+def test_as_noise_it_is_what_was_added_where_something_was():
+    """Nothing where a step was not defended; else of the entries that are not zero all, or half where that is not told."""
+    stage = Perturbed(count=2, std=torch.tensor(0.5), probability=0.5)
+    left = torch.tensor([[1.0, 2, 3, 4], [1, 2, 3, 0], [1, 2, 0, 0]])
+    torch.testing.assert_close(stage.as_noise(left), torch.tensor([0.0, 0.75 * 0.25, 0.5 * 0.5 * 0.25], dtype=torch.float64))
+    surely = Perturbed(count=2, std=torch.tensor(0.5), probability=1.0)
+    assert float(surely.as_noise(left)[0]) == 0.25
