@@ -81,7 +81,7 @@ class Kept(Stage):
     def passed(self, gradient: Tensor) -> Tensor:
         flat = gradient.flatten(1)
         kept = flat.detach().abs().topk(self.count, sorted=False).indices
-        return (flat * torch.zeros_like(flat).scatter(1, kept, 1.0)).view_as(gradient)
+        return torch.where(torch.zeros_like(flat, dtype=torch.bool).scatter(1, kept, True), flat, 0.0).view_as(gradient)
 
     def before(self, after: Bounds) -> Bounds:
         zeroed = (after.low <= 0) & (after.high >= 0)

@@ -29,7 +29,7 @@ class GeneralStep(MatchingStep):
         super().__init__(observation, labels, objective, slots)
         masks = objective.masks
         self._masks = {name: slots.hold(masks[name]) for name in self._squared if name in masks}
-        self._gradients = {name: slots.hold(g * masks[name] if name in masks else g)
+        self._gradients = {name: slots.hold(g, mask=masks.get(name))
                            for name, g in observation.shared.items() if name in self._squared}
         self._loss = ClientLoss(observation.module, observation.defense)
         self._parameters = {name: p.detach() for name, p in self._loss.named_parameters() if p.requires_grad}

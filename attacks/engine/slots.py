@@ -18,25 +18,29 @@ _ALIKE = 4
 class Held:
     """A tensor of one entry a slot; its place in memory stays, so that a compiled step sees what is loaded later."""
 
-    def __init__(self, source: Tensor, arrange: Callable[[Tensor], Tensor], slots: Slots) -> None:
-        self._source, self._arrange = source, arrange
+    def __init__(self, source: Tensor, arrange: Callable[[Tensor], Tensor], slots: Slots, mask: Tensor | None = None) -> None:
+        self._source, self._arrange, self._mask = source, arrange, mask
         if slots.plain and arrange is as_it_is:
-            self.value = source
-        else:
-            first = arrange(source[slots.positions[0]][None])
-            self.value = first.new_empty((len(slots.positions), *first.shape[1:]))
-            index, at = upload(slots.positions, source.device), 0
-            if arrange is as_it_is:
-                torch.index_select(source, 0, index, out=self.value)
-                return
-            for part in parts(self.value):  # an arranged copy of all would double the memory
-                part.copy_(arrange(source[index[at : (at := at + len(part))]]))
+            self.value = source if mask is None else source * mask
+            return
+        first = self._of(upload(slots.positions[:1], source.device))
+        self.value = first.new_empty((len(slots.positions), *first.shape[1:]))
+        index, at = upload(slots.positions, source.device), 0
+        if arrange is as_it_is and mask is None:
+            torch.index_select(source, 0, index, out=self.value)
+            return
+        for part in parts(self.value):  # an arranged or masked copy of all would double the memory
+            part.copy_(self._of(index[at : (at := at + len(part))]))
 
     def keep(self, slots: Tensor) -> None:
         self.value = self.value[slots]
 
     def load(self, slot: int, position: int) -> None:
-        self.value[slot] = self._arrange(self._source[position][None])[0]
+        self.value[slot] = self._of(slice(position, position + 1))[0]
+
+    def _of(self, victims: Tensor | slice) -> Tensor:
+        some = self._source[victims]
+        return self._arrange(some if self._mask is None else some * self._mask[victims])
 
 
 class Slots:
@@ -60,9 +64,10 @@ class Slots:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def hold(self, source: Tensor, arrange: Callable[[Tensor], Tensor] | None = None) -> Held:
-        """Keep the entries of ``source`` [victims, ...] for the victims in the slots, each passed through ``arrange`` [1, ...]."""
-        held = Held(source, as_it_is if arrange is None else arrange, self)
+    def hold(self, source: Tensor, arrange: Callable[[Tensor], Tensor] | None = None, *, mask: Tensor | None = None) -> Held:
+        """Keep the entries of ``source`` [victims, ...] for the victims in the slots, zero where a mask is, each passed through
+        ``arrange`` [1, ...]."""
+        held = Held(source, as_it_is if arrange is None else arrange, self, mask)
         self._held.append(held)
         return held
 

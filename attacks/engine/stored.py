@@ -13,10 +13,10 @@ _LARGEST_RANK = 32
 
 
 class Dense:
-    """Stored as they are, masks as bytes; each matrix is read once for both products."""
+    """Stored as they are, zero where masked, masks as bytes; each matrix is read once for both products."""
 
-    def __init__(self, gradients: Tensor, slots: Slots) -> None:
-        self._held = slots.hold(gradients)
+    def __init__(self, gradients: Tensor, slots: Slots, *, mask: Tensor | None = None) -> None:
+        self._held = slots.hold(gradients, mask=mask)
 
     def products(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         return both_products(self._held.value, left, right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -115,16 +116,20 @@ def short(cls: type[attacks.Attack], iterations: int) -> attacks.Attack:
     return cls(**{name: value for name, value in (("iterations", iterations), ("restarts", 2)) if name in known})
 
 
-def apart(found: Tensor, expected: Tensor, tolerance: float) -> float:
-    """The share of entries that differ by more than a tolerance, relative to the root mean square of what is expected and to the
-    entry itself; entries that are not finite in both are alike."""
-    a, b = found.detach().cpu().double(), expected.detach().cpu().double()
-    if not b.numel():
-        return 0.0
+def errors(found: Tensor, expected: Tensor) -> Tensor:
+    """Of each entry the difference relative to the root mean square of what is expected and to the entry itself; entries that are not
+    finite in both are alike."""
+    a, b = found.detach().cpu().double().flatten(), expected.detach().cpu().double().flatten()
     finite = b.isfinite()
     scale = b[finite].square().mean().sqrt() if finite.any() else b.new_zeros(())
-    differs = torch.where(finite, ~((a - b).abs() <= tolerance * (scale + b.abs())), ~((a == b) | (a.isnan() & b.isnan())))
-    return float(differs.double().mean())
+    relative = torch.where(a == b, 0.0, (a - b).abs() / (scale + b.abs()))
+    alike = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, math.inf)
+    return torch.where(finite, relative.nan_to_num(math.inf, math.inf), alike)
+
+
+def apart(found: Tensor, expected: Tensor, tolerance: float) -> float:
+    """The share of entries whose error is larger than a tolerance."""
+    return float((errors(found, expected) > tolerance).double().mean()) if expected.numel() else 0.0
 
 
 def distance(found: Tensor, expected: Tensor) -> float:

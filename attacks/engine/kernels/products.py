@@ -53,8 +53,11 @@ def both_products(matrices: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor
     if applies(matrices, left):
         return compiled_products(matrices, left, right)
     slots, rows, columns = matrices.shape
-    at_once = max(1, torch.get_num_threads()) if matrices.device.type == "cpu" else slots
-    share = max(1, _PART // (4 * columns * at_once)) if matrices.device.type == "cpu" else rows
+    if matrices.device.type == "cpu":
+        at_once = max(1, torch.get_num_threads())
+        share = max(1, _PART // (4 * columns * at_once))
+    else:  # a quarter of a mask takes as much in float32 as the whole in bytes
+        at_once, share = slots, rows if matrices.dtype == left.dtype else -(-rows // 4)
     if share >= rows and matrices.dtype == left.dtype:
         return torch.bmm(left, matrices), torch.bmm(right, matrices.mT)
     by_right, by_left = left.new_zeros(right.shape), left.new_empty(left.shape)

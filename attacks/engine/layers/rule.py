@@ -35,15 +35,16 @@ class Observed:
 
     def explicit(self, name: str, arrange: Callable[[Tensor], Tensor] | None = None) -> tuple[Held, Held | None]:
         """The gradients of a parameter, zero where masked, and the masks, held for the slots."""
-        mask = self.masks.get(name)
-        gradient = self.gradients[name] if mask is None else self.gradients[name] * mask
-        return self.slots.hold(gradient, arrange), None if mask is None else self.slots.hold(mask.to(gradient.dtype), arrange)
+        gradient, mask = self.gradients[name], self.masks.get(name)
+        arrange = as_it_is if arrange is None else arrange
+        held = self.slots.hold(gradient, arrange, mask=mask)
+        return held, None if mask is None else self.slots.hold(mask, lambda some: arrange(some.to(gradient.dtype)))
 
     def matrices(self, positions: int, flat: Callable[[Tensor], Tensor] = as_it_is) -> tuple[Matrices, Matrices | None]:
         """The gradients of a weight that sees P positions, made [N, O, I] by ``flat``, and the mask, both stored for products."""
         if "weight" in self.masks:  # what a mask leaves of a matrix of low rank has a high one: no factors are looked for
             mask = flat(self.masks["weight"].bool())
-            return Dense(flat(self.gradients["weight"]) * mask, self.slots), Dense(mask, self.slots)
+            return Dense(flat(self.gradients["weight"]), self.slots, mask=mask), Dense(mask, self.slots)
         found = self._observation.once(f"{self._prefix}weight", ("factors", positions), lambda g: factors(flat(g), positions))
         return Dense(flat(self.gradients["weight"]), self.slots) if found is None else Factored(found, self.slots), None
 
