@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.engine.compiled import Step, compiled_or_plain
 from attacks.engine.general import GeneralStep
+from attacks.engine.recorded import Step, recorded_or_plain
 from attacks.engine.replayed import replayed_or_plain
 from attacks.engine.slots import Slots
 from attacks.engine.step import MatchingStep
@@ -53,7 +53,7 @@ class GradientMatcher:
         sampled = not objective.codes and objective.sample_prior is None
         self._noise = sample_noise(observation, seeds, block=_NOISE_BLOCK) if sampled else []
         self.step_of_slots: MatchingStep
-        self._compiled: Step | None = None
+        self._taken: Step | None = None
         try:
             self.step_of_slots = StructuredStep(*self._arguments, self._slots())
             self._checked = False
@@ -69,7 +69,7 @@ class GradientMatcher:
         """
         samples = self._draw()
         self._check(images, samples)
-        derivative, objective = (self.step_of_slots if self._compiled is None else self._compiled)(images, samples)
+        derivative, objective = (self.step_of_slots if self._taken is None else self._taken)(images, samples)
         return derivative, objective
 
     def step_with(self, images: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -83,7 +83,7 @@ class GradientMatcher:
         samples = self._draw()
         searched = self._arguments[2].sample_prior is not None
         self._check(images, list(others[len(others) - len(self._arguments[0].stochastic):]) if searched else samples)
-        return (self.step_of_slots.with_others if self._compiled is None else self._compiled)(images, list(others), samples)
+        return (self.step_of_slots.with_others if self._taken is None else self._taken)(images, list(others), samples)
 
     def _draw(self) -> list[Tensor]:
         """The model's samples for the next evaluation, where it samples."""
@@ -98,22 +98,22 @@ class GradientMatcher:
                 del self.step_of_slots  # before the other takes its memory
                 self.step_of_slots = self._general(reason)
 
-    def compile(self, images: Tensor, others: Sequence[Tensor] = ()) -> None:
-        """Compile the step, with what else is variable, for as many slots as there are; :meth:`keep` ends it."""
+    def record(self, images: Tensor, others: Sequence[Tensor] = ()) -> None:
+        """Record the step on the GPU, with what else is variable, for as many slots as there are; :meth:`keep` ends it."""
         samples = self._drawn_like(images)
         if not others:
-            self._compiled = compiled_or_plain(self.step_of_slots, images, samples)
+            self._taken = recorded_or_plain(self.step_of_slots, images, samples)
         else:
-            self._compiled = compiled_or_plain(self.step_of_slots.with_others, images, list(others), samples)
+            self._taken = recorded_or_plain(self.step_of_slots.with_others, images, list(others), samples)
 
     @property
-    def compiled(self) -> bool:
-        """Whether :meth:`compile` was called for the slots that there are."""
-        return self._compiled is not None
+    def recorded(self) -> bool:
+        """Whether :meth:`record` was called for the slots that there are."""
+        return self._taken is not None
 
     def replay(self, images: Tensor) -> None:
         """Replay the step for as many slots as there are, without a change of any bit; :meth:`keep` ends it."""
-        self._compiled = replayed_or_plain(self.step_of_slots, images, self._drawn_like(images))
+        self._taken = replayed_or_plain(self.step_of_slots, images, self._drawn_like(images))
 
     def load(self, slot: int, position: int, seed: int) -> None:
         """Give a slot to another victim, whose sampling begins; no other slot changes."""
@@ -123,7 +123,7 @@ class GradientMatcher:
 
     def keep(self, slots: Sequence[int]) -> None:
         """Go on with some of the slots only."""
-        self._compiled = None
+        self._taken = None
         self.step_of_slots.slots.keep(slots)
         for stream in self._noise:
             stream.keep(slots)

@@ -16,7 +16,7 @@ _ALIKE = 4
 
 
 class Held:
-    """A tensor of one entry a slot; its place in memory stays, so that a compiled step sees what is loaded later."""
+    """A tensor of one entry a slot; its place in memory stays, so that a recorded step sees what is loaded later."""
 
     def __init__(self, source: Tensor, arrange: Callable[[Tensor], Tensor], slots: Slots, mask: Tensor | None = None) -> None:
         self._source, self._arrange, self._mask = source, arrange, mask

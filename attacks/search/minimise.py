@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from attacks.base import Progress
-from attacks.engine.compiled import worth_compiling
 from attacks.engine.matcher import GradientMatcher
 from attacks.engine.memory import with_less
+from attacks.engine.recorded import worth_recording
 from attacks.engine.replayed import worth_replaying
 from attacks.engine.slots import even, filled
 from attacks.search.optimizer import Optimizer
@@ -104,7 +104,7 @@ class _Slots:
     def iterate(self) -> None:
         """One iteration of every slot; slots whose victim is done go to the next one."""
         schedule = self._problem.schedule
-        self._compile_if_worth_it()
+        self._record_if_worth_it()
         images, others = self._optimizer.images, self._optimizer.others
         if others:
             derivative, *by_others, objective = self._matcher.step_with(images, others)
@@ -128,15 +128,15 @@ class _Slots:
                             for start, at, idle in zip(self._starts, self._at, self._idle, strict=True) if not idle})
         self._results.tell()
 
-    def _compile_if_worth_it(self) -> None:
+    def _record_if_worth_it(self) -> None:
         """After the first step, which may have found that the model is matched in another way; again where slots were closed."""
         self._steps += 1
         waves = 1 + len(self._waiting) // len(self._starts)
         iterations = waves * self._problem.schedule.iterations - self._begun_at
         if self._steps != 2:
             return
-        if worth_compiling(self._since.device, iterations):
-            self._matcher.compile(self._optimizer.images, self._optimizer.others)
+        if worth_recording(self._since.device, iterations):
+            self._matcher.record(self._optimizer.images, self._optimizer.others)
         elif isinstance(self._matcher, GradientMatcher) and not self._optimizer.others and worth_replaying(
                 self._since.device, len(self._starts), iterations):
             self._matcher.replay(self._optimizer.images)
@@ -177,8 +177,8 @@ class _Slots:
         working = self._idle.count(False)
         spare = filled(working, self._width, self._problem.observation.batch_size) - working
         idle = [slot for slot, unused in enumerate(self._idle) if unused]
-        # What is compiled is kept until half of it would be for nothing.
-        if spare < len(idle) and working and not (self._matcher.compiled and 2 * working > len(self._starts)):
+        # What is recorded is kept until half of it would be for nothing.
+        if spare < len(idle) and working and not (self._matcher.recorded and 2 * working > len(self._starts)):
             self._keep([slot for slot in range(len(self._starts)) if slot not in idle[spare:]])
 
     def _keep(self, slots: list[int]) -> None:

@@ -82,16 +82,16 @@ class MixtureMatcher:
                     by_own.copy_(changed)
         return by_images, by_logits, objective
 
-    def compile(self, images: Tensor, others: Sequence[Tensor]) -> None:
-        """Compile the step of each round; :meth:`keep` ends it."""
+    def record(self, images: Tensor, others: Sequence[Tensor]) -> None:
+        """Record the step of each round; :meth:`keep` ends it."""
         for number, matcher in enumerate(self._rounds):
             mixed, targets = self._mixture.of_round(number, images, others[0], self._labels.value)
-            matcher.compile(mixed.detach(), [targets.detach()])
+            matcher.record(mixed.detach(), [targets.detach()])
 
     @property
-    def compiled(self) -> bool:
-        """Whether :meth:`compile` was called for the slots that there are."""
-        return self._rounds[0].compiled
+    def recorded(self) -> bool:
+        """Whether :meth:`record` was called for the slots that there are."""
+        return self._rounds[0].recorded
 
     def load(self, slot: int, position: int, seed: int) -> None:
         """Give a slot to another victim; no other slot changes."""

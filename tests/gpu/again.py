@@ -11,7 +11,7 @@ if __name__ == "__main__":
 
 
 def main(device_name: str, tiny: bool, out: str) -> None:
-    """Train PRECODE on LeNet for some steps, then attack an undefended LeNet for as many iterations as are compiled on a GPU."""
+    """Train PRECODE on LeNet for some steps, then attack an undefended LeNet for as many iterations as are recorded on a GPU."""
     import torch
     from speed_cases import observe
 

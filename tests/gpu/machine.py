@@ -18,7 +18,6 @@ NEEDED = {
     "numpy": "training by the benchmark's own loader, the whole command",
     "opacus": "DP-SGD",
     "torchvision": "resnet18, transformations of images",
-    "triton": "compiled steps",
     "ray": "two cells on one GPU",
     "pydantic": "the whole command", "yaml": "the whole command", "typer": "the whole command", "pandas": "the whole command",
     "pyarrow": "the whole command", "safetensors": "the whole command", "skimage": "the whole command", "scipy": "the whole command",

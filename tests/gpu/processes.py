@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,11 +18,11 @@ _AGAIN = Path(__file__).with_name("again.py")
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """Two processes, each with an empty cache of compiled code: weights and images bit for bit."""
+    """Two processes: weights and images bit for bit."""
     with tempfile.TemporaryDirectory(prefix="leakboard-gpu-") as folder:
         outs = [Path(folder) / f"{i}.pt" for i in range(2)]
         running = [subprocess.Popen([sys.executable, str(_AGAIN), str(bench.device), str(bench.tiny), str(out)], stdout=subprocess.PIPE,
-                                    stderr=subprocess.STDOUT, text=True, env=_environment(out.with_suffix(""))) for out in outs]
+                                    stderr=subprocess.STDOUT, text=True) for out in outs]
         try:
             said = [process.communicate(timeout=max(1.0, bench.left()))[0] for process in running]
         except subprocess.TimeoutExpired:
@@ -45,10 +44,6 @@ def rows(bench: Bench) -> Iterator[Row]:
     apart = float((first["images"] - second["images"]).abs().max())
     yield judged("images of an attack", torch.equal(first["images"], second["images"]), f"apart by at most {apart:.2g}", "equal bit for bit",
                  apart=apart, share=float((first["images"] != second["images"]).double().mean()))
-
-
-def _environment(caches: Path) -> dict[str, str]:
-    return {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton")}
 
 
 def second_gpu_rows(bench: Bench) -> Iterator[Row]:

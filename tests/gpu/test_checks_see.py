@@ -19,7 +19,7 @@ import defenses
 from attacks.engine import memory
 from attacks.engine.structured import StructuredStep
 from attacks.search.signed_adam import SignedAdam
-from gpu import agreement, cases, client_steps, compiled_steps, every, machine, matching, memory_use
+from gpu import agreement, cases, client_steps, every, machine, matching, memory_use, recorded_steps
 from gpu.checks import MISSED, PASSED, SKIPPED, Bench
 
 CPU = torch.device("cpu")
@@ -71,12 +71,12 @@ def test_half_precision_is_seen():
     assert seen.types == {torch.float16: 1} and seen.halves
 
 
-def test_a_compiled_step_that_does_not_see_a_refill_is_seen():
-    observation = compiled_steps.observe("none", "lenet", 5, side=8)
+def test_a_recorded_step_that_does_not_see_a_refill_is_seen():
+    observation = recorded_steps.observe("none", "lenet", 5, side=8)
 
     def rows():
-        with compiled_steps.rehearsed(bench()):
-            return list(compiled_steps._case(bench(), "x", observation, 4))
+        with recorded_steps.rehearsed(bench()):
+            return list(recorded_steps._case(bench(), "x", observation, 4))
 
     assert rows()[0].status == PASSED
 
@@ -94,11 +94,11 @@ def test_a_compiled_step_that_does_not_see_a_refill_is_seen():
                     held.value = value
         return run
 
-    with mock.patch("attacks.engine.matcher.compiled_or_plain", stale):
+    with mock.patch("attacks.engine.matcher.recorded_or_plain", stale):
         assert rows()[0].status == MISSED
-    with mock.patch("attacks.engine.matcher.compiled_or_plain", lambda step, images, noise: step):
+    with mock.patch("attacks.engine.matcher.recorded_or_plain", lambda step, images, noise: step):
         row = rows()[0]
-    assert row.status == MISSED and "NOT compiled" in row.found
+    assert row.status == MISSED and "NOT recorded" in row.found
 
 
 def test_steps_that_disagree_are_seen():
@@ -140,7 +140,7 @@ def run_without(packages: set[str], tmp_path: Path, *options: str) -> tuple[subp
 
 
 def test_with_torch_alone_it_names_what_is_missing_and_goes_on(tmp_path):
-    packages = set(machine.NEEDED) - {"triton"}
+    packages = set(machine.NEEDED)
     said, content = run_without(packages, tmp_path, "--only", "peaks,bf16,client-steps,training-speeds,ray,whole-command")
     assert said.returncode == 0, said.stdout + said.stderr
     assert set(content["missing"]) >= packages and all(f"missing: {name} (" in said.stdout for name in packages)

@@ -116,7 +116,7 @@ class Work:
 class Counting(TorchDispatchMode):
     """Counts, while it is entered, operations on floats (of products of matrices and convolutions, by torch's own formulas) and the
     bytes that operations read and write: of each its tensors, in and out, once; views move nothing. Caches are not accounted for, so
-    that more than the memory's bandwidth can be reached; what is compiled is not seen."""
+    that more than the memory's bandwidth can be reached; what is recorded is not seen."""
 
     def __init__(self) -> None:
         super().__init__()

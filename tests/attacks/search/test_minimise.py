@@ -1,14 +1,16 @@
-"""Slots, early ends, lack of memory and compiled steps change how long an attack takes, never what becomes of a victim."""
+"""Slots, early ends, lack of memory and recorded steps change how long an attack takes, never what becomes of a victim."""
 
 from __future__ import annotations
 
 import logging
 
+import graph_stand_in
 import pytest
 import torch
 from attack_cases import observation_of
 
 import attacks
+from attacks.engine import recorded
 from attacks.engine.slots import filled
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
@@ -231,69 +233,70 @@ def test_fewer_victims_where_that_is_clearly_faster(monkeypatch, slower, expecte
 
 
 @pytest.mark.parametrize("defense", ["none", "precode"])
-def test_a_compiled_attack_gives_the_same_and_sees_what_is_loaded(monkeypatch, caplog, defense):
+def test_a_recorded_attack_gives_the_same_and_sees_what_is_loaded(monkeypatch, caplog, defense):
     problem = problem_of(defense, schedule=Schedule(24, 0.1, 1200))
     expected, _ = found_of(problem, 3)
-    monkeypatch.setattr(minimise_module, "worth_compiling", lambda device, steps: True)
+    monkeypatch.setattr(minimise_module, "worth_recording", lambda device, steps: True)
+    monkeypatch.setattr(recorded, "record", graph_stand_in.record)
     with caplog.at_level(logging.INFO, "leakboard"):
         images, _ = found_of(problem, 3)
-    assert "was compiled in" in caplog.text and "not compiled" not in caplog.text
+    assert "was recorded in" in caplog.text and "not recorded" not in caplog.text
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-7)
 
 
-def test_an_attack_goes_on_where_compiling_fails(monkeypatch, caplog):
+def test_an_attack_goes_on_where_recording_fails(monkeypatch, caplog):
     problem = problem_of(schedule=Schedule(24, 0.1, 1200))
     expected, _ = found_of(problem, 5)
-    monkeypatch.setattr(minimise_module, "worth_compiling", lambda device, steps: True)
-    monkeypatch.setattr(torch, "compile", lambda *arguments, **others: 1 / 0)
+    monkeypatch.setattr(minimise_module, "worth_recording", lambda device, steps: True)
+    monkeypatch.setattr(recorded, "record", lambda *arguments, **others: 1 / 0)
     with caplog.at_level(logging.INFO, "leakboard"):
         images, _ = found_of(problem, 5)
-    assert "not compiled: division by zero" in caplog.text
+    assert "not recorded: division by zero" in caplog.text
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-9)
 
 
-def compiled_for(monkeypatch, problem: Problem, width: int, worth: int) -> tuple[list[int], torch.Tensor]:
-    """Of an attack whose steps are compiled where so many are left, for how many slots, one compilation after another; and images."""
+def recorded_for(monkeypatch, problem: Problem, width: int, worth: int) -> tuple[list[int], torch.Tensor]:
+    """Of an attack whose steps are recorded where so many are left, for how many slots, one recording after another; and images."""
     shapes = []
 
-    def compiled(step, images, *others):
+    def taken(step, images, *others):
         shapes.append(len(images))
         return step
 
-    monkeypatch.setattr("attacks.engine.matcher.compiled_or_plain", compiled)
-    monkeypatch.setattr(minimise_module, "worth_compiling", lambda device, steps: steps >= worth)
+    monkeypatch.setattr("attacks.engine.matcher.recorded_or_plain", taken)
+    monkeypatch.setattr(minimise_module, "worth_recording", lambda device, steps: steps >= worth)
     images, _ = found_of(problem, width)
     return shapes, images
 
 
 @pytest.mark.parametrize(("worth", "expected"), [(24, [8, 4]), (25, [])])
-def test_a_step_is_compiled_again_where_slots_were_closed_and_enough_is_left(monkeypatch, worth, expected):
+def test_a_step_is_recorded_again_where_slots_were_closed_and_enough_is_left(monkeypatch, worth, expected):
     """Nine victims in eight slots: one is left for another round, in four."""
     problem = problem_of(victims=9, schedule=Schedule(24, 0.1, 1200))
     unchanged, _ = found_of(problem, 8)
-    shapes, images = compiled_for(monkeypatch, problem, 8, worth)
+    shapes, images = recorded_for(monkeypatch, problem, 8, worth)
     assert shapes == expected
     torch.testing.assert_close(images, unchanged, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("stalled", "expected"), [(5, [12]), (6, [12, 8]), (9, [12, 4])])
-def test_slots_of_a_compiled_step_are_closed_when_half_are_idle(monkeypatch, stalled, expected):
-    """Each compilation takes as long as hundreds of steps, and victims leave one after another."""
+def test_slots_of_a_recorded_step_are_closed_when_half_are_idle(monkeypatch, stalled, expected):
+    """Each recording takes as long as many steps, and victims leave one after another."""
     monkeypatch.setattr(minimise_module, "_LOOK_EVERY", 3)
     problem = problem_of(victims=12, schedule=Schedule(24, 0.1, 3))
     for gradient in problem.observation.shared.values():
         gradient[:stalled] = torch.nan
     expected_images, _ = found_of(problem, 12)
-    shapes, images = compiled_for(monkeypatch, problem, 12, 6)
+    shapes, images = recorded_for(monkeypatch, problem, 12, 6)
     assert shapes == expected
     torch.testing.assert_close(images[stalled:], expected_images[stalled:], rtol=0, atol=1e-9)
 
 
-def test_dlg_is_compiled(monkeypatch):
+def test_dlg_is_recorded(monkeypatch):
     shapes = []
-    monkeypatch.setattr("attacks.engine.matcher.compiled_or_plain",
+    monkeypatch.setattr("attacks.engine.matcher.recorded_or_plain",
                         lambda step, images, *others: (shapes.append((len(images), len(others))), step)[1])
-    monkeypatch.setattr(minimise_module, "worth_compiling", lambda device, steps: True)
+    monkeypatch.setattr(minimise_module, "worth_recording", lambda device, steps: True)
     observation, _ = observation_of("none", "lenet", victims=2)
     attacks.create("dlg(iterations=3)").reconstruct(observation, seed=0)
     assert shapes == [(4, 2)]  # with logits and noise

@@ -26,7 +26,7 @@ def test_gradients_and_the_optimizers_state_are_gone(shapes, tmp_path, monkeypat
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_cycles_are_collected_before_victims_are_observed_on_a_gpu(shapes, tmp_path, monkeypatch, device):
-    """What earlier parts left there, compiled graphs above all. On a CPU Python collects when it will. The GPU is one by name."""
+    """What earlier parts left there, recorded graphs above all. On a CPU Python collects when it will. The GPU is one by name."""
     calls, observe, made = [], measuring.observe, measuring._Observing.__init__
 
     def named(self, *arguments):
