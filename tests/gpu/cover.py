@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
@@ -55,6 +56,16 @@ def pairwise(factors: Mapping[str, Sequence[Any]], allowed: Callable[[Case], boo
         for found in pairs_of(case):
             left.pop(found, None)
     return cases, impossible
+
+
+def spread(cases: Sequence[Case], factor: str) -> list[Case]:
+    """The cases in an order in which the values of a factor take turns."""
+    seen: Counter[Any] = Counter()
+    turns = []
+    for case in cases:
+        turns.append((seen[case[factor]], len(turns)))
+        seen[case[factor]] += 1
+    return [cases[place] for _, place in sorted(turns)]
 
 
 def _ordered(factors: Mapping[str, Sequence[Any]], case: Case) -> Case:

@@ -7,7 +7,7 @@ from itertools import combinations, product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu.cover import pairs_of, pairwise
+from gpu.cover import pairs_of, pairwise, spread
 
 FACTORS = st.lists(st.integers(1, 4), min_size=2, max_size=4).map(lambda sizes: {f"f{i}": list(range(n)) for i, n in enumerate(sizes)})
 
@@ -44,3 +44,8 @@ def test_forbidden_cases_are_not_chosen_and_what_they_alone_have_is_told(factors
 
 def test_one_factor():
     assert pairwise({"a": [1, 2]}, lambda case: case["a"] > 1) == ([{"a": 2}], [])
+
+
+def test_values_take_turns():
+    cases = [{"a": value, "b": number} for number, value in enumerate("xxxyyz")]
+    assert [case["b"] for case in spread(cases, "a")] == [0, 3, 5, 1, 4, 2]

@@ -183,6 +183,7 @@ def ray_rows(bench: Bench) -> Iterator[Row]:
         if error := commands.end(serial):
             yield judged("without Ray", False, error, "it ends")
             return
+        yield measured("without Ray", "done")
         for share in ("0.5",) if bench.tiny else ("0.5", "1"):
             for path in seen.glob("*.json"):
                 path.unlink()
