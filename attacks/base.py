@@ -10,9 +10,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from defenses import Choice, Defense, Facts, Mixing, Release
+from defenses import Choice, Defense, Facts, LocalSteps, Mixing, Release
+from defenses.client import ONE_GRADIENT
 from defenses.stochastic import StochasticLayer, sampling, stochastic_layers
-from defenses.support.registry import Named
+from defenses.support.registry import Named, SpecificationError
 from defenses.support.upload import upload
 
 _T = TypeVar("_T")
@@ -55,6 +56,8 @@ class Observation:
             may be empty where there was no other.
         averaged_rounds: over how many rounds ``shared`` is a mean, where an attack has put the means in its place.
         kept: what :meth:`once` has computed; a blind and an informed attacker share it.
+        local: how the clients came to what they shared, which is public: one gradient, or the update of several local steps, in
+            units of a gradient (:class:`defenses.LocalSteps`).
     """
 
     module: nn.Module
@@ -69,6 +72,7 @@ class Observation:
     rounds: tuple[Round, ...] = ()
     averaged_rounds: int = 1
     kept: dict[Any, tuple[Tensor, Any]] = field(default_factory=dict, repr=False, compare=False)
+    local: LocalSteps = ONE_GRADIENT
 
     def __post_init__(self) -> None:
         if not self.victims:
@@ -122,7 +126,8 @@ class Observation:
 
     @property
     def _facts(self) -> Facts:
-        return Facts(self.batch_size, self.rounds[0].number if self.rounds else 0, self.module, self.image_shape)
+        return Facts(self.batch_size, self.rounds[0].number if self.rounds else 0, self.module, self.image_shape,
+                     self.local.steps, self.local.batch_size)
 
     @cached_property
     def stochastic(self) -> dict[str, StochasticLayer]:
@@ -227,11 +232,13 @@ class Attack(Named):
     Attributes:
         threat_model: letter of the weakest threat model that suffices in the SoK of Carletti et al. (USENIX Security 2025).
         needs: what the attack cannot do without beside the gradient: ``defense`` (an informed attacker), ``rounds`` (several).
+        takes_updates: whether it knows what an update of several local steps is, and does not take it for a gradient.
         of_others: whether it runs other attacks, see :meth:`members`.
     """
 
     threat_model: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
+    takes_updates: ClassVar[bool] = False
     of_others: ClassVar[bool] = False
 
     @property
@@ -243,8 +250,19 @@ class Attack(Named):
         """The attacks that it runs, where it is one of others."""
         return []
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "obstacle" in vars(cls):
+            raise SpecificationError(f"{cls.__name__}.obstacle is of an earlier version: override own_obstacle(observation)")
+
     def obstacle(self, observation: Observation) -> str | None:
-        """Why the attack does not apply to the observation, or None when it does."""
+        """Why the attack does not apply to the observation, or None when it does. Not a hook."""
+        if observation.local and not self.takes_updates:
+            return f"updates of {observation.local.steps} local steps were shared, and it takes them for gradients"
+        return self.own_obstacle(observation)
+
+    def own_obstacle(self, observation: Observation) -> str | None:
+        """The same of this attack in particular; where it ``takes_updates``, of these too."""
         return None
 
     def check(self, observation: Observation) -> None:

@@ -51,6 +51,7 @@ class Race(Attack):
     paper: ClassVar[str] = "Leakboard"
     threat_model: ClassVar[str] = "B"
     of_others: ClassVar[bool] = True
+    takes_updates: ClassVar[bool] = True  # as far as its members do
 
     iterations: int = 1000
     heat: int = 400
@@ -58,12 +59,13 @@ class Race(Attack):
     margin: float = 0.2
     restarts: int = 1
 
+
     def __post_init__(self) -> None:
         for name in ("iterations", "heat", "keep", "restarts"):
             checks.whole(name, getattr(self, name), at_least=1)
         checks.number("margin", self.margin, at_least=0)
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         reason = label_obstacle(observation)
         if reason is None and not any(attack.obstacle(observation) is None for attack in self.members()):
             return "no attack applies"

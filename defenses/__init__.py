@@ -7,6 +7,7 @@ from defenses.ats import ATS
 from defenses.base import Account, Defense
 from defenses.censor import CENSOR
 from defenses.choices import Choice
+from defenses.client import LocalSteps, client_loss
 from defenses.clipping import GradientClipping
 from defenses.composition import Composition, joined
 from defenses.cvb import CVB
@@ -24,7 +25,7 @@ from defenses.optimal_noise import OptimalNoise
 from defenses.outpost import Outpost
 from defenses.ppp import PPP
 from defenses.precode import PRECODE, VariationalBottleneck
-from defenses.private import Private, client_loss
+from defenses.private import Participant, Private
 from defenses.pruning import GradientPruning
 from defenses.quantisation import Quantisation
 from defenses.release import Release
@@ -63,10 +64,10 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "ATS", "CENSOR", "CVB", "DCS2", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Choice", "Clipped", "Composition", "Defense",
-    "DroppedFeatures", "Facts", "Family", "GradDefense", "GradientClipping", "GradientPruning", "GradientSigns", "Gradients",
-    "InstaHide", "Intervals", "Kept", "Mixing", "Mixup", "NoDefense", "Noise", "NoisyGradients", "OptimalNoise", "Outpost",
-    "OwnLikelihood", "Plan", "Private", "Quantisation", "Release", "Scaled", "Sign", "Soteria", "SpecificationError", "State",
-    "Step", "StochasticLayer", "TopK", "TruncatedSVD", "Unknown", "VariationalBottleneck", "client_loss", "create", "family",
-    "registry",
+    "ATS", "CENSOR", "CVB", "DCS2", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Choice", "Clipped", "Composition",
+    "Defense", "DroppedFeatures", "Facts", "Family", "GradDefense", "GradientClipping", "GradientPruning", "GradientSigns",
+    "Gradients", "InstaHide", "Intervals", "Kept", "LocalSteps", "Mixing", "Mixup", "NoDefense", "Noise", "NoisyGradients",
+    "OptimalNoise", "Outpost", "OwnLikelihood", "Participant", "Plan", "Private", "Quantisation", "Release", "Scaled", "Sign",
+    "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK", "TruncatedSVD", "Unknown",
+    "VariationalBottleneck", "client_loss", "create", "family", "registry",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.choices import Choice
+from defenses.client import ONE_GRADIENT, LocalSteps
 from defenses.mixing import Mixing
 from defenses.private import Private
 from defenses.release import Release
@@ -24,8 +25,10 @@ class Account(Protocol):
 
     delta: float  #: that epsilon is reported at by default
 
+
     def step(self) -> None:
-        """Note that one gradient was released by the training."""
+        """Note that one gradient was released by the training: of many clients the one that released most counts. Where a true
+        attribute ``of_rounds`` is there, that a round is over."""
 
     def epsilon(self, delta: float) -> float:
         """Epsilon at a delta, of all that was noted."""
@@ -50,6 +53,9 @@ class Defense(Named):
     keeps between steps is in ``Step.state``, and the state of a training lives in :class:`defenses.private.Private`.
     """
 
+    #: Where a client that takes several local steps applies ``transform_gradients``: to the ``update`` that leaves it, or to the
+    #: gradient of each ``step``, as what reads the batch has to. ``gradient``: to neither, so that it allows one step alone.
+    acts: ClassVar[str] = "update"
     #: Whether the regularizer reads parameters themselves, and not only what the layers compute of each sample. Attacks match the
     #: latter without forming the gradients of large layers.
     regularizer_reads_parameters: ClassVar[bool] = True
@@ -153,8 +159,8 @@ class Defense(Named):
         """Where the training notes what it spends, or None where there is no guarantee."""
         return None
 
-    def make_private(self, *, module: nn.Module, optimizer: torch.optim.Optimizer, data_loader: Any,
-                     epochs: int | None = None, generator: torch.Generator | None = None) -> Private:
+    def make_private(self, *, module: nn.Module, optimizer: torch.optim.Optimizer, data_loader: Any, epochs: int | None = None,
+                     generator: torch.Generator | None = None, local: LocalSteps = ONE_GRADIENT) -> Private:
         """Protect a training; the shape is that of ``opacus.PrivacyEngine.make_private``. Not a hook.
 
         Args:
@@ -166,13 +172,15 @@ class Defense(Named):
             generator: source of the defense's randomness, on the device of the module's parameters. By default one seeded
                 from torch's global generator. Randomness inside the forward pass (dropout, PRECODE) follows torch's
                 global generator, as everywhere in PyTorch.
+            local: how clients come to what they share; by default it is one gradient.
 
         Returns:
             The private training: ``module``, ``optimizer``, ``data_loader`` and ``backward``.
 
         Raises:
-            ValueError: the optimizer does not hold the parameters of the module, or the defense lacks something of the plan.
+            ValueError: the optimizer does not hold the parameters of the module, the defense lacks something of the plan, or it
+                cannot act where clients take several local steps.
             TypeError: the defense samples its own batches, and cannot do so from this loader.
         """
-        return Private(self, module, optimizer, data_loader, epochs=epochs, generator=generator)
+        return Private(self, module, optimizer, data_loader, epochs=epochs, generator=generator, local=local)
 

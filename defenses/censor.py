@@ -62,6 +62,7 @@ class CENSOR(Defense):
     name: ClassVar[str] = "censor"
     summary: ClassVar[str] = "a random direction orthogonal to each gradient tensor, the best of several by the loss"
     paper: ClassVar[str] = "Zhang et al., NDSS 2025"
+    acts: ClassVar[str] = "step"
 
     trials: int = 20
     step_size: float = 1e-4

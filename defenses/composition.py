@@ -55,6 +55,11 @@ class Composition(Defense):
         return self.members
 
     @property
+    def acts(self) -> str:  # type: ignore[override]
+        """Members act where each does."""
+        return "gradient" if any(member.acts == "gradient" for member in self.members) else "both"
+
+    @property
     def guarantees(self) -> bool:
         return any(member.guarantees for member in self.members)
 
@@ -88,7 +93,8 @@ class Composition(Defense):
 
     def transform_gradients(self, gradients: Gradients, step: Step) -> Gradients:
         for member in self.members:
-            gradients = member.transform_gradients(gradients, step.of_member(member.name))
+            if step.concerns(member.acts):
+                gradients = member.transform_gradients(gradients, step.of_member(member.name))
         return gradients
 
     def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:

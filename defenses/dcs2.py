@@ -60,6 +60,7 @@ class DCS2(Defense):
     name: ClassVar[str] = "dcs2"
     summary: ClassVar[str] = "the gradient is that of the images together with concealing ones, found by optimisation"
     paper: ClassVar[str] = "Wu et al., AAAI 2024"
+    acts: ClassVar[str] = "step"
 
     iterations: int = 3
     step_size: float = 10.0

@@ -201,10 +201,11 @@ def _noise_multiplier(epsilon: float, delta: float, sample_rate: float, epochs: 
 class OpacusAccount:
     """A privacy accountant of Opacus, told the multiplier and the sampling rate once."""
 
-    def __init__(self, mechanism: str, delta: float, noise_multiplier: float, sample_rate: float) -> None:
+    def __init__(self, mechanism: str, delta: float, noise_multiplier: float, sample_rate: float, *,
+                 of_rounds: bool = False) -> None:
         from opacus.accountants import create_accountant
 
-        self.delta = delta
+        self.delta, self.of_rounds = delta, of_rounds
         self._accountant = create_accountant(mechanism)
         self._noise_multiplier, self._sample_rate = noise_multiplier, sample_rate
 

@@ -79,6 +79,7 @@ class OptimalNoise(Defense):
     name: ClassVar[str] = "optimal-noise"
     summary: ClassVar[str] = "noise on each entry by how much it changes with the images, relative to its size"
     paper: ClassVar[str] = "Chen, Gürsoy and Lei, 2024"
+    acts: ClassVar[str] = "step"
 
     std: float = 0.1
     probes: int = 10

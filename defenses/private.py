@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from defenses.step import Batch, Gradients, Plan, State, Step
-from defenses.support.precision import without_autocast
+from defenses.client import ONE_GRADIENT, LocalSteps, client_update
+from defenses.step import Batch, Gradients, Plan, State
+from defenses.support.seeds import derive
 
 if TYPE_CHECKING:
     from defenses.base import Defense
@@ -22,28 +22,39 @@ _CLIENT = "client:"
 _ROUND = f"{_CLIENT}round"
 
 
+class Participant(NamedTuple):
+    """A client that shares in a round."""
+
+    client: int  #: its number
+    batches: Sequence[Batch]  #: of its local steps
+
+
 class Private:
     """A protected training: what trains is what leaks.
 
-    Both :meth:`backward` (which trains) and :meth:`shared_gradient` (which an attacker observes) run the same client step.
+    Both :meth:`backward` (which trains) and :meth:`shared_gradient` (which an attacker observes) run the same client steps.
 
     Attributes:
         defense: as it was asked for.
         in_force: the same with all that followed from the plan of the training; what attackers know.
         module, optimizer, data_loader: as ``make_private`` hands them back.
-        state: what the defense keeps at the client.
+        states: what the defense keeps at each client, by the client's number.
         round: steps of training done.
+        local: how clients come to what they share.
     """
 
     def __init__(self, defense: Defense, module: nn.Module, optimizer: torch.optim.Optimizer, data_loader: Any, *,
-                 epochs: int | None = None, generator: torch.Generator | None = None) -> None:
+                 epochs: int | None = None, generator: torch.Generator | None = None, local: LocalSteps = ONE_GRADIENT) -> None:
         plan = _plan(data_loader, epochs)
-        self.defense = defense
+        if local and defense.acts == "gradient":
+            raise ValueError(f"{defense.label} acts on the gradient of one step alone, and clients take {local.steps}")
+        self.defense, self.local = defense, local
         self.in_force = defense.planned(plan)
         self.data_loader = defense.sample_batches(data_loader)
         self.module = _extend(defense, module, optimizer)
         self.optimizer = optimizer
-        self.state: State = defense.initial_state(self.module) or {}
+        self.states: dict[int, State] = {}
+        self._steps_of: Counter[int] = Counter()
         self.round = 0
         self._batch_size = plan.batch_size
         self._account = self.in_force.account(plan)
@@ -55,10 +66,21 @@ class Private:
             generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
         self._generator = generator
         # A stream of its own for observations, so that looking at a gradient does not move the training's randomness.
-        self._observations = torch.Generator().manual_seed(generator.initial_seed() % 2**63)
+        self._observations, self._orders = (torch.Generator().manual_seed(generator.initial_seed() % 2**63) for _ in range(2))
+
+    @property
+    def state(self) -> State:
+        """What the defense keeps at the client, where there is one."""
+        return self.state_of(0)
+
+    def state_of(self, client: int) -> State:
+        """What the defense keeps at a client."""
+        if client not in self.states:
+            self.states[client] = self.defense.initial_state(self.module) or {}
+        return self.states[client]
 
     def backward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Fill ``p.grad`` of every trainable parameter with the shared gradient of one batch.
+        """Fill ``p.grad`` of every trainable parameter with what one client shares of its images.
 
         Args:
             x: images [B, C, H, W], normalised as the model expects.
@@ -67,13 +89,26 @@ class Private:
         Returns:
             The mean loss of the batch, detached, before the defense changes the gradient; it does not leave the client.
         """
-        batch_size = len(x) if self._batch_size is None else self._batch_size
-        gradients, loss = client_step(self.in_force, self.module, Batch(x, y), batch_size, self._generator, self.state, self.round)
+        return self.backward_round([Participant(0, self.local.batches(x, y, self._orders))])
+
+    def backward_round(self, participants: Sequence[Participant]) -> Tensor:
+        """Fill ``p.grad`` of every trainable parameter with the mean of what some clients share in a round; the mean of their
+        losses, as in :meth:`backward`."""
+        found: Gradients = {}
+        loss: Tensor | None = None
+        for client, batches in participants:
+            size = len(batches[0].images) if self._batch_size is None else self._batch_size
+            own, of_client = client_update(self.in_force, self.module, batches, self.local, size, self._generator,
+                                           self.state_of(client), self.round)
+            found = {name: found[name] + g for name, g in own.items()} if found else own
+            loss = of_client if loss is None else loss + of_client
+        assert loss is not None
+        if len(participants) > 1:
+            found, loss = {name: g / len(participants) for name, g in found.items()}, loss / len(participants)
         for name, parameter in self._parameters.items():
-            parameter.grad = gradients[name]
+            parameter.grad = found[name]
         self.round += 1
-        if self._account is not None:
-            self._account.step()
+        self._note(participants)
         return loss
 
     def shared_gradient(self, x: Tensor, y: Tensor, *, seed: int | None = None) -> Gradients:
@@ -92,7 +127,8 @@ class Private:
         """
         if seed is None:
             seed = int(torch.randint(2**62, (), generator=self._observations))
-        return simulated_gradient(self.in_force, self.module, x, y, seed=seed, round_=self.round, state=self.state)
+        return simulated_gradient(
+            self.in_force, self.module, x, y, seed=seed, round_=self.round, state=self.state, local=self.local)
 
     @property
     def delta(self) -> float | None:
@@ -105,10 +141,25 @@ class Private:
             return None
         return self._account.epsilon(self._account.delta if delta is None else delta)
 
+    def _note(self, participants: Sequence[Participant]) -> None:
+        """Account for a round: for the steps of the client that has taken most, where each is accounted for, or for the round."""
+        if self._account is None:
+            return
+        if getattr(self._account, "of_rounds", False):
+            self._account.step()
+            return
+        for client, batches in participants:
+            before = max(self._steps_of.values(), default=0)
+            self._steps_of[client] += len(batches)
+            for _ in range(self._steps_of[client] - before):
+                self._account.step()
+
     def state_dict(self) -> dict[str, Tensor]:
         """Weights and buffers of the model, the round, and what the defense keeps at the client; not the optimizer's state."""
+        self.state_of(0)
+        states = {str(client): state for client, state in sorted(self.states.items())}
         return {**self.module.state_dict(), _ROUND: torch.tensor(self.round),
-                **{_CLIENT + name: tensor for name, tensor in _flat(self.state)}}
+                **{_CLIENT + name.removeprefix("0/"): tensor for name, tensor in _flat(states)}}
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
         """Go back to what :meth:`state_dict` gave.
@@ -120,15 +171,21 @@ class Private:
         self.module.load_state_dict({name: tensor for name, tensor in saved.items() if not name.startswith(_CLIENT)})
         kept = {name.removeprefix(_CLIENT): tensor for name, tensor in saved.items() if name.startswith(_CLIENT) and name != _ROUND}
         state = self.defense.initial_state(self.module) or {}
+        by_client: dict[int, dict[str, Tensor]] = {0: {}}
+        for name, tensor in kept.items():
+            client, slash, rest = name.partition("/")
+            of_another = slash and client.isdecimal()
+            by_client.setdefault(int(client) if of_another else 0, {})[rest if of_another else name] = tensor
         expected = {name for name, _ in _flat(state)}
-        if _ROUND not in saved or kept.keys() != expected:
+        if _ROUND not in saved or any(own.keys() != expected for own in by_client.values()):
             raise RuntimeError(f"the client's state has {sorted(kept)}, expected the round and {sorted(expected)}")
-        self.round, self.state = int(saved[_ROUND]), _filled(state, kept)
+        self.round = int(saved[_ROUND])
+        self.states = {client: _filled(state, own) for client, own in by_client.items()}
 
 
 def simulated_gradient(defense: Defense, module: nn.Module, x: Tensor, y: Tensor, *, seed: int, round_: int = 0,
-                       state: State | None = None) -> Gradients:
-    """What leaves a client for one batch; as :meth:`Private.shared_gradient`, for whoever knows the defense.
+                       state: State | None = None, local: LocalSteps = ONE_GRADIENT) -> Gradients:
+    """What leaves a client that has some images; as :meth:`Private.shared_gradient`, for whoever knows the defense.
 
     Args:
         defense: in force.
@@ -138,48 +195,23 @@ def simulated_gradient(defense: Defense, module: nn.Module, x: Tensor, y: Tensor
         seed: of the client's randomness.
         round_: steps of training before.
         state: what the client keeps; None for what it begins with.
+        local: how it comes to what it shares.
     """
     device = next(module.parameters()).device
     with _undisturbed(module, device):
         torch.manual_seed(seed)
         generator = torch.Generator(device).manual_seed(seed)
         kept = (defense.initial_state(module) or {}) if state is None else _copied(state)
-        gradients, _ = client_step(defense, module, Batch(x, y), len(x), generator, kept, round_)
+        batches = local.batches(x, y, torch.Generator().manual_seed(derive(seed, "orders")))
+        gradients, _ = client_update(defense, module, batches, local, len(batches[0].images), generator, kept, round_)
     return gradients
-
-
-def client_step(defense: Defense, module: nn.Module, batch: Batch, batch_size: float, generator: torch.Generator, state: State,
-                round_: int) -> tuple[Gradients, Tensor]:
-    """The client step that trains and that leaks: the shared gradient, and the mean loss before the defense changes it."""
-    def losses(batch: Batch, replaced: nn.Module | None = None) -> Tensor:
-        return client_loss(defense, module if replaced is None else replaced, *batch)
-
-    step = Step(module, batch, batch_size, generator, state, round_, losses)
-    batch = defense.transform_batch(batch, step)
-    step = replace(step, batch=batch)
-    made = defense.batch_gradient(batch, step)
-    gradients, loss = step.gradient_and_loss(batch) if made is None else made
-    with without_autocast(loss.device):
-        gradients = defense.transform_gradients(gradients, step)
-    return {name: _in_layout_of(p, gradients[name]) for name, p in module.named_parameters() if p.requires_grad}, loss
-
-
-def client_loss(defense: Defense | None, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of each sample plus the defense's regularizer, shape [B]: the loss that every client minimises. Without a
-    defense it is the cross-entropy alone.
-
-    Args:
-        defense: or None.
-        module: the model.
-        x: images [B, C, H, W].
-        y: class indices [B], or probabilities of the classes [B, classes].
-    """
-    losses = F.cross_entropy(module(x), y, reduction="none")
-    return losses if defense is None else losses + defense.regularizer(module)
 
 
 def _plan(data_loader: Any, epochs: int | None) -> Plan:
     """What the loader tells of the training."""
+    if hasattr(data_loader, "plan"):
+        plan: Plan = data_loader.plan(epochs)
+        return plan
     dataset: Any = getattr(data_loader, "dataset", None)
     given = (getattr(dataset, name, None) for name in ("mean", "std"))
     mean, std = (values if isinstance(values, (Tensor, Sequence)) else None for values in given)  # and not a method, say
@@ -187,7 +219,7 @@ def _plan(data_loader: Any, epochs: int | None) -> Plan:
         steps = len(data_loader)
     except TypeError:  # an iterable without a length
         return Plan(epochs=epochs, mean=mean, std=std)
-    return Plan(steps, len(dataset) if hasattr(dataset, "__len__") else None, epochs, mean, std)
+    return Plan(steps, len(dataset) if hasattr(dataset, "__len__") else None, epochs, mean=mean, std=std)
 
 
 def _flat(state: State, before: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -207,14 +239,6 @@ def _filled(state: State, values: Mapping[str, Tensor], before: str = "") -> Sta
 
 def _copied(state: State) -> State:
     return {name: _copied(value) if isinstance(value, dict) else value.clone() for name, value in state.items()}
-
-
-def _in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in the memory layout of its parameter. Convolutions of channels-last images yield channels-last gradients, and
-    PyTorch's fused optimizers pair entries by their place in memory."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _extend(defense: Defense, module: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:

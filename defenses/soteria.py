@@ -56,6 +56,7 @@ class Soteria(Defense):
     name: ClassVar[str] = "soteria"
     summary: ClassVar[str] = "columns of a linear layer's gradient are zeroed where a feature moves the reconstruction most"
     paper: ClassVar[str] = "Sun et al., CVPR 2021"
+    acts: ClassVar[str] = "step"
 
     percentile: float = 40
     layer: str = ""

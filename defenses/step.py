@@ -39,6 +39,8 @@ class Step:
         round: steps of the training before this one.
         losses: the client's loss of each sample of a batch [B], regularizer included; a module put in the place of the model
             (one that records per-sample gradients, say) may be given.
+        at: ``gradient`` where the client shares the gradient of this step; where it takes several steps before it shares, ``step``
+            in each of these, and ``update`` at their end, with all their batches as ``batch``.
     """
 
     module: nn.Module
@@ -48,6 +50,11 @@ class Step:
     state: State
     round: int
     losses: Callable[..., Tensor]
+    at: str = "gradient"
+
+    def concerns(self, acts: str) -> bool:
+        """Whether a defense that ``acts`` so changes gradients here."""
+        return self.at == "gradient" or acts in (self.at, "both")
 
     def gradient(self, batch: Batch) -> Gradients:
         """The gradient of the mean loss on other images, of every trainable parameter by name, as an undefended client has it."""
@@ -67,11 +74,15 @@ class Step:
 
 
 class Plan(NamedTuple):
-    """What is known of a training before it begins; None where the loader does not tell."""
+    """What is known of a training before it begins; None where the loader does not tell. Of many clients, steps and images are
+    those of one."""
 
     steps_per_epoch: int | None = None
     images: int | None = None
     epochs: int | None = None
+    participants: float | None = None  #: clients of ``clients`` that share in a round
+    clients: int | None = None
+    rounds_per_epoch: int | None = None
     mean: Tensor | Sequence[float] | None = None  #: [C], the public normalisation (pixel - mean) / std of pixels in [0, 1]
     std: Tensor | Sequence[float] | None = None
 
@@ -93,3 +104,5 @@ class Facts(NamedTuple):
     round: int  #: steps of training before it
     module: nn.Module  #: the shared model in the state of that round
     image_shape: tuple[int, ...]  #: of one image
+    local_steps: int = 1  #: whose mean gradient was shared
+    step_images: int | None = None  #: images in each of these; None: all

@@ -16,7 +16,7 @@ from attacks.objective.costs import Euclidean
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
 from defenses import Batch, client_loss
-from defenses.private import client_step
+from defenses.client import client_step
 from defenses.stochastic import stochastic_layers
 
 

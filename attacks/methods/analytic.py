@@ -32,7 +32,7 @@ class Analytic(Attack):
     def searches(self) -> bool:
         return False
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         return first_linear(observation)[1] or label_obstacle(observation)
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:

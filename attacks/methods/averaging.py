@@ -41,7 +41,7 @@ class Averaging(MatchingAttack):
         else:
             super().__post_init__()
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         if len(observation.rounds) < 2:
             return "one round was observed; set evaluation.rounds to observe more"
         if observation.choices:
@@ -51,7 +51,7 @@ class Averaging(MatchingAttack):
             return "every round shares the same gradient"
         if observation.mixing is not None:
             return "images are mixed anew in every round, so that the mean is of no one mix"
-        return super().obstacle(observation)
+        return super().own_obstacle(observation)
 
     def prepared(self, observation: Observation) -> Observation:
         return observation.averaged()

@@ -47,7 +47,7 @@ class DLG(Attack):
         checks.number("step_size", self.step_size, above=0)
         checks.whole("restarts", self.restarts, at_least=1)
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         return label_obstacle(observation)
 
     def informed_by(self, observation: Observation) -> bool:

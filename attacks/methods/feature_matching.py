@@ -29,9 +29,9 @@ class FeatureMatching(MatchingAttack):
 
     total_variation: float = 3e-2
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         found = layers_and_features(observation)
-        return found if isinstance(found, str) else super().obstacle(observation)
+        return found if isinstance(found, str) else super().own_obstacle(observation)
 
     def objective(self, observation: Observation) -> Objective:
         return by_features(observation, self.total_variation)

@@ -56,7 +56,7 @@ class JointSample(MatchingAttack):
         checks.number("prior", self.prior, at_least=0)
         checks.whole("solver", self.solver, at_least=1)
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         if observation.defense is None:
             return "a blind attacker does not know that layers are stochastic"
         if not observation.stochastic:
@@ -66,7 +66,7 @@ class JointSample(MatchingAttack):
         if replay_obstacle(observation) is None:
             return "what the layers sampled is read from the gradient, and other attacks replay it"
         unread = code_obstacle(observation) if self.samples == "read" else None
-        return super().obstacle(observation) if unread is None else unread
+        return super().own_obstacle(observation) if unread is None else unread
 
     def objective(self, observation: Observation) -> Objective:
         terms = (TotalVariation(self.total_variation),)

@@ -56,7 +56,7 @@ class Likelihood(MatchingAttack):
         super().__post_init__()
         checks.choice("begin", self.begin, ("random", "features"))
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         if observation.defense is None:
             return "a blind attacker does not know of noise"
         known = told(observation)
@@ -66,7 +66,7 @@ class Likelihood(MatchingAttack):
             return "features of mixed images are those of no image that the search could begin with"
         if self.begin == "features" and isinstance(found := layers_and_features(observation), str):
             return found
-        return super().obstacle(observation)
+        return super().own_obstacle(observation)
 
     def objective(self, observation: Observation) -> Objective:
         objective = posterior(observation, self.total_variation)

@@ -65,7 +65,7 @@ class MatchingAttack(Attack):
         """The observation that is matched."""
         return observation
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         return label_obstacle(observation)
 
     def reconstruct(self, observation: Observation, *, seed: int, progress: Progress | None = None) -> Reconstruction:

@@ -28,14 +28,14 @@ class OmitStochastic(MatchingAttack):
     threat_model: ClassVar[str] = "B"
     needs: ClassVar[tuple[str, ...]] = ("defense",)
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         if observation.defense is None:
             return "a blind attacker does not know that layers are stochastic"
         if not stochastic_layers(observation.module):
             return "the model has no stochastic layer"
         if not layers_before_sampling(observation):
             return "no layer comes before the stochastic one"
-        return super().obstacle(observation)
+        return super().own_obstacle(observation)
 
     def objective(self, observation: Observation) -> Objective:
         known = told(observation)

@@ -60,7 +60,7 @@ class Recursive(MatchingAttack):
     def searches(self) -> bool:
         return self.matched > 0
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         if observation.mixing is not None and (self.matched or observation.mixing.concealing):
             return "the image that layers see is not the client's; with matched=0 it is read, and its signs left out"
         return recursion_obstacle(observation)

@@ -55,10 +55,10 @@ class SeeThroughGradients(MatchingAttack):
         for name in ("energy", "statistics", "group"):
             checks.number(name, getattr(self, name), at_least=0)
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         if observation.mixing is not None:
             return "the restarts of images that are mixed have no consensus, since each finds mixes of its own"
-        return super().obstacle(observation)
+        return super().own_obstacle(observation)
 
     def objective(self, observation: Observation) -> Objective:
         terms: list[Term] = [Statistics(self.statistics / self.gradient)] if batch_norms(observation.module) else []

@@ -43,14 +43,14 @@ class Unmixing(MatchingAttack):
 
     total_variation: float = 1e-5
 
-    def obstacle(self, observation: Observation) -> str | None:
+    def own_obstacle(self, observation: Observation) -> str | None:
         if observation.mixing is None:
             return "the images are not known to be mixed"
         if observation.mixing.concealing:
             return "the images are the same in all rounds, beside others"
         if len(observation.rounds) < 2:
             return "one round was observed; set evaluation.rounds to observe more"
-        return super().obstacle(observation)
+        return super().own_obstacle(observation)
 
     def informed_by(self, observation: Observation) -> bool:
         return Attack.informed_by(self, observation)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from defenses import DPSGD, Batch, Defense, Step, create
-from defenses.private import client_loss
+from defenses.client import client_loss
 from defenses.support import clipped_sum as support
 from defenses.support.clipped_sum import clipped_sum
 
