@@ -59,7 +59,6 @@ class Race(Attack):
     margin: float = 0.2
     restarts: int = 1
 
-
     def __post_init__(self) -> None:
         for name in ("iterations", "heat", "keep", "restarts"):
             checks.whole(name, getattr(self, name), at_least=1)

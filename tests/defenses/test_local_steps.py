@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import defenses
 from defenses import LocalSteps, Participant
-from defenses.client import client_update
+from defenses.client import ONE_GRADIENT, client_update
 from defenses.private import simulated_gradient
 from defenses.step import Batch
 
@@ -29,7 +29,7 @@ def module_of(name="mlp"):
     return model_cases.MODELS[name]().double()
 
 
-def private_of(defense="none", local=LocalSteps(), **options):
+def private_of(defense="none", local=ONE_GRADIENT, **options):
     module = module_of()
     return defenses.create(defense).make_private(
         module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=None, local=local,
@@ -78,7 +78,7 @@ def test_each_image_comes_once_in_a_local_epoch_and_the_first_is_in_order():
     batches = LocalSteps(7, 0.1, 2).batches(x, y, torch.Generator().manual_seed(0))
     seen = [batch.targets.tolist() for batch in batches]
     assert seen[:3] == [[0, 1], [2, 3], [4, 5]] and len(seen) == 7
-    assert sorted(sum(seen[3:6], [])) == list(range(6))
+    assert sorted(label for labels in seen[3:6] for label in labels) == list(range(6))
     assert LocalSteps(2, 0.1, 2).images_behind(6) == 4 and LocalSteps(5, 0.1, 2).images_behind(6) == 6
     assert LocalSteps(1, 0.1, 2).images_behind(6) == 2
 
