@@ -55,11 +55,12 @@ def estimate(value: Estimate | None, digits: int = 2, signed: bool = False) -> s
     return f"{mean} [{number(value.low, digits)}, {number(value.high, digits)}]"
 
 
-def convergence(entry: Entry, epochs: int) -> str:
-    """Mean epochs to converge over the seeds, or how many seeds got there."""
-    if not entry.converged:
+def convergence(entry: Entry, epochs: int, each: int | None = 1) -> str:
+    """Mean epochs to converge over the seeds, or how many seeds got there; of ``each`` so many rounds in rounds."""
+    if not entry.converged or each is None:
         return ABSENT
-    reached = [epoch for epoch in entry.converged if epoch is not None]
+    epochs *= each
+    reached = [epoch * each for epoch in entry.converged if epoch is not None]
     if len(reached) == len(entry.converged):
         return number(sum(reached) / len(reached), 0 if len(set(reached)) == 1 else 1)
     if not reached:

@@ -41,6 +41,7 @@ class Epoch:
     spent so far and ``delta`` where it holds (None without a guarantee), ``seconds`` the time of training without the test. Of
     the first epoch, and None in others: ``step_memory``, the most bytes that tensors held in one of the first steps, and
     ``sent_bytes``, those of the gradient that the last of these shared (:func:`benchmark.measure.sent_bytes.sent_bytes`).
+    ``rounds`` are the steps of the server so far.
     """
 
     epoch: int
@@ -51,6 +52,7 @@ class Epoch:
     seconds: float
     step_memory: int | None = None
     sent_bytes: int | None = None
+    rounds: int = 0
 
 
 def make_private(defense: Defense, dataset: Dataset, model: str, training: Training, seed: int) -> Private:
@@ -100,7 +102,8 @@ def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, precisi
         with autocast(device, precision):
             accuracy = test_accuracy(private.module, dataset.test, derive(seed, "test", epoch))
         measured = (None, None) if first is None else (first.memory.peak, first.sent)
-        yield Epoch(epoch, loss, accuracy, private.privacy_spent(), private.delta, seconds, *measured)
+        yield Epoch(epoch, loss, accuracy, private.privacy_spent(), private.delta, seconds,
+                    step_memory=measured[0], sent_bytes=measured[1], rounds=private.round)
 
 
 class _FirstSteps:
