@@ -240,7 +240,8 @@ def make_grid(content: dict[str, Any], origin: str) -> Grid:
     try:
         return Grid.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{origin}: {_unknown_key(error) or first_error(error)}") from error
+        told = _unknown_key(error) or first_error(error)
+        raise InputError(f"{origin}: {told.replace('training.client', 'client')}") from error  # as it is written
 
 
 def _unknown_key(error: ValidationError) -> str | None:

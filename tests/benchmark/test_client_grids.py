@@ -29,7 +29,7 @@ def test_a_client_belongs_to_the_training_and_gives_the_batch_size():
     ({"client": CLIENT, "training": {"batch_size": 3}}, "training.batch_size cannot be given beside client.batch_size, got 3"),
     ({"client": CLIENT, "tuning": {"batch_sizes": [3]}}, r"tuning.batch_sizes cannot be given beside client.batch_size, got \[3\]"),
     ({"client": {**CLIENT, "batch_size": 7}}, "batch_size must be at most images = 6, got 7"),
-    ({"client": {**CLIENT, "steps": 7}}, "client.steps"),
+    ({"client": {**CLIENT, "steps": 7}}, "unknown key 'client.steps'"),
     ({"client": {"images": 6}}, "batch_size"),
     ({"client": 3}, "client"),
 ])
@@ -66,3 +66,12 @@ def test_local_steps_are_observed_as_updates_and_attacks_say_so(shapes, tmp_path
 def training_of(folder):
     frames = [pd.read_parquet(path) for path in sorted(folder.rglob("training.parquet"))]
     return pd.concat(frames).drop(columns=["seconds", "step_memory", "sent_bytes"]).sort_values(["defense", "epoch"]).reset_index(drop=True)
+
+
+@pytest.mark.parametrize(("client", "text"), [
+    ({**CLIENT, "participants": 7}, "7 participants in a round, and 5 clients of 6 of the 32 training images"),
+    ({**CLIENT, "images": 64, "batch_size": 8}, "client.images = 64 leaves no client any: there are 32 training images"),
+])
+def test_clients_that_the_data_do_not_have(shapes, tmp_path, client, text):
+    with pytest.raises(InputError, match=text):
+        run(grid_of(shapes, client=client, training={"epochs": 1}, seeds=[0]), tmp_path / "run")
