@@ -101,7 +101,7 @@ def test_clients_that_are_not_there(options, participants, text):
 
 @pytest.mark.parametrize(("options", "text"), [
     ({"batch_size": 13}, "batch_size must be at most images = 12, got 13"),
-    ({"partition": "dirichlet(0)"}, "concentration above 0"),
+    ({"partition": "dirichlet(0)"}, "concentration a above 0"),
     ({"partition": "by-hand"}, "partition must be iid or dirichlet.a. with a concentration a above 0, got 'by-hand'"),
     ({"partition": "dirichlet(1.2.3)"}, "got 'dirichlet.1.2.3.'"),
     ({"participants": 0}, "participants"),
