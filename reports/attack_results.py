@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.store.results import Cell
-from benchmark.store.tables import SUCCESS_SSIM
+from benchmark.store.tables import RECOVERED_PSNR, SUCCESS_SSIM
 from reports.entries import ORACLE_BOUND, WORST_CASE, AttackResult
 from reports.statistics import Estimate, bootstrap_mean, bootstrap_means, share
 from reports.text import attacker
@@ -50,7 +50,8 @@ def _measured(rows: pd.DataFrame) -> list[AttackResult]:
         results.append(AttackResult(
             attack=attack, kind=kind, knowledge=knowledge, checkpoint_epoch=int(epoch), observed=observed,
             batch_size=int(frame["batch_size"].max()), images=len(frame["ssim"]),
-            asr=share(int((frame["ssim"] >= SUCCESS_SSIM).sum()), len(frame["ssim"])), ssim=ssim, psnr=psnr,
+            asr=share(int((frame["ssim"] >= SUCCESS_SSIM).sum()), len(frame["ssim"])),
+            recovered=share(int((frame["psnr"] > RECOVERED_PSNR).sum()), len(frame["psnr"])), ssim=ssim, psnr=psnr,
             lpips=None if np.isnan(frame["lpips"]).any() else bootstrap_mean(frame["lpips"]),
             label_accuracy=sum(known) / len(known) if known else None,
             seconds_per_victim=float(frame["seconds"].mean()),

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Generic, TypeVar
 
+from benchmark.specification import SINGLE
+from benchmark.store.tables import RECOVERED_PSNR
 from reports import text
 from reports.boards import Board, Family, Standing
-from reports.cells import LAST, Value, asr, at_least, estimate, number
+from reports.cells import LAST, RECOVERED, Value, asr, at_least, estimate, number, recovered
 from reports.entries import Entry, IdentificationResult
 
 Row = TypeVar("Row")
@@ -138,6 +140,10 @@ def _leakage(board: Board, mode: str, *, narrow: bool) -> list[Column[Entry]]:
         Column(f"ASR, {text.short_mode(mode)}", f"attack success rate of an attacker {who}, gradients {text.mode(mode)}: of each "
                "victim the likeliest of all reconstructions, at the checkpoint where the rate is highest", True,
                lambda e: asr(e.seen(mode).worst_case, text.not_run(e)), narrow),
+        *[Column(f"{RECOVERED}, {text.short_mode(mode)}", "share of images that the same reconstructions recover at "
+                 f"more than {RECOVERED_PSNR:g} dB, by which attacks on batches are compared (Dimitrov et al., TMLR 2022), with "
+                 "its 95 % interval; nothing is ranked by it", True,
+                 lambda e: recovered(e.seen(mode).worst_case, text.not_run(e)))] * (mode != SINGLE),
         Column(f"top-1 of {title}", f"share of victims whose image an attacker {who} names rightly among so many candidates, "
                f"gradients {text.mode(mode)}, with its 95 % interval, at the checkpoint where it is highest; by chance one of "
                "them; exact: by the likelihood itself, so "

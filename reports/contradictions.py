@@ -39,6 +39,7 @@ def _entry(where: str, entry: Entry, protocol: Protocol) -> Iterator[str]:
     yield from _outside(f"{where}.change", entry.change, -1, 1)
     for a, result in enumerate(entry.attacks):
         yield from _outside(f"{where}.attacks.{a}.asr", result.asr, 0, 1)
+        yield from _outside(f"{where}.attacks.{a}.recovered", result.recovered, 0, 1)
         yield from _outside(f"{where}.attacks.{a}.ssim", result.ssim, -1, 1)
         yield from _outside(f"{where}.attacks.{a}.psnr", result.psnr, float("-inf"), float("inf"))
         yield from _outside(f"{where}.attacks.{a}.lpips", result.lpips, 0, float("inf"))

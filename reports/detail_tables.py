@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from benchmark.store.tables import SUCCESS_SSIM
 from reports import text
-from reports.cells import LAST, Value, asr, at_least, estimate, number
+from reports.cells import LAST, RECOVERED, Value, asr, at_least, estimate, number
 from reports.entries import Entry, IdentificationResult
 
 #: The sizes of pools that a table shows beside the largest; figure and other forms have more.
@@ -16,16 +16,16 @@ _SIZES = (2, 10, 100, 1000)
 def attack_table(entries: list[Entry]) -> tuple[list[str], list[list[Value]]]:
     """Header and rows of the table of every attack at every checkpoint."""
     perceived = any(result.lpips is not None for entry in entries for result in entry.attacks)
-    header = ["defense", "gradients", "checkpoint", "attack", "knowledge", f"ASR (SSIM ≥ {SUCCESS_SSIM})", "SSIM", "PSNR (dB)",
-              *["LPIPS"] * perceived, "labels right", "seconds per victim", "chosen from"]
+    header = ["defense", "gradients", "checkpoint", "attack", "knowledge", f"ASR (SSIM ≥ {SUCCESS_SSIM})",
+              RECOVERED, "SSIM", "PSNR (dB)", *["LPIPS"] * perceived, "labels right", "seconds per victim", "chosen from"]
     rows = []
     for entry in entries:
         for result in entry.attacks:
             if result.reason:
-                absent = [Value(text.ABSENT, LAST)] * (4 + perceived)
+                absent = [Value(text.ABSENT, LAST)] * (5 + perceived)
                 numbers = [Value(f"does not apply: {result.reason}", LAST), *absent, Value(text.ABSENT)]
             else:
-                numbers = [asr(result, text.ABSENT), estimate(result.ssim), estimate(result.psnr, 1),
+                numbers = [asr(result, text.ABSENT), estimate(result.recovered), estimate(result.ssim), estimate(result.psnr, 1),
                            *[estimate(result.lpips)] * perceived, number(result.label_accuracy, 2),
                            number(result.seconds_per_victim, 2), Value(text.winners(result))]
             rows.append([Value(text.labelled(entry)), Value(text.mode(result.observed)),

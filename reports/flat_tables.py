@@ -82,7 +82,8 @@ def _attack_columns(result: AttackResult | None) -> dict[str, Any]:
         "attack": result.attack, "kind": result.kind if result.attack else "", "knowledge": result.knowledge,
         "checkpoint_epoch": result.checkpoint_epoch if result.attack else None,
         "observed": result.observed, "batch_size": result.batch_size, "images": result.images,
-        **_columns("asr", result.asr), **_columns("ssim", result.ssim), **_columns("psnr", result.psnr),
+        **_columns("asr", result.asr), **_columns("recovered", result.recovered), **_columns("ssim", result.ssim),
+        **_columns("psnr", result.psnr),
         "label_accuracy": result.label_accuracy, "seconds_per_victim": result.seconds_per_victim,
         "chosen_from": "; ".join(f"{name}: {count}" for name, count in result.winners.items()), "does_not_apply": result.reason,
     }

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from reports import claim_documents, text
 from reports.boards import Board, Family
-from reports.cells import LAST, Value
+from reports.cells import LAST, RECOVERED, Value
 from reports.claim_documents import Claims
 from reports.columns import Column, board_columns, entry_columns, family_columns, overview
 from reports.detail_tables import attack_table, identification_table
@@ -64,7 +64,8 @@ class Tables:
     def attacks(self, entries: Sequence[Entry], *, own: bool = False) -> Table:
         """Every attack on some entries, or on an only one."""
         header, rows = attack_table(list(entries))
-        return self._of_entries("Every attack at every checkpoint", [Heading(title) for title in header], rows,
+        headings = [Heading(title, narrow=title != RECOVERED) for title in header]
+        return self._of_entries("Every attack at every checkpoint", headings, rows,
                                 [entry for entry in entries for _ in entry.attacks], own)
 
     def identifications(self, entries: Sequence[Entry], *, own: bool = False) -> Table:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from benchmark.store.tables import SUCCESS_SSIM
+from benchmark.store.tables import RECOVERED_PSNR, SUCCESS_SSIM
 from reports import claim_documents, table_library, text
 from reports.board_files import BoardFiles, Picture
 from reports.boards import Board, Thresholds
@@ -36,8 +36,9 @@ class Pages:
             lstrip_blocks=True)
         self.environment.filters.update(body=body, name=breakable)
         self.environment.globals.update(
-            version=version("leakboard"), success=SUCCESS_SSIM, protocol=text.protocol, cautions=text.cautions, mode=text.mode,
-            identification=text.IDENTIFICATION, tuning_costs=text.TUNING_COSTS, thresholds=Thresholds(),
+            version=version("leakboard"), success=SUCCESS_SSIM, recovered=RECOVERED_PSNR, protocol=text.protocol,
+            cautions=text.cautions, mode=text.mode, identification=text.IDENTIFICATION,
+            tuning_costs=text.TUNING_COSTS, thresholds=Thresholds(),
             claims=claims, claims_reading=claim_documents.READING, claim_verdict=claim_documents.verdict,
             described=claim_documents.described,
             overview_text=text.overview(self.boards), identified=any(board.candidates for board in self.boards),

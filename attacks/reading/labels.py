@@ -55,26 +55,66 @@ def idlg_labels(observation: Observation) -> Tensor:
 
 
 def batch_labels(observation: Observation) -> Tensor:
-    """Labels [N, B] of gradients of B images each, with how often each class comes up (LLG*, Wainakh et al., 2022; with a bias,
-    its gradient instead of the sums of rows).
+    """Labels [N, B] of gradients of B images each, with how often each class comes up.
 
     The gradient of the last bias is the mean of softmax - onehot over the images, so class c comes up B (p_c - b_c) times, where
-    p_c is the mean probability of c. It is estimated on images of noise, which is close while a model is untrained. Without a bias
-    the sums of the weight's rows take its place, divided by the mean sum of the features, from the same images. Counts are rounded
-    to sum to B: class by class, the one with the largest rest.
+    p_c is the mean probability of c. It is estimated twice: on images of noise (LLG*, Wainakh et al., 2022), which is close while
+    a model is untrained, and from the gradient itself (iLRG, see :func:`_counts_by_embeddings`). Without a bias the first is left
+    alone, and the sums of the weight's rows take the place of the bias' gradient, divided by the mean sum of the features, from the
+    same images. Counts are rounded to sum to B: class by class, the one with the largest rest.
     """
     batch = observation.batch_size
     probabilities, features = _on_noise(observation)
     gradient = _by_class(observation)
     if last_linear(observation.module)[1].bias is None:
-        gradient = gradient / features
-    counts = batch * (probabilities - gradient)
+        counts = batch * (probabilities - gradient / features)
+    else:
+        counts = _counts_by_embeddings(observation, batch * (probabilities - gradient))
     labels = []
     for _ in range(batch):
         label = counts.argmax(1)
         counts[torch.arange(len(counts), device=counts.device), label] -= 1
         labels.append(label)
     return torch.stack(labels, 1).sort(1).values
+
+
+def _counts_by_embeddings(observation: Observation, prior: Tensor) -> Tensor:
+    """How often each class comes up [N, classes], not yet whole (iLRG, Ma et al., ICLR 2023, section 3), where counts by other
+    means [N, classes] are a ``prior``.
+
+    The gradient of the weight's row j is nearly that of the bias, b_j, times the embedding (what enters the last layer) of the
+    images of class j. The quotient, run through the last layer, gives their mean probabilities P_j, so that the counts k solve
+    sum_j k_j P_jc - k_c = B b_c for each c, and sum to B: by least squares.
+
+    As published that fails where a class comes up about as often as the model expects, so that b_j is next to nothing, as some do
+    in every batch of several images a class. So two terms are added:
+
+    - embeddings are drawn to the mean of all, which is what the rows of positive b_j sum to: by a ridge of p_j / 2, since what b_j
+      leaves unexplained of a row is the scatter of embeddings times about p_j;
+    - counts are drawn to the prior, with a weight of B / classes: how many images an embedding is the mean of, whose mean
+      probabilities are other than those of the mean.
+
+    CIFAR-10, labels right of 64 gradients (of 64 images 32, on the MLP 16), by the prior alone, by iLRG as published, by both. MLP
+    after 2 epochs: batches of 2 0.95, 0.96, 0.98; of 8 0.82, 0.71, 0.87; of 64 0.85, 0.61, 0.86. LeNet with ReLU after 10: of 2
+    0.69, 0.94, 0.97; of 8 0.71, 0.58, 0.78; of 64 0.77, 0.49, 0.79. Untrained all are at least 0.99, but for iLRG on the MLP, of
+    64 0.97.
+    """
+    name, linear = last_linear(observation.module)
+    prefix = f"{name}." if name else ""
+    weight, bias = (observation.shared[f"{prefix}{kind}"].to(linear.weight.dtype) for kind in ("weight", "bias"))
+    positive, least = (bias > 0).to(bias), torch.finfo(bias.dtype).eps ** 2
+    mean = torch.einsum("nc,ncf->nf", positive, weight) / (positive * bias).sum(1, keepdim=True).clamp(min=least)
+    with torch.no_grad():
+        ridge = (linear(mean).softmax(-1) / 2).square().clamp(min=least)[..., None]
+        rows = (bias[..., None] * weight + ridge * mean[:, None]) / (bias[..., None].square() + ridge)
+        by_class = linear(rows).softmax(-1).double()
+    batch, classes = observation.batch_size, bias.shape[1]
+    one, drawn = torch.eye(classes, dtype=by_class.dtype, device=by_class.device), batch / classes
+    system = torch.cat([by_class.mT - one, torch.ones_like(by_class[:, :1])], 1)
+    values = torch.cat([batch * bias.double(), torch.full_like(by_class[:, :1, 0], batch)], 1)[..., None]
+    # Of a model that diverged the probabilities are no numbers; that is to be found elsewhere than here.
+    counts, _ = torch.linalg.solve_ex(system.mT @ system + drawn * one, system.mT @ values + drawn * prior.double()[..., None])
+    return counts[..., 0]
 
 
 def _by_class(observation: Observation) -> Tensor:

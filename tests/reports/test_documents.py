@@ -70,6 +70,8 @@ WRONG = {
     "name: string should match pattern": lambda d: d.update(name="  "),
     "runs.0.tables_sha256: string should match pattern": lambda d: d["runs"][0].update(tables_sha256="x"),
     "boards.0.entries.0.attacks.0.asr: must lie within [0, 1], got 2": lambda d: d["boards"][0]["entries"][0]["attacks"][0]["asr"].update(mean=2, high=2),
+    "boards.0.entries.0.attacks.0.recovered: must lie within [0, 1], got -1":
+        lambda d: d["boards"][0]["entries"][0]["attacks"][0]["recovered"].update(mean=-1, low=-1),
     "boards.0.entries.0.attacks.0.asr: the mean must lie within its interval": lambda d: d["boards"][0]["entries"][0]["attacks"][0]["asr"].update(mean=0.0),
     "boards.0.entries.1: must stand in the order of the families, with the Pareto front marked; 'none' belongs here, on the front":
         lambda d: d["boards"][0]["entries"][1].update(pareto=not d["boards"][0]["entries"][1]["pareto"]),

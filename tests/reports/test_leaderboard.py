@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -16,6 +18,8 @@ from reports.detail_tables import attack_table
 from reports.entries import AttackResult
 from reports.flat_tables import table
 from reports.leaderboard import build
+from reports.markdown import markdown
+from reports.statistics import share
 
 
 @pytest.fixture
@@ -325,3 +329,27 @@ def test_tables_of_another_cell_are_refused(tmp_path):
     shutil.copy(first / "trained" / "training.parquet", second / "trained")
     with pytest.raises(InputError, match=rf"{second.name}: a table has rows of defense '(none|mine)', expected '(none|mine)'; remove the folder"):
         results.read_run(run)
+
+
+def test_images_of_batches_are_recovered_above_19_db(tmp_path):
+    """Whatever their SSIM, and an infinite PSNR too; in every form, beside ASR, and of single images in the table of attacks alone."""
+    found = {"ssim": [0.9, 0.1, 0.1, 0.1], "psnr": [10.0, 19.0, 19.01, math.inf]}
+    run = write_cells(tmp_path / "run", {("d", "m", "none", 0): {
+        "accuracies": [0.1, 0.5], "attacks": {(0, "a", "both", "4"): found, (0, "a", "both", "single"): {"ssim": [0.1], "psnr": [30.0]}}}},
+        epochs=1, attacks=["a"], victims=1, observed=("4", "single"))
+    by_name, board = entries(run)
+    entry = by_name["none"]
+    assert entry.seen("4").worst_case.recovered == share(2, 4) and entry.seen("4").worst_case.asr == share(1, 4)
+    texts = shown(board, "none")
+    titles = list(texts)
+    assert titles[titles.index("ASR, 4 images") + 1] == "PSNR > 19 dB, 4 images" and texts["PSNR > 19 dB, 4 images"] == "0.50 [0.15, 0.85]"
+    assert "PSNR > 19 dB, single" not in titles
+    header, rows = attack_table([entry])
+    place = header.index("PSNR > 19 dB")
+    assert header[place - 1].startswith("ASR") and {row[place].text[:4] for row in rows} == {"0.50", "1.00"} and {len(row) for row in rows} == {len(header)}
+    of_batches = table([board])[lambda rows: rows["observed"] == "4"]
+    assert of_batches[["recovered", "recovered_low", "recovered_high"]].drop_duplicates().round(2).to_numpy().tolist() == [[0.5, 0.15, 0.85]]
+    text_form = markdown([board])
+    assert "| PSNR &gt; 19 dB, 4 images |" in text_form and "0.50 [0.15, 0.85]" in text_form
+    assert shown(replace(board, entries=[replace(entry, attacks=[replace(result, recovered=None) for result in entry.attacks])]), "none")[
+        "PSNR > 19 dB, 4 images"] == text.ABSENT

@@ -65,7 +65,7 @@ def test_numbers_that_the_tables_do_not_give_are_found(tmp_path):
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3], ids=["worst case", "blind", "oracle bound", "attack"])
-@pytest.mark.parametrize(("column", "forged"), [("asr", {"mean": 0.25, "low": 0.0, "high": 0.7}), ("ssim", {"mean": 0.1, "low": 0.05, "high": 0.3}),
+@pytest.mark.parametrize(("column", "forged"), [("asr", {"mean": 0.25, "low": 0.0, "high": 0.7}), ("recovered", {"mean": 1.0, "low": 0.3, "high": 1.0}), ("ssim", {"mean": 0.1, "low": 0.05, "high": 0.3}),
                                                 ("seconds_per_victim", 0.1), ("label_accuracy", 0.0), ("winners", {"forged": 2})])
 def test_forged_figures_of_an_attack_are_found_where_the_rank_stays(tmp_path, place, column, forged):
     path = an_entry(tmp_path, "a")
@@ -76,6 +76,20 @@ def test_forged_figures_of_an_attack_are_found_where_the_rank_stays(tmp_path, pl
     write_consistently(path, document)
     assert check(path)  # it still leads
     with pytest.raises(InputError, match=r"boards\.0\.entries\.0: the numbers of mine are not those that the tables"):
+        check(path, tmp_path / "a")
+
+
+def test_an_entry_of_a_version_that_did_not_count_what_is_recovered_is_still_read_and_checked(tmp_path):
+    path = an_entry(tmp_path, "a")
+    document = json.loads(path.read_text())
+    results = [result for entry in document["boards"][0]["entries"] for result in entry["attacks"]]
+    assert all(result.pop("recovered") is not None for result in results)
+    path.write_text(json.dumps(document))
+    assert "valid entry" in check(path, tmp_path / "a")
+    assert [result.recovered for board in merge([path]).boards for entry in board.entries for result in entry.attacks] == [None] * len(results)
+    results[0]["recovered"] = {"mean": 0.0, "low": 0.0, "high": 0.7}
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="are not those that the tables"):
         check(path, tmp_path / "a")
 
 

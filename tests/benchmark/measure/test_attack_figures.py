@@ -16,7 +16,7 @@ import attacks
 import defenses
 from benchmark.config import Evaluation, Training
 from benchmark.data import datasets
-from benchmark.measure.evaluation import observe, rebuild
+from benchmark.measure.evaluation import labels_right, observe, rebuild
 from benchmark.measure.training import make_private, train
 from benchmark.measure.victims import choose_victims
 from defenses.support.seeds import derive
@@ -104,3 +104,11 @@ def test_labels_of_four_images_are_inferred():
     from attacks.reading.labels import known_or_inferred_labels
     right = (known_or_inferred_labels(observation) == victims.labels.sort(1).values).all(1)
     assert right.float().mean() >= 0.9
+
+
+def test_labels_of_eight_images_are_inferred_of_a_trained_model():
+    """The counts on images of noise alone have 0.82 of them right, and those of iLRG as published 0.71."""
+    victims, observation = observed("none", model="mlp", epochs=2, batch_size=8, labels="inferred", victims=64)
+    from attacks.reading.labels import known_or_inferred_labels
+    inferred = known_or_inferred_labels(observation).tolist()
+    assert np.mean([labels_right(found, truth) for found, truth in zip(inferred, victims.labels.tolist(), strict=True)]) >= 0.84
