@@ -19,7 +19,8 @@ myst_enable_extensions = ["colon_fence"]
 
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 90
+python_maximum_signature_line_length = 140
+toc_object_entries_show_parents = "hide"
 napoleon_use_rtype = False
 default_role = "code"  # docstrings write names of commands in single ticks
 

@@ -19,12 +19,15 @@ from reports.submission import merge
 _DOCS = Path(__file__).parent
 #: What is written as code, which is left as it is, or a sign that Sphinx would read.
 _TEXT = re.compile(r"``.*?``|`[^`]*`|[|*]")
+#: Docstrings by the names of what they are of, as they were before napoleon.
+_read: dict[str, list[str]] = {}
 _PUBLISHED = _DOCS.parent / "reports" / "published" / "entries"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx calls this: parts of pages are written before any is read, and the board when all are there."""
-    app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon reads its sections
+    app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon, which reads sections
+    app.connect("autodoc-process-docstring", _restore, priority=600)
     app.connect("builder-inited", _write_parts)
     app.connect("build-finished", _write_board)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -33,6 +36,13 @@ def setup(app: Sphinx) -> dict[str, bool]:
 def _escape(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Docstrings write |x| and [N, *shape] as they are meant; Sphinx would take one for a substitution, the other for emphasis."""
     lines[:] = [_TEXT.sub(lambda found: found[0] if found[0][0] == "`" else "\\" + found[0], line) for line in lines]
+    _read[name] = list(lines)
+
+
+def _restore(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Of an attribute napoleon takes what stands before a colon for its type; here a sentence can have one."""
+    if what in ("attribute", "property", "data"):
+        lines[:] = [*_read[name], ""]
 
 
 def _write_parts(app: Sphinx) -> None:
@@ -62,7 +72,8 @@ def _published() -> list[Path]:
 
 
 def _class(cls: type) -> str:
-    return f"### {cls.name}\n\n{cls.summary}.\n\n```{{eval-rst}}\n.. autoclass:: {cls.__module__}.{cls.__qualname__}\n```\n"  # type: ignore[attr-defined]
+    summary = cls.summary[:1].upper() + cls.summary[1:]  # type: ignore[attr-defined]
+    return f"### {cls.name}\n\n{summary}.\n\n```{{eval-rst}}\n.. autoclass:: {cls.__module__}.{cls.__qualname__}\n```\n"  # type: ignore[attr-defined]
 
 
 def _commands() -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 #: The page that shows it, and the file of the report.
 FIGURES = {
     "threat-model": "summary-0-single.svg",
-    "blind-and-informed": "mnist5k-lenet-single-ssim.svg",
-    "identification": "mnist5k-lenet-single-pools.svg",
-    "safe-accuracy": "mnist5k-lenet-tradeoff.svg",
+    "blind-and-informed": "mnist5k-lenet-activation=-tanh-single-ssim.svg",
+    "identification": "mnist5k-lenet-activation=-tanh-single-pools.svg",
+    "safe-accuracy": "mnist5k-lenet-activation=-tanh-tradeoff.svg",
 }
 
 if __name__ == "__main__":
