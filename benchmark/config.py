@@ -111,6 +111,24 @@ class Grid(Strict):
             raise ValueError(f"batch_size of earlier versions is now observed: [{value['batch_size']}], or as-trained")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _clients(cls, value: Any) -> Any:
+        """``client`` is written beside the training, and belongs to it; it has the batch size of both."""
+        if not isinstance(value, dict) or not isinstance(client := value.get("client"), dict):
+            return value
+        size, found = client.get("batch_size"), {name: part for name, part in value.items() if name != "client"}
+        for section, key in (("training", "batch_size"), ("tuning", "batch_sizes")):
+            if isinstance(given := found.get(section), dict) and key in given:
+                raise ValueError(f"{section}.{key} cannot be given beside client.batch_size, got {given[key]!r}")
+        training = found.get("training", {})
+        if isinstance(training, dict):
+            found["training"] = {**training, "client": client, **({} if size is None else {"batch_size": size})}
+        tuning = tuning_meant(found.get("tuning"))
+        if isinstance(tuning, dict) and size is not None:
+            found["tuning"] = {**tuning, "batch_sizes": [size]}
+        return found
+
     @field_validator("attacks")
     @classmethod
     def _attacks(cls, specifications: tuple[str, ...]) -> tuple[str, ...]:
@@ -151,7 +169,8 @@ class Grid(Strict):
         if (self.tuning.epochs or 0) > self.training.epochs:
             raise ValueError(f"tuning.epochs must be at most training.epochs = {self.training.epochs}, got {self.tuning.epochs}")
         for name in ("optimizer", "learning_rate", "batch_size"):
-            if (given := getattr(self.training, name)) != Training.model_fields[name].default:
+            of_clients = name == "batch_size" and self.training.client is not None
+            if not of_clients and (given := getattr(self.training, name)) != Training.model_fields[name].default:
                 raise ValueError(f"training.{name} cannot be given where trainings are tuned, got {given!r}: name it in tuning, or "
                                  "give tuning: off")
         return self
@@ -221,7 +240,8 @@ def make_grid(content: dict[str, Any], origin: str) -> Grid:
     try:
         return Grid.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{origin}: {_unknown_key(error) or first_error(error)}") from error
+        told = _unknown_key(error) or first_error(error)
+        raise InputError(f"{origin}: {told.replace('training.client', 'client')}") from error  # as it is written
 
 
 def _unknown_key(error: ValidationError) -> str | None:

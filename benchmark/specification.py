@@ -3,10 +3,20 @@ run folders and leaderboards are read by the same definitions."""
 
 from __future__ import annotations
 
+import math
+import re
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 #: Nothing but the named fields, and no number for a text.
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -88,15 +98,81 @@ class Strict(BaseModel):
     model_config = ConfigDict(**STRICT, frozen=True)
 
 
+class Client(Strict):
+    """How the training images are divided, and what clients do: each has so many ``images``, by ``partition`` a sample of all
+    (``iid``) or of few classes (``dirichlet(concentration)``); in a round so many ``participants`` share, each after
+    ``local_steps`` of plain SGD with ``local_step_size`` on batches of ``batch_size``, or, of one step, its gradient (FedSGD)."""
+
+    images: PositiveInt
+    batch_size: PositiveInt
+    local_steps: PositiveInt = 1
+    local_step_size: StepSize = 0.1
+    participants: PositiveInt = 1
+    partition: Annotated[str, Field(max_length=40)] = "iid"
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Client:
+        if self.batch_size > self.images:
+            raise ValueError(f"batch_size must be at most images = {self.images}, got {self.batch_size}")
+        if self.partition != "iid" and not 0 < (self.concentration or 0.0) < math.inf:
+            raise ValueError(f"partition must be iid or dirichlet(a) with a concentration a above 0, got {self.partition!r}")
+        return self
+
+    @property
+    def concentration(self) -> float | None:
+        """That of the Dirichlet distribution; None where images are divided at random."""
+        found = re.fullmatch(r"dirichlet\(([0-9.]+(?:e-?[0-9]+)?)\)", self.partition)
+        try:
+            return None if found is None else float(found.group(1))
+        except ValueError:  # two points
+            return None
+
+    @property
+    def behind(self) -> int:
+        """Images behind what a client shares."""
+        return min(self.images, self.local_steps * self.batch_size)
+
+    def clients_of(self, images: int) -> int:
+        """How many clients there are of so many training images.
+
+        Raises:
+            ValueError: none.
+        """
+        if images < self.images:
+            raise ValueError(f"client.images = {self.images} leaves no client any: there are {images} training images")
+        return images // self.images
+
+    def check_participants(self, participants: int, images: int) -> None:
+        """Raise ValueError where more clients are to share in a round than there are."""
+        if participants > (clients := self.clients_of(images)):
+            raise ValueError(f"{participants} participants in a round, and {clients} clients of {self.images} of the {images} "
+                             "training images")
+
+
 class Training(Strict):
     """How the models are trained: by Adam, or SGD with a momentum of 0.9. ``precision`` is that of the clients' step, in training
-    and where it is observed. With a :class:`Tuning` optimizer, step size and batch size are chosen for each defense."""
+    and where it is observed. With a :class:`Tuning` optimizer, step size and batch size are chosen for each defense. With a
+    :class:`Client` these are those of the server, and ``batch_size`` is that of a client's local steps."""
 
     epochs: Count
     optimizer: Optimizer
     learning_rate: StepSize
     batch_size: PositiveInt
     precision: Literal["float32", "bfloat16"]
+    client: Client | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without clients nothing is said of them, as before there were any, so that what was measured then is found."""
+        found: dict[str, Any] = plain(self)
+        if found.get("client", ...) is None:
+            del found["client"]
+        return found
+
+    @property
+    def observed_images(self) -> int:
+        """Images behind what is shared in training."""
+        return self.batch_size if self.client is None else self.client.behind
 
 
 class Tuning(Strict):

@@ -158,6 +158,9 @@ def _utility(board: Board) -> list[Column[Entry]]:
         Column("validation accuracy", "of the trial that was chosen", False, lambda e: number(e.validation, 3)),
         Column("epochs to converge", "to 95 % of the best test accuracy of the undefended model", False,
                lambda e: Value(text.convergence(e, epochs), _epochs(e, epochs))),
+        *[Column("rounds to converge", "the same in rounds, which are steps of the server", False,
+                 lambda e: Value(text.convergence(e, epochs, e.rounds_per_epoch), _epochs(e, epochs)))]
+        * (board.protocol.training.client is not None),
         Column("area", "under the curve of test accuracy, as a mean accuracy", False, lambda e: number(e.area, 3)),
     ]
 

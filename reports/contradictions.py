@@ -77,7 +77,8 @@ def _observed(where: str, entry: Entry, protocol: Protocol) -> Iterator[str]:
             if result.observed not in protocol.evaluation.observed:
                 yield f"{where}.{name}.{r}.observed: {result.observed!r} is not observed by the protocol"
             images = getattr(result, "batch_size", None)
-            expected = None if entry.batch_size is None else protocol.evaluation.images_of(result.observed, entry.batch_size)
+            trained = entry.batch_size if protocol.training.client is None else protocol.training.client.behind
+            expected = None if trained is None else protocol.evaluation.images_of(result.observed, trained)
             if images is not None and images != expected:
                 yield f"{where}.{name}.{r}.batch_size: gradients {result.observed!r} are of {expected} images here, got {images}"
 

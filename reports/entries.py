@@ -159,10 +159,10 @@ class Entry:
     It was trained by ``optimizer``, ``learning_rate`` and ``batch_size``; where these were tuned, ``trials`` is all that was tried,
     in its order, and ``validation`` the accuracy of the trial that was chosen. ``change``, ``time_ratio``, ``memory_ratio`` and
     ``sent_ratio`` compare with the undefended model, the first two of the same seeds; ``converged`` lists, per seed, the epochs to
-    converge (None: not reached); ``seconds_per_epoch`` is the median over epochs, mean over seeds, ``step_memory`` the most bytes
-    that tensors held in a training step, and ``sent_bytes`` those of one shared gradient. ``problems`` are the errors of trials and
-    cells that failed, and cells that were not run. ``submission`` and ``paper`` name where an entry of a merged leaderboard comes
-    from.
+    converge (None: not reached), of ``rounds_per_epoch``; ``seconds_per_epoch`` is the median over epochs, mean over seeds,
+    ``step_memory`` the most bytes that tensors held in a training step, and ``sent_bytes`` those of one shared gradient.
+    ``problems`` are the errors of trials and cells that failed, and cells that were not run. ``submission`` and ``paper`` name
+    where an entry of a merged leaderboard comes from.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -176,6 +176,7 @@ class Entry:
     test_images: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     chance: Share | None = None
     converged: list[Count | None] = field(default_factory=list)
+    rounds_per_epoch: PositiveInt | None = None
     area: Share | None = None
     epsilon: Positive | None = None
     delta: Share | None = None

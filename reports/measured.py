@@ -45,6 +45,8 @@ class Trained:
         epochs = training[training["epoch"] > 0].groupby("seed")["seconds"]
         self.seconds = {int(seed): float(seconds) for seed, seconds in epochs.median().items()}
         self.memory, self.sent = _most(training["step_memory"]), _most(training["sent_bytes"])
+        rounds, epochs = _most(training["rounds"]), _most(training["epoch"])
+        self.rounds_per_epoch = round(rounds / epochs) if rounds and epochs else None
         final = training[training["epoch"] == training["epoch"].max()]
         self.epsilon, self.delta = _number(final["epsilon"].max()), _number(final["delta"].max())
 
@@ -84,6 +86,7 @@ def make_entry(defense: str, family: str, measured: Measured, undefended: Traine
         test_images=int(first["test_images"]),
         chance=float(first["chance"]),
         converged=[epochs_to_converge(curve, max(plain[seed])) for seed, curve in own.accuracies.items() if seed in plain],
+        rounds_per_epoch=own.rounds_per_epoch,
         area=float(np.mean([accuracy_area(curve) for curve in own.accuracies.values()])),
         epsilon=own.epsilon,
         delta=own.delta,

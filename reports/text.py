@@ -55,11 +55,12 @@ def estimate(value: Estimate | None, digits: int = 2, signed: bool = False) -> s
     return f"{mean} [{number(value.low, digits)}, {number(value.high, digits)}]"
 
 
-def convergence(entry: Entry, epochs: int) -> str:
-    """Mean epochs to converge over the seeds, or how many seeds got there."""
-    if not entry.converged:
+def convergence(entry: Entry, epochs: int, each: int | None = 1) -> str:
+    """Mean epochs to converge over the seeds, or how many seeds got there; of ``each`` so many rounds in rounds."""
+    if not entry.converged or each is None:
         return ABSENT
-    reached = [epoch for epoch in entry.converged if epoch is not None]
+    epochs *= each
+    reached = [epoch * each for epoch in entry.converged if epoch is not None]
     if len(reached) == len(entry.converged):
         return number(sum(reached) / len(reached), 0 if len(set(reached)) == 1 else 1)
     if not reached:
@@ -138,7 +139,8 @@ def protocol(board: Board) -> str:
     size = f", resized to {board.protocol.image_size} pixels" if board.protocol.image_size else ""
     several = f" (of which as many are attacked as have {evaluation.images} images)" if set(board.observed) != {SINGLE} else ""
     return (
-        f"{_trained(board)}, {epochs} epoch{'s' if epochs != 1 else ''}{precision}; {evaluation.victims} victims per seed, "
+        f"{_trained(board)}, {epochs} epoch{'s' if epochs != 1 else ''}{precision}{_clients(board)}; "
+        f"{evaluation.victims} victims per seed, "
         f"gradients {' and '.join(map(mode, board.observed))}{several}{rounds}, labels {evaluation.labels}"
         f"{_candidates(evaluation.candidates, board.candidates)}; attackers {' and '.join(evaluation.knowledge)}: "
         f"{_settings(board.protocol.attacks)} (portfolio {board.protocol.portfolio}); data {board.protocol.fingerprint[:8]}{size}"
@@ -153,6 +155,17 @@ def _trained(board: Board) -> str:
     return (f"tuned for each defense on {tuning.validation:.3g} of the training images{epochs}: "
             f"{' or '.join(map(optimizer, tuning.optimizers))}, step size "
             f"{' or '.join(f'{step:g}' for step in tuning.step_sizes)}, batches of {' or '.join(map(str, tuning.batch_sizes))}")
+
+
+def _clients(board: Board) -> str:
+    """What clients do, where there are several, or several local steps."""
+    client = board.protocol.training.client
+    if client is None:
+        return ""
+    steps = (f"{client.local_steps} local steps of {client.local_step_size:g} on batches of {client.batch_size}"
+             if client.local_steps > 1 else f"one gradient of {client.batch_size}")
+    several = f"{client.participants} participants" if client.participants > 1 else "one participant"
+    return f"; clients of {client.images} images each ({client.partition}), {several} a round, {steps}"
 
 
 def _candidates(asked: int, found: Sequence[int]) -> str:

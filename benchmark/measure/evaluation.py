@@ -74,6 +74,7 @@ def observe(private: Private, victims: Victims, dataset: Dataset, evaluation: Ev
         defense=private.in_force,
         victims=victims.numbers,
         rounds=tuple(rounds),
+        local=private.local,
     )
 
 

@@ -127,7 +127,7 @@ class _Observing:
                  note: Callable[[str], None]) -> None:
         self._work, self._mode, self._private, self._weights = work, mode, private, weights
         self._dataset, self._device, self._share, self._note = dataset, dataset.train.labels.device, share, note
-        self._batch_size = work.evaluation.images_of(mode, work.training.batch_size)
+        self._batch_size = work.evaluation.images_of(mode, work.training.observed_images)
         self._victims = choose_victims(dataset, work.evaluation, self._batch_size, work.spec.seed)
         self._chunks = Chunks(private.module, work.evaluation, checkpoints=len(work.checkpoints))
         note(self._chunks.note)

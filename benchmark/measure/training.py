@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from benchmark import models
 from benchmark.config import Training
+from benchmark.data.clients import Rounds
 from benchmark.data.datasets import Dataset
 from benchmark.data.loaders import BatchLoader, LabelledImages
 from benchmark.measure import clock
@@ -39,6 +41,7 @@ class Epoch:
     spent so far and ``delta`` where it holds (None without a guarantee), ``seconds`` the time of training without the test. Of
     the first epoch, and None in others: ``step_memory``, the most bytes that tensors held in one of the first steps, and
     ``sent_bytes``, those of the gradient that the last of these shared (:func:`benchmark.measure.sent_bytes.sent_bytes`).
+    ``rounds`` are the steps of the server so far.
     """
 
     epoch: int
@@ -49,6 +52,7 @@ class Epoch:
     seconds: float
     step_memory: int | None = None
     sent_bytes: int | None = None
+    rounds: int = 0
 
 
 def make_private(defense: Defense, dataset: Dataset, model: str, training: Training, seed: int) -> Private:
@@ -64,9 +68,12 @@ def make_private(defense: Defense, dataset: Dataset, model: str, training: Train
         optimizer = _OPTIMIZERS[training.optimizer](module.parameters(), lr=training.learning_rate)
         order = torch.Generator().manual_seed(derive(seed, dataset.name, "order"))
         noise = torch.Generator(device).manual_seed(derive(seed, dataset.name, model, defense.label, "defense"))
-        loader = BatchLoader(dataset.train, training.batch_size, order)
+        if training.client is None:
+            return defense.make_private(module=module, optimizer=optimizer, epochs=training.epochs, generator=noise,
+                                        data_loader=BatchLoader(dataset.train, training.batch_size, order))
+        rounds = Rounds(dataset.train, dataset.name, training.client, training.client.participants, seed)
         return defense.make_private(
-            module=module, optimizer=optimizer, data_loader=loader, epochs=training.epochs, generator=noise)
+            module=module, optimizer=optimizer, data_loader=rounds, epochs=training.epochs, generator=noise, local=rounds.local)
 
 
 def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, precision: str = "float32",
@@ -95,7 +102,8 @@ def train(private: Private, dataset: Dataset, epochs: int, seed: int, *, precisi
         with autocast(device, precision):
             accuracy = test_accuracy(private.module, dataset.test, derive(seed, "test", epoch))
         measured = (None, None) if first is None else (first.memory.peak, first.sent)
-        yield Epoch(epoch, loss, accuracy, private.privacy_spent(), private.delta, seconds, *measured)
+        yield Epoch(epoch, loss, accuracy, private.privacy_spent(), private.delta, seconds,
+                    step_memory=measured[0], sent_bytes=measured[1], rounds=private.round)
 
 
 class _FirstSteps:
@@ -120,18 +128,25 @@ def _train_epoch(private: Private, device: torch.device, precision: str, on_step
     private.module.train()
     # Summed on the device: reading the loss in every step would make a GPU wait.
     total, count = torch.zeros((), device=device), len(private.data_loader)
-    for step, (x, y) in enumerate(private.data_loader, start=1):
+    for step, given in enumerate(private.data_loader, start=1):
         metered = first if first is not None and step <= _METERED else None
         with metered.memory if metered is not None else nullcontext():
             with autocast(device, precision):
-                loss = private.backward(x, y)
+                loss = private.backward_round(given) if isinstance(private.data_loader, Rounds) else private.backward(*given)
             private.optimizer.step()
         if metered is not None and step == min(_METERED, count):
             metered.count()
-        total += loss if len(x) else 0.0  # a Poisson sample can be empty and has no loss then
+        total += loss.nan_to_num() if _empty(given) else loss  # a Poisson sample can be empty and has no loss then
         if on_step is not None:
             on_step(step, count)
     return float(total) / count
+
+
+def _empty(given: Any) -> bool:
+    """Whether no client had an image in this step."""
+    if isinstance(given, list):
+        return not any(len(batch.images) for participant in given for batch in participant.batches)
+    return len(given[0]) == 0
 
 
 def test_accuracy(module: nn.Module, images: LabelledImages, seed: int) -> float:

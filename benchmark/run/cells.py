@@ -45,7 +45,7 @@ def trials_of(grid: Grid, depends_on: dict[str, Any], plugins: Sequence[Plugin])
     specs = [TrialSpec(dataset=d, model=m, defense=p, optimizer=optimizer, learning_rate=step, batch_size=batch)
              for d in depends_on["fingerprints"] for m in grid.models for p in grid.points
              for optimizer, step, batch in grid.tuning.combinations()]
-    training = grid.training.model_dump(include={"epochs", "precision"})
+    training = grid.training.model_dump(include={"epochs", "precision", "client"})
     how = [grid.tuning.validation, grid.trial_epochs, training]
     alike = _Alike(grid, depends_on, plugins)
     return {_hash(["trial", *alike.of_training(spec), *how]): spec for spec in specs}

@@ -151,7 +151,7 @@ def read_table(path: Path, schema: pa.Schema, optional: Sequence[str] = ()) -> p
 
 def read_training(path: Path) -> pa.Table:
     """As :func:`read_table`, of :data:`benchmark.store.tables.TRAINING`."""
-    return read_table(path, TRAINING)
+    return read_table(path, TRAINING, ["rounds"])
 
 
 def read_reconstructions(path: Path) -> pa.Table:

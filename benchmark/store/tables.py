@@ -52,6 +52,7 @@ TRAINING = pa.schema([
     ("seconds", pa.float64()),  # training of this epoch, without the test
     ("step_memory", pa.int64()),  # most bytes that tensors held in a training step, null where it was not measured
     ("sent_bytes", pa.int64()),  # of one shared gradient, see benchmark.measure.sent_bytes; null where it was not measured
+    ("rounds", pa.int64()),  # in which clients shared so far: steps of the server; null in tables of earlier versions
 ])
 
 #: How many images were behind an observed gradient.

@@ -86,7 +86,8 @@ def _training(spec: CellSpec, generator: np.random.Generator) -> list[dict]:
     accuracies = 0.3 + 0.5 * generator.random() * np.linspace(0, 1, _EPOCHS + 1)
     return [{**spec.model_dump(), "defense_params": "{}", "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 8, "epoch": epoch,
              "train_loss": 0.5 if epoch else None, "test_accuracy": accuracy, "test_images": 1000, "chance": 0.1, "epsilon": None,
-             "delta": None, "seconds": 1.0, "step_memory": 1000 if epoch == 1 else None, "sent_bytes": 4000 if epoch == 1 else None}
+             "delta": None, "seconds": 1.0, "step_memory": 1000 if epoch == 1 else None, "sent_bytes": 4000 if epoch == 1 else None,
+             "rounds": 10 * epoch}
             for epoch, accuracy in enumerate(accuracies.tolist())]
 
 

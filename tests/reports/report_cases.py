@@ -93,7 +93,7 @@ def write_cells(folder: Path, cells: dict[tuple[str, str, str, int], dict], *, e
         common = {**spec, "defense_params": json.dumps({"strength": 1})}
         training = [{**common, **by, "epoch": epoch, "train_loss": None, "test_accuracy": accuracy, "test_images": 1000, "chance": 0.1,
                      "epsilon": None, "delta": None, "seconds": 1.0 + spec["seed"] * (spec["defense"] != "none"),
-                     "step_memory": 1000 if epoch == 1 else None, "sent_bytes": 4000 if epoch == 1 else None,
+                     "step_memory": 1000 if epoch == 1 else None, "sent_bytes": 4000 if epoch == 1 else None, "rounds": 10 * epoch,
                      **{column: values[epoch] for column, values in cell.get("training", {}).items()}}
                     for epoch, accuracy in enumerate(cell["accuracies"])]
         recording.write_trained(folder, key, info={**spec, "checkpoints": [], "seconds": 1.0}, training=training, weights={})
