@@ -66,6 +66,11 @@ def test_the_grid_can_be_run():
     assert len(make_grid(grid, "the page").defenses) == 6
 
 
+def test_the_grid_with_clients_can_be_run():
+    grid = make_grid(yaml_files.parse(block("how-to/federated-clients.md", "# clients.yaml", "yaml"), "the page"), "the page")
+    assert grid.training.client.behind == 40 and grid.training.batch_size == 8
+
+
 def pages():
     return sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
 
