@@ -1,6 +1,8 @@
 # make demo: install, run the quick preset, write runs/quick.   make test: install the test extra, check style and types, run the tests.
 # make test-slow: the tests that take longer; those on real data where LEAKBOARD_DATA is set.
 # make gpu: what only a GPU can show, in less than 8 minutes, with torch alone (nothing is installed); make gpu DEVICE=cpu rehearses it.
+# make docs: the documentation with the published board, as a site; its links are checked, those to other hosts by make links.
+# make figures: the figures of its concept pages, from a run of the quick preset.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +12,7 @@ SKIP ?=
 # Each with one thread, as more would fight with the other processes; the tests of a file in one of them, as they share what is costly.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow lint perf gpu clean
+.PHONY: demo test test-slow lint perf gpu docs links figures clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakboard run --preset quick --out runs/quick
@@ -33,6 +35,18 @@ perf: $(VENV)/installed-test
 gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py --device $(DEVICE) --skip "$(SKIP)"
 
+# Without a network; what is wrong in a page, a docstring or an entry ends it.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+	$(BIN)/python docs/check_site.py build/docs README.md CONTRIBUTING.md reports/published/README.md
+	@echo "the site is build/docs/index.html"
+
+links: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -q -b linkcheck -d build/doctrees docs build/links
+
+figures: demo
+	$(BIN)/python docs/figures/make.py runs/quick
+
 # The constraints name the versions that the published figures were made with.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +55,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
 clean:

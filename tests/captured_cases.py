@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch import nn
 import defenses
 from defenses.private import simulated_gradient
 
-README = Path(__file__).parents[1] / "README.md"
 MEAN, STD, CLASSES = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3], 4
 
 NET = """
@@ -27,12 +25,6 @@ from torch import nn
 def build():
     return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Sigmoid(), nn.Flatten(), nn.Linear(4 * 4 * 4, 4))
 """
-
-
-def snippet(name: str) -> str:
-    """A Python file of the README."""
-    (found,) = re.findall(rf"```python\n# {re.escape(name)}\n(.*?)```", README.read_text(), re.DOTALL)
-    return found
 
 
 def net() -> nn.Module:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmark.errors import InputError
 
-_Observation = Annotated[Path, typer.Argument(help="A safetensors file with gradients, in the form that the README gives.")]
+_Observation = Annotated[Path, typer.Argument(help="A safetensors file with gradients, as docs/how-to/audit.md writes it.")]
 _Model = Annotated[str, typer.Option(help="FILE.py:FUNCTION, which returns the model; the file is executed.")]
 _Weights = Annotated[Path, typer.Option(help="A safetensors file with the model's state_dict at which the gradients were taken.")]
 _Defense = Annotated[Optional[str], typer.Option(

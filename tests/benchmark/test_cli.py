@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import textwrap
@@ -14,8 +13,6 @@ import pytest
 import attacks
 import defenses
 from benchmark.cli import execute
-
-README = Path(__file__).parents[2] / "README.md"
 
 
 def tiny(shapes: Path, out: Path) -> list[str]:
@@ -147,20 +144,6 @@ def test_a_failed_cell_is_told_by_the_exit_code(shapes, tmp_path, capsys, clean_
     output = capsys.readouterr().out
     assert "FAILED: KeyError" in output and "1 cells finished, 0 kept, 1 failed" in output
     assert "KeyError" in (tmp_path / "run" / "report" / "leaderboard.md").read_text()
-
-
-def test_the_example_of_the_readme_runs(shapes, tmp_path, capsys, clean_registry):
-    (example,) = re.findall(r"```python\n# my_defense\.py\n(.*?)```", README.read_text(), re.DOTALL)
-    (tmp_path / "my_defense.py").write_text(example)
-    arguments = [*tiny(shapes, tmp_path / "run"), "--plugin", str(tmp_path / "my_defense.py"), "--defense", "my-defense"]
-    assert execute(arguments) == 0
-    assert "my-defense" in capsys.readouterr().out
-    assert len(example.splitlines()) <= 25
-
-
-def test_the_loop_of_the_readme_runs():
-    (example,) = re.findall(r"```python\n(import torch\n.*?)```", README.read_text(), re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
 
 
 def test_list_names_everything(capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from captured_cases import MEAN, README, STD, command, net, normalised, rewrite, snippet, write, write_images
+from captured_cases import command, net, rewrite, write, write_images
+from docs_cases import block
 from PIL import Image
 
 from benchmark.cli import execute
@@ -32,26 +32,6 @@ def files(written, tmp_path):
     """A copy that a test may spoil."""
     shutil.copytree(written, tmp_path / "files")
     return tmp_path / "files"
-
-
-def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    images = write_images(tmp_path / "suspects", [f"{place}.png" for place in range(8)], shape=(32, 32, 3))
-    (tmp_path / "net.py").write_text(snippet("net.py"))
-    namespaces = {}
-    for name in ("capture.py", "net.py"):
-        exec(compile(snippet(name), name, "exec"), namespaces.setdefault(name, {}))
-    assert len(snippet("capture.py").splitlines()) <= 18 and "import torch\n" not in snippet("capture.py")
-    namespaces["capture.py"]["capture"](namespaces["net.py"]["build"](), normalised(images[5])[None], torch.tensor([7]), MEAN, STD)
-    identify, attack = (shlex.split(line)[1:] for line in README.read_text().splitlines()
-                        if line.startswith(("    leakboard identify", "    leakboard attack")))
-    assert execute(identify) == 0
-    head, table = capsys.readouterr().out.split("\n\n")
-    assert head.startswith("1 gradient of 1 image; the attacker is informed of none; 8 candidates, by the method exact (exact: ")
-    assert table.startswith("victim 0, label 7: 5.png, ahead of the second by ") and table.splitlines()[2].split() == ["1", "0", "7", "5.png"]
-    assert execute([*attack, "--attack", "inverting-gradients(iterations=2)"]) == 0
-    assert "labels [7]\nimages: rebuilt" in capsys.readouterr().out
-    assert [p.name for p in (tmp_path / "rebuilt").iterdir()] == ["victim-0-image-0.png"]
 
 
 def test_the_first_twenty_are_shown_or_all(written, tmp_path, capsys):
@@ -87,7 +67,7 @@ def test_a_defense_that_extends_the_model_extends_what_is_built(tmp_path, capsys
 
 
 def test_a_defense_of_ones_own(files, capsys, clean_registry):
-    (files / "mine.py").write_text(snippet("my_defense.py"))
+    (files / "mine.py").write_text(block("how-to/add-a-defense.md", "# my_defense.py"))
     arguments = command("identify", files, "--plugin", str(files / "mine.py"), "--defense", "my-defense(norm=1000)")
     assert execute(arguments) == 0
     assert "informed of my-defense(norm=1000)" in capsys.readouterr().out
