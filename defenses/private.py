@@ -108,7 +108,7 @@ class Private:
     def state_dict(self) -> dict[str, Tensor]:
         """Weights and buffers of the model, the round, and what the defense keeps at the client; not the optimizer's state."""
         return {**self.module.state_dict(), _ROUND: torch.tensor(self.round),
-                **{_CLIENT + name: tensor for name, tensor in _flat(self.state)}}
+                **{_CLIENT + name: tensor for name, tensor in flat(self.state)}}
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
         """Go back to what :meth:`state_dict` gave.
@@ -120,10 +120,10 @@ class Private:
         self.module.load_state_dict({name: tensor for name, tensor in saved.items() if not name.startswith(_CLIENT)})
         kept = {name.removeprefix(_CLIENT): tensor for name, tensor in saved.items() if name.startswith(_CLIENT) and name != _ROUND}
         state = self.defense.initial_state(self.module) or {}
-        expected = {name for name, _ in _flat(state)}
+        expected = {name for name, _ in flat(state)}
         if _ROUND not in saved or kept.keys() != expected:
             raise RuntimeError(f"the client's state has {sorted(kept)}, expected the round and {sorted(expected)}")
-        self.round, self.state = int(saved[_ROUND]), _filled(state, kept)
+        self.round, self.state = int(saved[_ROUND]), filled(state, kept)
 
 
 def simulated_gradient(defense: Defense, module: nn.Module, x: Tensor, y: Tensor, *, seed: int, round_: int = 0,
@@ -159,9 +159,14 @@ def client_step(defense: Defense, module: nn.Module, batch: Batch, batch_size: f
     step = replace(step, batch=batch)
     made = defense.batch_gradient(batch, step)
     gradients, loss = step.gradient_and_loss(batch) if made is None else made
-    with without_autocast(loss.device):
+    return released(defense, gradients, step), loss
+
+
+def released(defense: Defense, gradients: Gradients, step: Step) -> Gradients:
+    """What leaves the client of a gradient, of every trainable parameter of the step's module by name."""
+    with without_autocast(next(iter(gradients.values())).device):
         gradients = defense.transform_gradients(gradients, step)
-    return {name: _in_layout_of(p, gradients[name]) for name, p in module.named_parameters() if p.requires_grad}, loss
+    return {name: _in_layout_of(p, gradients[name]) for name, p in step.module.named_parameters() if p.requires_grad}
 
 
 def client_loss(defense: Defense | None, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -190,18 +195,18 @@ def _plan(data_loader: Any, epochs: int | None) -> Plan:
     return Plan(steps, len(dataset) if hasattr(dataset, "__len__") else None, epochs, mean, std)
 
 
-def _flat(state: State, before: str = "") -> Iterator[tuple[str, Tensor]]:
+def flat(state: State, before: str = "") -> Iterator[tuple[str, Tensor]]:
     """The tensors of a state with the names of the dictionaries that they are in."""
     for name, value in state.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}/")
+            yield from flat(value, f"{before}{name}/")
         else:
             yield before + name, value
 
 
-def _filled(state: State, values: Mapping[str, Tensor], before: str = "") -> State:
-    """A state of the same dictionaries with other tensors, given by the names of :func:`_flat`."""
-    return {name: _filled(value, values, f"{before}{name}/") if isinstance(value, dict)
+def filled(state: State, values: Mapping[str, Tensor], before: str = "") -> State:
+    """A state of the same dictionaries with other tensors, given by the names of :func:`flat`."""
+    return {name: filled(value, values, f"{before}{name}/") if isinstance(value, dict)
             else values[before + name].to(value.device, copy=True) for name, value in state.items()}
 
 
