@@ -1,4 +1,4 @@
-"""Defenses on the update of a client, where nothing of its batches is at hand: what trained has ended, and only weights are seen."""
+"""Defenses on the update of a client, where nothing of its batches is at hand: the training is over, and only weights are seen."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _IN_TRAINING = ("extend_model", "regularizer", "sample_batches", "transform_batc
 
 def shared_update(defense: Defense, module: nn.Module, update: Gradients, *, generator: torch.Generator, state: State | None = None,
                   round_: int = 0) -> Gradients:
-    """What leaves a client of its update: the defense's gradient hook, on the path of every shared gradient, on what the weights lost
-    in a round for each unit of step size. After one plain step that is the gradient of the batch.
+    """What leaves a client of its update: the defense's gradient hook, on the path of every shared gradient, on what the weights
+    lost in a round for each unit of step size. After one plain step that is the gradient of the batch.
 
     Args:
         defense: with hooks for gradients alone, which read no batch.
@@ -59,4 +59,5 @@ class _UpdateStep(Step):
 
 
 def _refusal(defense: Defense, what: str) -> ValueError:
-    return ValueError(f"{defense.label} {what} and cannot act on an update alone; train with its make_private in the client's own loop")
+    return ValueError(f"{defense.label} {what} and cannot act on an update alone; train with its make_private in the client's own "
+                      "loop")

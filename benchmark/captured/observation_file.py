@@ -90,8 +90,8 @@ def write(path: Path, shared: Mapping[str, Tensor], *, batch_size: int, image_sh
         batch_size, image_shape, mean, std: see there.
         more: further metadata.
     """
-    victims = len(next(iter(shared.values())))
-    about = {"batch_size": batch_size, "image_shape": list(image_shape), "mean": list(mean), "std": list(std), "victims": victims, **more}
+    about = {"batch_size": batch_size, "image_shape": list(image_shape), "mean": list(mean), "std": list(std),
+             "victims": len(next(iter(shared.values()))), **more}
     save_file({name: tensor.contiguous() for name, tensor in shared.items()}, path,
               metadata={"format": FORMAT, **{key: json.dumps(value) for key, value in about.items()}})
 

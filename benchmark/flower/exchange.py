@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from flwr.app import Message
 from torch import Tensor
@@ -17,10 +17,10 @@ Tensors = dict[str, Tensor]
 
 
 class Exchange(Protocol):
-    """What the server and its clients have agreed on. ``sent`` are the weights that a client was sent, ``replied`` is its answer."""
+    """What the server and its clients have agreed on. ``sent`` are the weights that a client got, ``replied`` is what came back."""
 
     @property
-    def metadata(self) -> dict[str, float]:
+    def metadata(self) -> dict[str, Any]:
         """What an observation says of the client besides; nothing where a gradient is read."""
 
     def gradient(self, sent: Tensors, replied: Tensors, names: Collection[str]) -> Tensors:
@@ -39,7 +39,7 @@ class Gradients:
     """Clients reply the gradient itself (FedSGD; McMahan et al., AISTATS 2017): what is read is what was released, bit for bit."""
 
     @property
-    def metadata(self) -> dict[str, float]:
+    def metadata(self) -> dict[str, Any]:
         return {}
 
     def gradient(self, sent: Tensors, replied: Tensors, names: Collection[str]) -> Tensors:
@@ -67,7 +67,7 @@ class Weights:
         checks.whole("local_steps", self.local_steps, at_least=1)
 
     @property
-    def metadata(self) -> dict[str, float]:
+    def metadata(self) -> dict[str, Any]:
         # An update of several steps is no gradient, and must not pass for one.
         return {} if self.local_steps == 1 else {"local_steps": self.local_steps, "local_step_size": self.step_size}
 

@@ -13,8 +13,8 @@ from defenses.support import checks
 
 
 class FedSGD(FedAvg):
-    """One step of plain SGD in a round, by the mean of the clients' gradients (McMahan et al., AISTATS 2017, section 2). Each counts by
-    the ``num-examples`` of its metrics.
+    """One step of plain SGD in a round, by the mean of the clients' gradients (McMahan et al., AISTATS 2017, section 2). Each
+    counts by the ``num-examples`` of its metrics.
 
     Args:
         step_size: of the server, > 0.
@@ -35,5 +35,5 @@ class FedSGD(FedAvg):
         mean, metrics = super().aggregate_train(server_round, replies)
         if mean is None:
             return None, metrics
-        moved = {name: Array((self._weights[name].numpy() - self._step_size * g.numpy()).astype(g.dtype)) for name, g in mean.items()}
-        return ArrayRecord({**self._weights, **moved}), metrics
+        moved = {name: self._weights[name].numpy() - self._step_size * g.numpy() for name, g in mean.items()}
+        return ArrayRecord({**self._weights, **{name: Array(w) for name, w in moved.items()}}), metrics

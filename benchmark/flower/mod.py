@@ -20,11 +20,11 @@ _STATE, _ROUND = "leakboard", ":round"  # of the record in a client's context; n
 
 
 class DefenseMod:
-    """Puts a defense before what leaves a client: ``ClientApp(mods=[DefenseMod("noise(std=0.01)", build, Weights(step_size=0.1))])``.
+    """Puts a defense before what leaves a client: ``ClientApp(mods=[DefenseMod("noise", build, Weights(step_size=0.1))])``.
 
     A mod sees what a client replies when its training is over, so only the gradient hook of a defense can act, on the update as
-    :func:`defenses.shared_update` has it. What the defense keeps from round to round lies in the client's context. Metrics leave as the
-    client reports them; evaluations and queries are left alone.
+    :func:`defenses.shared_update` has it. What the defense keeps from round to round lies in the client's context. Metrics leave as
+    the client reports them; evaluations and queries are left alone.
 
     Args:
         defense: one of the registry, such as ``top-k(share=0.01)+noise(std=0.001)``, or made.
@@ -37,7 +37,8 @@ class DefenseMod:
         ValueError: it cannot act on an update; then train with its ``make_private`` in the client's own loop.
     """
 
-    def __init__(self, defense: str | Defense, model: Callable[[], nn.Module], exchange: Exchange, *, seed: int | None = None) -> None:
+    def __init__(self, defense: str | Defense, model: Callable[[], nn.Module], exchange: Exchange, *, seed: int | None = None
+                 ) -> None:
         self._defense = defenses.create(defense) if isinstance(defense, str) else defense
         self._model, self._exchange, self._seed = model, exchange, seed
         # Tried here, since what a client raises in a round is one line among many of a server's log.
@@ -59,8 +60,8 @@ class DefenseMod:
         update = self._exchange.gradient(sent, replied, [name for name, p in module.named_parameters() if p.requires_grad])
         for name in replied:
             if name not in update and not torch.equal(replied[name], sent[name]):
-                raise InputError(f"the client changed {name!r}, which is no trainable parameter: it tells of the images (as running "
-                                 "statistics do), and no defense covers it; reply it as it was sent")
+                raise InputError(f"the client changed {name!r}, which is no trainable parameter: it tells of the images, as "
+                                 "running statistics do, and no defense covers it; reply it as it was sent")
         reply.content[key] = ArrayRecord(self._exchange.reply(sent, self._shared(module, update, context)))
         return reply
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -22,8 +22,8 @@ from benchmark.flower.exchange import Exchange, Tensors, arrays
 class Recording(Strategy):
     """Another strategy, unchanged, with a record of what each client replied. Of round N is written, when its replies are in,
 
-    - ``round-N/observation.safetensors``: one victim for each client, in the form of :mod:`benchmark.captured.observation_file`, without
-      labels, which a server does not know;
+    - ``round-N/observation.safetensors``: one victim for each client, in the form of :mod:`benchmark.captured.observation_file`,
+      without labels, which a server does not know;
     - ``round-N/weights.safetensors``: the global model that the clients were sent;
     - ``round-N/clients.txt``: the clients' node numbers, one a line, in the order of the victims.
 
@@ -42,11 +42,12 @@ class Recording(Strategy):
         InputError: the folder cannot be made, or holds rounds; in a round, no client replied, or one replied something else.
     """
 
-    def __init__(self, strategy: Strategy, folder: str | Path, model: Callable[[], nn.Module], exchange: Exchange, *, batch_size: int,
-                 image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, strategy: Strategy, folder: str | Path, model: Callable[[], nn.Module], exchange: Exchange, *,
+                 batch_size: int, image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> None:
         self._strategy, self._folder, self._exchange = strategy, Path(folder), exchange
         self._names = [name for name, p in model().named_parameters() if p.requires_grad]
-        self._about = {"batch_size": batch_size, "image_shape": image_shape, "mean": mean, "std": std}
+        self._about: dict[str, Any] = {"batch_size": batch_size, "image_shape": image_shape, "mean": mean, "std": std,
+                                       **exchange.metadata}
         self._sent: Tensors = {}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ class Recording(Strategy):
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             whole = Path(folder) / "round"
             whole.mkdir()
-            observation_file.write(whole / "observation.safetensors", shared, **self._about, **self._exchange.metadata)
+            observation_file.write(whole / "observation.safetensors", shared, **self._about)
             save_file({name: tensor.contiguous() for name, tensor in self._sent.items()}, whole / "weights.safetensors")
             (whole / "clients.txt").write_text("".join(f"{reply.metadata.src_node_id}\n" for reply in replies))
-            os.replace(whole, self._folder / f"round-{number}")
+            whole.replace(self._folder / f"round-{number}")

@@ -36,8 +36,8 @@ def client_app(defense, seed):
     @app.train()
     def train(message, context):
         client, round_ = context.node_config["partition-id"], message.content["config"]["server-round"]
-        torch.manual_seed(secrets.randbits(62) if seed is None else derive("client", seed, client, round_))
         module = build()
+        torch.manual_seed(secrets.randbits(62) if seed is None else derive("client", seed, client, round_))
         private = training.make_private(module=module, optimizer=torch.optim.SGD(module.parameters()),
                                         data_loader=DataLoader(TensorDataset(*batch(client, round_)), batch_size=BATCH))
         kept = context.state["private"].to_torch_state_dict() if "private" in context.state else private.state_dict()
@@ -46,7 +46,8 @@ def client_app(defense, seed):
             private.backward(x, y)
         context.state["private"] = ArrayRecord(private.state_dict())
         gradient = {name: p.grad for name, p in private.module.named_parameters()}
-        return Message(RecordDict({"arrays": ArrayRecord(gradient), "metrics": MetricRecord({"num-examples": BATCH})}), reply_to=message)
+        content = {"arrays": ArrayRecord(gradient), "metrics": MetricRecord({"num-examples": BATCH})}
+        return Message(RecordDict(content), reply_to=message)
 
     return app
 
@@ -65,8 +66,8 @@ def server_app(defense, out):
 
     @app.main()
     def main(grid, context):
-        strategy = Recording(FedSGD(step_size=0.2, fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS), out, model,
-                             Gradients(), batch_size=BATCH, image_shape=(1, 28, 28), mean=[MEAN], std=[STD])
+        training = FedSGD(step_size=0.2, fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS)
+        strategy = Recording(training, out, model, Gradients(), batch_size=BATCH, image_shape=(1, 28, 28), mean=[MEAN], std=[STD])
         torch.manual_seed(0)
         strategy.start(grid, ArrayRecord(model().state_dict()), num_rounds=3, evaluate_fn=evaluate)
 
@@ -81,5 +82,5 @@ if __name__ == "__main__":
         path = Path(out, "suspects" if place < 200 else "public", str(label), f"{place}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[..., 0]).save(path)
-    print(f'leakboard identify {out}/round-1/observation.safetensors --weights {out}/round-1/weights.safetensors --model '
-          f'{Path(__file__).with_name("model.py")}:build --candidates {out}/suspects --public {out}/public --defense "{specification}"')
+    print(f"leakboard identify {out}/round-1/observation.safetensors --weights {out}/round-1/weights.safetensors --candidates "
+          f'{out}/suspects --public {out}/public --model {Path(__file__).with_name("model.py")}:build --defense "{specification}"')

@@ -102,7 +102,7 @@ def test_clients_that_fail_are_left_out_and_all_that_fail_are_an_error(tmp_path)
     first, second = strategy.configure_train(1, ArrayRecord(build().state_dict()), ConfigRecord(), None)
     strategy.aggregate_train(1, [failure(first), client(Gradients())(second, context())])
     assert (tmp_path / "round-1" / "clients.txt").read_text() == "2\n"
-    with pytest.raises(InputError, match="^no client replied in round 2: it ran out of memory$"):
+    with pytest.raises(InputError, match=r"^no client replied in round 2: it ran out of memory$"):
         strategy.aggregate_train(2, [failure(first), failure(second)])
     assert strategy.aggregate_train(3, []) == (None, None)  # a round without training
     assert [p.name for p in tmp_path.iterdir()] == ["round-1"]
