@@ -12,7 +12,6 @@ from torch import nn
 import defenses
 from benchmark.errors import InputError
 from benchmark.flower.exchange import Exchange, Tensors, arrays
-from defenses import Defense
 from defenses.private import filled, flat
 from defenses.support.seeds import derive
 
@@ -27,7 +26,7 @@ class DefenseMod:
     the client reports them; evaluations and queries are left alone.
 
     Args:
-        defense: one of the registry, such as ``top-k(share=0.01)+noise(std=0.001)``, or made.
+        defense: of the registry, such as ``top-k(share=0.01)+noise(std=0.001)``.
         model: builds the model whose ``state_dict`` is sent.
         exchange: what clients reply.
         seed: makes rounds repeat, for experiments: who knows it knows the noise. Without it randomness is the operating system's.
@@ -37,9 +36,8 @@ class DefenseMod:
         ValueError: it cannot act on an update; then train with its ``make_private`` in the client's own loop.
     """
 
-    def __init__(self, defense: str | Defense, model: Callable[[], nn.Module], exchange: Exchange, *, seed: int | None = None
-                 ) -> None:
-        self._defense = defenses.create(defense) if isinstance(defense, str) else defense
+    def __init__(self, defense: str, model: Callable[[], nn.Module], exchange: Exchange, *, seed: int | None = None) -> None:
+        self._defense = defenses.create(defense)
         self._model, self._exchange, self._seed = model, exchange, seed
         # Tried here, since what a client raises in a round is one line among many of a server's log.
         module = model()

@@ -26,11 +26,11 @@ from benchmark.flower.recording import Recording
 from defenses.support.seeds import derive
 
 
-def client_app(defense, seed):
+def client_app(specification, seed):
     try:  # what only changes a gradient can be put before any client that is there
-        mods, training = [DefenseMod(defense, build, Gradients(), seed=seed)], defenses.NoDefense()
+        mods, training = [DefenseMod(specification, build, Gradients(), seed=seed)], defenses.NoDefense()
     except ValueError:  # the rest, as DP-SGD, is how the client trains
-        mods, training = [], defense
+        mods, training = [], defenses.create(specification)
     app = ClientApp(mods=mods)
 
     @app.train()
@@ -77,7 +77,7 @@ def server_app(defense, out):
 if __name__ == "__main__":
     specification, out, *seed = sys.argv[1:]
     defense = defenses.create(specification)
-    run_simulation(server_app(defense, out), client_app(defense, int(seed[0]) if seed else None), num_supernodes=CLIENTS)
+    run_simulation(server_app(defense, out), client_app(specification, int(seed[0]) if seed else None), num_supernodes=CLIENTS)
     for place, (pixels, label) in enumerate(zip(*digits()[:2], strict=True)):  # suspects, and other images that anyone has
         path = Path(out, "suspects" if place < 200 else "public", str(label), f"{place}.png")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -140,3 +142,8 @@ def test_a_reply_of_several_records():
 def test_an_exchange_that_cannot_be(arguments, message):
     with pytest.raises(ValueError, match=message):
         Weights(*arguments)
+
+
+def test_a_client_needs_no_attacks():
+    code = "import sys, benchmark.flower.mod; assert not [m for m in sys.modules if m.startswith('attacks') or m == 'typer']"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
