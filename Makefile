@@ -48,16 +48,13 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
 	touch $@
 
-# Flower pins older versions of typer, rich, protobuf and ray than the constraints do, so it must not come into the same environment; what
-# it does not pin is taken from there. It needs a package without wheels that newer setuptools do not build; which of the two settings
-# tells pip so depends on its version.
+# Flower pins older versions of typer, rich, protobuf and ray than the constraints do, so it must not come into the same environment;
+# what it does not pin is taken from there.
 SITE_PACKAGES := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 $(FLOWER)/installed: $(VENV)/installed-test
 	test -x $(FLOWER)/bin/python || $(BIN)/python -m venv $(FLOWER)
 	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE_PACKAGES))')" > "$$($(FLOWER)/bin/python $(SITE_PACKAGES))/beside.pth"
-	echo "setuptools<81" > $(FLOWER)/build.txt
-	PIP_CONSTRAINT=$(FLOWER)/build.txt PIP_BUILD_CONSTRAINT=$(FLOWER)/build.txt \
-		$(FLOWER)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[flower]"
+	$(FLOWER)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[flower]"
 	touch $@
 
 clean:

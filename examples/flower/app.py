@@ -77,7 +77,8 @@ def server_app(defense, out):
 if __name__ == "__main__":
     specification, out, *seed = sys.argv[1:]
     defense = defenses.create(specification)
-    run_simulation(server_app(defense, out), client_app(specification, int(seed[0]) if seed else None), num_supernodes=CLIENTS)
+    run_simulation(server_app(defense, out), client_app(specification, int(seed[0]) if seed else None), num_supernodes=CLIENTS,
+                   backend_config={"client_resources": {"num_cpus": 1}})
     for place, (pixels, label) in enumerate(zip(*digits()[:2], strict=True)):  # suspects, and other images that anyone has
         path = Path(out, "suspects" if place < 200 else "public", str(label), f"{place}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
