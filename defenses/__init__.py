@@ -37,6 +37,7 @@ from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
 from defenses.svd import TruncatedSVD
 from defenses.top_k import TopK
+from defenses.updates import shared_update
 
 registry: Registry[Defense] = Registry(
     "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, DroppedFeatures, CVB, GradientClipping,
@@ -69,5 +70,5 @@ __all__ = [
     "Gradients", "InstaHide", "Intervals", "Kept", "LocalSteps", "Mixing", "Mixup", "NoDefense", "Noise", "NoisyGradients",
     "OptimalNoise", "Outpost", "OwnLikelihood", "Participant", "Plan", "Private", "Quantisation", "Release", "Scaled", "Sign",
     "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK", "TruncatedSVD", "Unknown",
-    "VariationalBottleneck", "client_loss", "create", "family", "registry",
+    "VariationalBottleneck", "client_loss", "create", "family", "registry", "shared_update",
 ]

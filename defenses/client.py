@@ -84,7 +84,7 @@ def client_step(defense: Defense, module: nn.Module, batch: Batch, batch_size: f
     step = replace(step, batch=batch)
     made = defense.batch_gradient(batch, step)
     gradients, loss = step.gradient_and_loss(batch) if made is None else made
-    return _left(defense, module, gradients, step, loss), loss
+    return released(defense, gradients, step), loss
 
 
 def client_update(defense: Defense, module: nn.Module, batches: Sequence[Batch], local: LocalSteps, batch_size: float,
@@ -114,7 +114,15 @@ def client_update(defense: Defense, module: nn.Module, batches: Sequence[Batch],
                 p.copy_(sent[name])
     whole = Batch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
     step = _begun(defense, module, whole, batch_size, generator, state, round_, "update")
-    return _left(defense, module, mean, step, loss), loss
+    return released(defense, mean, step), loss
+
+
+def released(defense: Defense, gradients: Gradients, step: Step) -> Gradients:
+    """What leaves the client of a gradient, or what a local step goes along, of every trainable parameter by name."""
+    if step.concerns(defense.acts):
+        with without_autocast(next(iter(gradients.values())).device):
+            gradients = defense.transform_gradients(gradients, step)
+    return {name: _in_layout_of(p, gradients[name]) for name, p in step.module.named_parameters() if p.requires_grad}
 
 
 def client_loss(defense: Defense | None, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -137,14 +145,6 @@ def _begun(defense: Defense, module: nn.Module, batch: Batch, batch_size: float,
         return client_loss(defense, module if replaced is None else replaced, *batch)
 
     return Step(module, batch, batch_size, generator, state, round_, losses, at)
-
-
-def _left(defense: Defense, module: nn.Module, gradients: Gradients, step: Step, loss: Tensor) -> Gradients:
-    """What leaves, or what a local step goes along."""
-    if step.concerns(defense.acts):
-        with without_autocast(loss.device):
-            gradients = defense.transform_gradients(gradients, step)
-    return {name: _in_layout_of(p, gradients[name]) for name, p in module.named_parameters() if p.requires_grad}
 
 
 def _in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -159,7 +159,7 @@ class Private:
         self.state_of(0)
         states = {str(client): state for client, state in sorted(self.states.items())}
         return {**self.module.state_dict(), _ROUND: torch.tensor(self.round),
-                **{_CLIENT + name.removeprefix("0/"): tensor for name, tensor in _flat(states)}}
+                **{_CLIENT + name.removeprefix("0/"): tensor for name, tensor in flat(states)}}
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
         """Go back to what :meth:`state_dict` gave.
@@ -176,11 +176,11 @@ class Private:
             client, slash, rest = name.partition("/")
             of_another = slash and client.isdecimal()
             by_client.setdefault(int(client) if of_another else 0, {})[rest if of_another else name] = tensor
-        expected = {name for name, _ in _flat(state)}
+        expected = {name for name, _ in flat(state)}
         if _ROUND not in saved or any(own.keys() != expected for own in by_client.values()):
             raise RuntimeError(f"the client's state has {sorted(kept)}, expected the round and {sorted(expected)}")
         self.round = int(saved[_ROUND])
-        self.states = {client: _filled(state, own) for client, own in by_client.items()}
+        self.states = {client: filled(state, own) for client, own in by_client.items()}
 
 
 def simulated_gradient(defense: Defense, module: nn.Module, x: Tensor, y: Tensor, *, seed: int, round_: int = 0,
@@ -222,18 +222,18 @@ def _plan(data_loader: Any, epochs: int | None) -> Plan:
     return Plan(steps, len(dataset) if hasattr(dataset, "__len__") else None, epochs, mean=mean, std=std)
 
 
-def _flat(state: State, before: str = "") -> Iterator[tuple[str, Tensor]]:
+def flat(state: State, before: str = "") -> Iterator[tuple[str, Tensor]]:
     """The tensors of a state with the names of the dictionaries that they are in."""
     for name, value in state.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}/")
+            yield from flat(value, f"{before}{name}/")
         else:
             yield before + name, value
 
 
-def _filled(state: State, values: Mapping[str, Tensor], before: str = "") -> State:
-    """A state of the same dictionaries with other tensors, given by the names of :func:`_flat`."""
-    return {name: _filled(value, values, f"{before}{name}/") if isinstance(value, dict)
+def filled(state: State, values: Mapping[str, Tensor], before: str = "") -> State:
+    """A state of the same dictionaries with other tensors, given by the names of :func:`flat`."""
+    return {name: filled(value, values, f"{before}{name}/") if isinstance(value, dict)
             else values[before + name].to(value.device, copy=True) for name, value in state.items()}
 
 

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attacks import Observation, Round
@@ -77,6 +78,22 @@ def read(path: Path, module: nn.Module, defense: Defense | None, device: torch.d
     mean, std = (upload(values, device, torch.float32) for values in (about.mean, about.std))
     return Observation(module, dict(rounds[0].shared), about.batch_size, about.image_shape, mean, std, labels, defense,
                        rounds=rounds), classes
+
+
+def write(path: Path, shared: Mapping[str, Tensor], *, batch_size: int, image_shape: Sequence[int], mean: Sequence[float],
+          std: Sequence[float], **more: Any) -> None:
+    """Write what N clients shared, in the form of the module's docstring.
+
+    Args:
+        path: of the file.
+        shared: by parameter name, float32 [N, *shape].
+        batch_size, image_shape, mean, std: see there.
+        more: further metadata.
+    """
+    about = {"batch_size": batch_size, "image_shape": list(image_shape), "mean": list(mean), "std": list(std),
+             "victims": len(next(iter(shared.values()))), **more}
+    save_file({name: tensor.contiguous() for name, tensor in shared.items()}, path,
+              metadata={"format": FORMAT, **{key: json.dumps(value) for key, value in about.items()}})
 
 
 class _Metadata:
