@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
+from attacks.reading.mixtures import read_targets
 from defenses.stochastic import sampling
 from defenses.support.last_linear import last_linear
 
 #: Images of noise whose mean probabilities stand for those of the victims' images.
 _DUMMIES = 64
+#: Targets of images that were read exactly differ from those of a class by less than this.
+_OF_A_CLASS = 0.1
 
 
 def label_obstacle(observation: Observation) -> str | None:
@@ -75,6 +78,27 @@ def batch_labels(observation: Observation) -> Tensor:
         counts[torch.arange(len(counts), device=counts.device), label] -= 1
         labels.append(label)
     return torch.stack(labels, 1).sort(1).values
+
+
+def labels_of_read(observation: Observation, images: Tensor, labels: Tensor) -> Tensor:
+    """The labels [N, B] of images [N, B, C, H, W] that were read from the gradient: what the gradient of the last layer tells of
+    each. Where the targets that it tells are not those of classes, as of images that are not right, ``labels`` in their order.
+
+    Args:
+        observation: of one round.
+        images: normalised.
+        labels: [N, B], as known or inferred.
+    """
+    try:
+        _, linear = last_linear(observation.module)
+    except ValueError:
+        return labels
+    if observation.stochastic or observation.batch_size > linear.in_features:
+        return labels
+    targets = read_targets(observation, images)
+    classes = targets.argmax(-1)
+    off = (targets - torch.nn.functional.one_hot(classes, targets.shape[-1])).abs().flatten(1).amax(1)
+    return torch.where((off < _OF_A_CLASS)[:, None], classes, labels)
 
 
 def _by_class(observation: Observation) -> Tensor:

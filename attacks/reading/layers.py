@@ -17,6 +17,9 @@ from defenses.stochastic import StochasticLayer, sampling
 from defenses.support.last_linear import last_linear
 from defenses.support.watching import watching
 
+#: Random images on which layers are compared.
+_TRIED = 8
+
 
 def replay_obstacle(observation: Observation) -> str | None:
     """Why the codes of the stochastic layers cannot be read from the gradient, or None when they can."""
@@ -184,6 +187,23 @@ def first_linear(observation: Observation) -> tuple[str, str | None]:
     if seen.shape != (1, image.numel()) or (seen.device.type != "meta" and not torch.equal(seen, image.flatten(1))):
         return name, "the first layer does not see the pixels as they are"
     return name, None
+
+
+def relu_obstacle(observation: Observation, layer: str) -> str | None:
+    """Why no ReLU follows a linear layer, or None when one does: then the model does the same, on random images, without what the
+    layer gives below zero."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    images = torch.randn((_TRIED, *observation.image_shape), generator=generator, device="cpu").to(observation.mean)
+    stochastic = list(observation.stochastic.values())
+    with torch.no_grad(), sampling(stochastic):
+        given = observation.module(images)
+        handle = observation.module.get_submodule(layer).register_forward_hook(lambda _, arguments, output: output.clamp_min(0))
+        try:
+            without = observation.module(images)
+        finally:
+            handle.remove()
+    same = given.device.type == "meta" or torch.equal(given, without)
+    return None if same else "the first layer is not followed by a ReLU"
 
 
 _KINDS: dict[type, str] = {nn.Conv2d: "convolution", nn.Conv1d: "convolution", nn.Embedding: "embedding"}
