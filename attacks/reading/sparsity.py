@@ -14,7 +14,7 @@ from defenses.support.upload import upload
 #: Submatrices that are sampled at once for each victim, between which an attacker looks whether all images are found.
 ROUND = 4096
 #: Entries of errors that are computed at once, by the type of the device.
-_AT_ONCE = {"cpu": 2**24, "cuda": 2**28}
+_AT_ONCE = {"cpu": 2**22, "cuda": 2**28}
 #: Singular values below this share of the largest are rounding: of a float32 gradient those are below 1e-7.
 _RANK = 1e-6
 #: An entry of a normalised row is taken for zero below these shares, before a direction is refined and as it is.
@@ -46,19 +46,19 @@ def separated_by_sparsity(gradients: tuple[Tensor, Tensor], parameters: tuple[Te
                           seeds: Sequence[int]) -> Separated:
     """The inputs of linear layers before a ReLU that saw B images each (SPEAR; Dimitrov et al., NeurIPS 2024).
 
-    With the errors E [O, B] of the layer's outputs and the inputs X [B, I] the gradient of the weight is G = E X, of rank B at most,
-    and that of the bias E 1. From a decomposition G = L R follows E = L Q and X = Q^-1 R for one matrix Q [B, B] (section 3 there).
-    The ReLU makes about half of E zero. Of B - 1 rows of L whose units are inactive for one image the kernel is the column of Q of
-    that image, up to its length. Rows are drawn at random, and each kernel is a proposal q. The zeros of L q tell the columns from
-    others: what is a combination of columns is zero only where all of these are, but for a few units. So of all proposals the B
-    independent ones with most zeros, chosen greedily, are the columns as soon as all came up. The gradient of the bias gives their
-    lengths. Where then the error of each image is zero exactly where the layer's output is not positive, all are right, and the
-    sampling ends.
+    With the errors E [O, B] of the layer's outputs and the inputs X [B, I] the gradient of the weight is G = E X, of rank B at
+    most, and that of the bias E 1. From a decomposition G = L R follows E = L Q and X = Q^-1 R for one matrix Q [B, B] (section 3
+    there). The ReLU makes about half of E zero. Of B - 1 rows of L whose units are inactive for one image the kernel is the column
+    of Q of that image, up to its length. Rows are drawn at random, and each kernel is a proposal q. The zeros of L q tell the
+    columns from others: what is a combination of columns is zero only where all of these are, but for a few units. So of all
+    proposals the B independent ones with most zeros, chosen greedily, are the columns as soon as all came up. The gradient of the
+    bias gives their lengths. Where then the error of each image is zero exactly where the layer's output is not positive, all are
+    right, and the sampling ends.
 
-    The authors keep a pool of proposals above a threshold of zeros, remove duplicates, choose greedily and then exchange members of
-    the pool for a larger agreement. The greedy choice is that of an independent set of greatest weight, which is the same from what
-    was chosen before and the new proposals as from all proposals so far; so no pool and no threshold are kept here. Nothing was left
-    to exchange for in what was measured. What is chosen is made precise by all of its zeros, since rounding in B - 1 rows is large.
+    The authors keep a pool of proposals above a threshold of zeros, remove duplicates, choose greedily and then exchange members
+    of the pool for a larger agreement. The greedy choice is an independent set of greatest weight, which is the same from what was
+    chosen before and the new proposals as from all proposals so far; so no pool and no threshold are kept here. Nothing was left
+    to exchange for in what was measured. What is chosen is made precise by all of its zeros, as rounding in B - 1 rows is large.
 
     Args:
         gradients: of weight [N, O, I] and bias [N, O].
@@ -201,7 +201,8 @@ def _kernels(rows: Tensor, drawn: Tensor) -> Tensor:
 def _sparsest(rows: Tensor, proposed: Tensor) -> Tensor:
     """Of directions [N, S, r] the r independent ones [N, r, r] of most zeros, chosen one after another."""
     rank = proposed.shape[2]
-    zeros = ((rows @ proposed.mT).abs() < _LOOSE).sum(1)
+    # In place, and in float32: this is most of the time of an attack.
+    zeros = (proposed.float() @ rows.float().mT).abs_().lt_(_LOOSE).sum(2)
     left, chosen = proposed, []
     for _ in range(rank):
         length = left.norm(dim=2)
