@@ -17,6 +17,7 @@ from defenses.stochastic import StochasticLayer, sampling
 from defenses.support.last_linear import last_linear
 from defenses.support.watching import watching
 
+
 def replay_obstacle(observation: Observation) -> str | None:
     """Why the codes of the stochastic layers cannot be read from the gradient, or None when they can."""
     if observation.defense is None:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_cases import FAKE_DEVICE
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attacks.reading.sparsity import Separated, separated_by_sparsity
 
@@ -29,7 +31,7 @@ def in_order(found: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return found[torch.cdist(x, found).argmin(1)]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(batch=st.integers(1, 5), units=st.integers(48, 96), inputs=st.integers(8, 40), seed=st.integers(0, 1000))
 def test_all_inputs_of_a_batch_are_told_exactly(batch, units, inputs, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -91,3 +93,13 @@ def test_a_layer_without_an_error_is_no_image():
     layer = torch.ones(4, 3), torch.zeros(4)
     found = separated_by_sparsity((torch.zeros(1, 4, 3), torch.zeros(1, 4)), layer, 2, 10, [0])
     assert found.inputs.shape == (1, 2, 3) and not found.inputs.any()
+
+
+def test_it_stays_on_the_device(monkeypatch):
+    """On fake tensors of another device, which have no numbers to look at between the rounds."""
+    monkeypatch.setattr("attacks.reading.sparsity._by_rank", lambda size, batch_size: {batch_size: list(range(len(size)))})
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: [False] * len(tensor))
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):
+        weight, bias = torch.zeros(2, 32, 12), torch.zeros(2, 32)
+        found = separated_by_sparsity((weight, bias), (weight[0], bias[0]), 3, 2**13, [0, 1])
+        assert found.inputs.shape == (2, 3, 12) and {part.device.type for part in found} == {FAKE_DEVICE}
