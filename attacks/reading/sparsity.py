@@ -20,11 +20,11 @@ _AT_ONCE = {"cpu": 2**22, "cuda": 2**28}
 #: Singular values below this share of the largest are rounding: of a float32 gradient those are about 3e-8.
 _RANK = 2e-7
 #: An entry of a normalised row is taken for zero below these shares, before a direction is refined and as it is.
-_LOOSE, _STEPS = 1e-3, (1e-3, 1e-4, 1e-5)
+_LOOSE, _STEPS = 3e-4, (1e-3, 1e-4, 1e-5)
 #: Rounding of what was shared in float32 leaves of a zero up to this share of the row's length, in the gradient's own units.
 _ROUNDING = 3e-8
 #: A direction of which less than this is not in the span of others is taken for dependent on them.
-_DEPENDENT = 1e-2
+_DEPENDENT = 0.1
 #: All images are found where of each at least this share of units is active where its error is not zero, and nowhere else.
 _FOUND = 0.99
 #: Of the random range finder.
