@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_cases import FAKE_DEVICE
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from attacks.reading.sparsity import Separated, separated_by_sparsity
 
@@ -98,7 +98,7 @@ def test_a_layer_without_an_error_is_no_image():
 def test_it_stays_on_the_device(monkeypatch):
     """On fake tensors of another device, which have no numbers to look at between the rounds."""
     monkeypatch.setattr("attacks.reading.sparsity._by_rank", lambda size, batch_size: {batch_size: list(range(len(size)))})
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: [False] * len(tensor))
+    monkeypatch.setattr(FakeTensor, "tolist", lambda tensor: [0] * len(tensor))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):
         weight, bias = torch.zeros(2, 32, 12), torch.zeros(2, 32)
         found = separated_by_sparsity((weight, bias), (weight[0], bias[0]), 3, 2**13, [0, 1])
