@@ -13,9 +13,10 @@ from attacks.methods.likelihood import Likelihood
 from attacks.methods.omit_stochastic import OmitStochastic
 from attacks.methods.recursive import Recursive
 from attacks.methods.see_through_gradients import SeeThroughGradients
+from attacks.methods.spear import Spear
 from attacks.methods.unmixing import Unmixing
 from defenses.support.registry import Registry
 
 registry: Registry[Attack] = Registry(
-    "attack", Attack, InvertingGradients, DLG, IDLG, SeeThroughGradients, FeatureMatching, Analytic, OmitStochastic, Likelihood,
-    Averaging, Recursive, JointSample, Unmixing)
+    "attack", Attack, InvertingGradients, DLG, IDLG, SeeThroughGradients, FeatureMatching, Analytic, Spear, OmitStochastic,
+    Likelihood, Averaging, Recursive, JointSample, Unmixing)

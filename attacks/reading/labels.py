@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
+from attacks.reading.mixtures import read_targets
 from defenses.stochastic import sampling
 from defenses.support.last_linear import last_linear
 
 #: Images of noise whose mean probabilities stand for those of the victims' images.
 _DUMMIES = 64
+#: Targets of images that were read exactly differ from those of a class by less than this.
+_OF_A_CLASS = 0.1
 
 
 def label_obstacle(observation: Observation) -> str | None:
@@ -115,6 +118,27 @@ def _counts_by_embeddings(observation: Observation, prior: Tensor) -> Tensor:
     # Of a model that diverged the probabilities are no numbers; that is to be found elsewhere than here.
     counts, _ = torch.linalg.solve_ex(system.mT @ system + drawn * one, system.mT @ values + drawn * prior.double()[..., None])
     return counts[..., 0]
+
+
+def labels_of_read(observation: Observation, images: Tensor, labels: Tensor) -> Tensor:
+    """The labels [N, B] of images [N, B, C, H, W] that were read from the gradient: what the gradient of the last layer tells of
+    each. Where the targets that it tells are not those of classes, as of images that are not right, ``labels`` in their order.
+
+    Args:
+        observation: of one round.
+        images: normalised.
+        labels: [N, B], as known or inferred.
+    """
+    try:
+        _, linear = last_linear(observation.module)
+    except ValueError:
+        return labels
+    if observation.stochastic or observation.batch_size > linear.in_features:
+        return labels
+    targets = read_targets(observation, images)
+    classes = targets.argmax(-1)
+    off = (targets - torch.nn.functional.one_hot(classes, targets.shape[-1])).abs().flatten(1).amax(1)
+    return torch.where((off < _OF_A_CLASS)[:, None], classes, labels)
 
 
 def _by_class(observation: Observation) -> Tensor:

@@ -172,8 +172,7 @@ def has_parameters(layer: nn.Module) -> bool:
 
 def first_linear(observation: Observation) -> tuple[str, str | None]:
     """The first layer that runs, and why it does not tell the pixels; found by a forward pass on a random image."""
-    generator = torch.Generator("cpu").manual_seed(0)
-    image = torch.randn((1, *observation.image_shape), generator=generator, device="cpu").to(observation.mean)
+    image = _random_image(observation)
     layers = {name: layer for name, layer in observation.module.named_modules() if has_parameters(layer)}
     name, seen = next(iter(entered(observation, layers, image).items()))
     module = layers[name]
@@ -184,6 +183,29 @@ def first_linear(observation: Observation) -> tuple[str, str | None]:
     if seen.shape != (1, image.numel()) or (seen.device.type != "meta" and not torch.equal(seen, image.flatten(1))):
         return name, "the first layer does not see the pixels as they are"
     return name, None
+
+
+def relu_obstacle(observation: Observation, layer: str) -> str | None:
+    """Why no ReLU follows a linear layer, or None when one does: the model then gives the same without what the layer gives below
+    zero, tried on a random image and its negative."""
+    image, linear = _random_image(observation), observation.module.get_submodule(layer)
+    with torch.no_grad(), sampling(list(observation.stochastic.values())):
+        for one in (image, -image):
+            given = observation.module(one)
+            handle = linear.register_forward_hook(lambda _, arguments, output: output.clamp_min(0))
+            try:
+                without = observation.module(one)
+            finally:
+                handle.remove()
+            if given.device.type != "meta" and not torch.equal(given, without):
+                return "the first layer is not followed by a ReLU"
+    return None
+
+
+def _random_image(observation: Observation) -> Tensor:
+    """[1, C, H, W], always the same."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn((1, *observation.image_shape), generator=generator, device="cpu").to(observation.mean)
 
 
 _KINDS: dict[type, str] = {nn.Conv2d: "convolution", nn.Conv1d: "convolution", nn.Embedding: "embedding"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -86,6 +86,16 @@ def told(observation: Observation) -> Told:
     (clip, *further) = clips
     known = not (further or scale_is_lost or found.masks) and clip.images == 1 and set(clip.names) == set(releases)
     return replace(found, clip=clip.norm if known else None, free_scale=not known)
+
+
+def alteration(observation: Observation, names: Sequence[str]) -> str | None:
+    """What is known to have happened to the gradients of some parameters, as a reason; None where it was nothing, or left them all,
+    or the part of each image in them all, as it was but for one factor."""
+    chains = {observation.releases()[name].stages for name in names}
+    if len(chains) > 1 or not all(isinstance(stage, Scaled) or (isinstance(stage, Clipped) and set(names) <= set(stage.names))
+                                  for stages in chains for stage in stages):
+        return "the defense alters them"
+    return None
 
 
 @dataclass(frozen=True)

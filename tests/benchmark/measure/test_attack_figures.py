@@ -49,6 +49,11 @@ def test_an_mlp_is_read_without_optimisation(defense):
     assert similarities("analytic", defense, "blind", model="mlp").min() > 0.99
 
 
+@pytest.mark.parametrize("batch_size", [2, 4, 8, 12])
+def test_batches_of_an_mlp_are_read_exactly(batch_size):
+    assert similarities("spear", "none", "blind", model="mlp", victims=8, batch_size=batch_size).min() > 0.99
+
+
 @pytest.mark.parametrize(("defense", "attack", "knowledge", "low", "high"), [
     ("none", "inverting-gradients(iterations=1000)", "blind", 0.95, 1.0),
     ("precode", "inverting-gradients(iterations=1000)", "blind", 0.0, 0.05),
