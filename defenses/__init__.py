@@ -67,10 +67,11 @@ def family(specification: str) -> Family:
 
 
 __all__ = [
-    "ATS", "CENSOR", "CVB", "DCS2", "DPFedAvg", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Choice", "Clipped", "Composition",
-    "Defense", "DroppedFeatures", "Facts", "Family", "GradDefense", "GradientClipping", "GradientPruning", "GradientSigns",
-    "Gradients", "InstaHide", "Intervals", "Kept", "LocalSteps", "Mixing", "Mixup", "Near", "NoDefense", "Noise", "NoisyGradients",
-    "OptimalNoise", "Outpost", "OwnLikelihood", "Participant", "Plan", "Private", "Quantisation", "Release", "Scaled", "SecureSum", "Sign",
-    "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK", "TruncatedSVD", "Unknown",
-    "VariationalBottleneck", "client_loss", "create", "family", "registry", "require_clients",
+    "ATS", "CENSOR", "CVB", "DCS2", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Choice", "Clipped", "Composition",
+    "DPFedAvg", "Defense", "DroppedFeatures", "Facts", "Family", "GradDefense", "GradientClipping", "GradientPruning",
+    "GradientSigns", "Gradients", "InstaHide", "Intervals", "Kept", "LocalSteps", "Mixing", "Mixup", "Near", "NoDefense",
+    "Noise", "NoisyGradients", "OptimalNoise", "Outpost", "OwnLikelihood", "Participant", "Plan", "Private",
+    "Quantisation", "Release", "Scaled", "SecureSum", "Sign", "Soteria", "SpecificationError", "State", "Step",
+    "StochasticLayer", "TopK", "TruncatedSVD", "Unknown", "VariationalBottleneck", "client_loss", "create", "family",
+    "registry", "require_clients",
 ]

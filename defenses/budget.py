@@ -30,7 +30,8 @@ def check(noise_multiplier: float | None, target_epsilon: float | None, delta: f
 
 @lru_cache(maxsize=64)
 def noise_multiplier(epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str) -> float:
-    """With which so many steps at a sampling rate spend at most epsilon at delta. Kept, since it takes seconds to find, and trainings that differ in something else have it alike."""
+    """With which so many steps at a sampling rate spend at most epsilon at delta. Kept, since it takes seconds to find, and
+    trainings that differ in something else have it alike."""
     from opacus.accountants.utils import get_noise_multiplier
 
     return get_noise_multiplier(target_epsilon=epsilon, target_delta=delta, sample_rate=sample_rate, steps=steps,

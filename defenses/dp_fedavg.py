@@ -31,13 +31,13 @@ class DPFedAvg(Defense):
     local step; here it is clipped once, at the end, with the same sensitivity.
 
     Under a secure sum each client adds a share of the noise, so that the sum has all of it: the paper's mechanism, whose server is
-    trusted, against one that is not. Epsilon is accounted per round, for clients that participate by Poisson sampling at the rate of
-    participants to clients: it is a statement about who sees all sums and does not know who took part. (Where a fixed number of
-    clients is drawn, the accountant's rate is an approximation, as is usual.)
+    trusted, against one that is not. Epsilon is accounted per round, for clients that take part by Poisson sampling at the rate of
+    participants to clients: it holds against who sees all sums and does not know who took part. (Where a fixed number of clients
+    is drawn, or they take turns, that rate is an approximation.)
 
     Without a secure sum the server sees what each client shares, and the client adds all of the noise to its own: local
-    differential privacy, at the multiplier ``noise_multiplier`` in each round that it takes part in. Sampling hides nothing then, and
-    epsilon is that of the client that took part most often, which exceeds a target where it came to be more often than the mean.
+    differential privacy, with ``noise_multiplier`` in each round that it takes part in. Sampling hides nothing then, and epsilon is
+    that of the client that took part most often; a target is exceeded where that was more often than the mean.
 
     Args:
         noise_multiplier: ratio of the noise's standard deviation to ``max_norm``, >= 0; 1.0 when no target is given.

@@ -107,8 +107,8 @@ class DPSGD(Defense):
         return replace(self, noise_multiplier=multiplier, target_epsilon=None)
 
     def shared_among(self, clients: int, local_steps: int = 1) -> DPSGD:
-        """With a share of the noise, so that the sum is that of DP-SGD over the images of all. Where clients take several steps each
-        adds all of it: the weights after its first step follow from its own noise alone, which no sum of others' adds to."""
+        """With a share of the noise, so that the sum is that of DP-SGD over the images of all. Where clients take several steps
+        each adds all of it: what it does after its first is hidden by its own noise alone, which the accountant counts on."""
         if self.noise_multiplier is None or local_steps > 1:
             return self
         return replace(self, noise_multiplier=self.noise_multiplier / math.sqrt(clients), target_epsilon=None)

@@ -112,8 +112,8 @@ class Private:
         return loss
 
     def shared_gradient(self, x: Tensor, y: Tensor, *, seed: int | None = None) -> Gradients:
-        """What a server sees of one batch, without a training step: what leaves the client, or, where the defense sums over clients,
-        the mean of what leaves each, as in :meth:`backward`.
+        """What a server sees of one batch, without a training step: what leaves the client, or, where the defense sums over
+        clients, the mean of what leaves each, as in :meth:`backward`.
 
         Weights, ``p.grad``, buffers (batch norm's running statistics), every random state, the client's state and the privacy
         accountant are left as they were. The module is used in the mode (train or eval) that it is in.

@@ -13,11 +13,11 @@ from defenses.support import checks
 class SecureSum(Defense):
     """A server learns the sum of what some clients share, as a mean, and nothing else (Bonawitz et al., CCS 2017).
 
-    It is the ideal functionality of secure aggregation; there is no cryptography here. Gradients are left as they are, so that noise
-    comes from a defense beside it: under ``noise(std=0.01)+secure-sum(clients=64)`` or ``dp-sgd+secure-sum(clients=64)`` each client
-    adds a share, and the sum of the clients' gradients carries the noise that a gradient of one carries without the secure sum. A
-    secure sum over DP-SGD is DP-SGD over the images of all clients, whose privacy budget is accounted for; where clients take
-    several local steps each adds all of the noise. Shares of Laplacian noise are Laplacian, and their sum is nearly Gaussian.
+    It is the ideal functionality of secure aggregation; there is no cryptography here. Gradients are left as they are, so that
+    noise comes from a defense beside it: under ``noise(std=0.01)+secure-sum(clients=64)`` each client adds a share, and the sum of
+    what 64 clients share carries the noise that a gradient of one carries without the secure sum, their mean a 64th of it. DP-SGD
+    under a secure sum is DP-SGD over the images of all its clients, with the same privacy budget; where clients take several
+    local steps each adds all of the noise. Shares of Laplacian noise are Laplacian, and their sum is nearly Gaussian.
 
     Behind what is seen are ``clients`` times as many images, the same number of each client. Where more clients share in a round
     they are taken for several sums of so many, or more, clients, with at least so much noise each.
