@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from defenses.client import ONE_GRADIENT, LocalSteps
 from defenses.rounds import Participant, divided, mean_of_round, require_clients
 from defenses.step import Gradients, Plan, State
+from defenses.support.even_batches import EvenBatches
 from defenses.support.seeds import derive
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Private:
 
     def __init__(self, defense: Defense, module: nn.Module, optimizer: torch.optim.Optimizer, data_loader: Any, *,
                  epochs: int | None = None, generator: torch.Generator | None = None, local: LocalSteps = ONE_GRADIENT) -> None:
+        if defense.summed > 1 and not (defense.samples or data_loader is None or hasattr(data_loader, "plan")):
+            data_loader = EvenBatches(data_loader, defense.summed)
         plan = _plan(data_loader, epochs)._replace(summed=defense.summed)
         for found, what in ((plan.clients, "there are"), (plan.participants, "a round has")):
             if found is not None:
