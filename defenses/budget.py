@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import lru_cache
 
 from defenses.release import Release
@@ -34,8 +35,9 @@ def noise_multiplier(epsilon: float, delta: float, sample_rate: float, steps: in
     trainings that differ in something else have it alike."""
     from opacus.accountants.utils import get_noise_multiplier
 
-    return get_noise_multiplier(target_epsilon=epsilon, target_delta=delta, sample_rate=sample_rate, steps=steps,
-                                accountant=accountant)
+    with _all_sampled():
+        return get_noise_multiplier(target_epsilon=epsilon, target_delta=delta, sample_rate=sample_rate, steps=steps,
+                                    accountant=accountant)
 
 
 class OpacusAccount:
@@ -59,4 +61,12 @@ class OpacusAccount:
             return 0.0
         if self._noise_multiplier == 0:
             return float("inf")
-        return float(self._accountant.get_epsilon(delta=delta))
+        with _all_sampled():
+            return float(self._accountant.get_epsilon(delta=delta))
+
+
+def _all_sampled() -> AbstractContextManager[None]:
+    """Opacus takes the logarithm of the share that is not sampled, and what follows of it is right where that is zero."""
+    import numpy as np
+
+    return np.errstate(divide="ignore")
