@@ -181,8 +181,8 @@ class Defense(Named):
             module: the model. Defenses that extend it do so in place.
             optimizer: an optimizer over the parameters of ``module``; parameters that the defense adds are put under its
                 first group, those that it removes are taken out.
-            data_loader: iterates over batches (images, labels); where the defense sums over clients these are joined and cut so that
-                each client has as many.
+            data_loader: iterates over batches (images, labels); where the defense sums over clients these are joined and cut so
+                that each client has as many.
             epochs: length of the planned training; only a defense that plans a privacy budget needs it.
             generator: source of the defense's randomness, on the device of the module's parameters. By default one seeded
                 from torch's global generator. Randomness inside the forward pass (dropout, PRECODE) follows torch's

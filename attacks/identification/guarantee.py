@@ -16,9 +16,10 @@ def presence_mu(observation: Observation) -> float | None:
 
     The gradient of each image was clipped to a norm C before the mean over B was taken, and Gaussian noise of standard deviation s
     followed: the image moves what is shared by C / B at most, so that mu = C / (B s), which is 1 / multiplier in DP-SGD's terms.
-    Where the gradients of n clients were clipped as wholes instead (one client: n = 1), its client's part is at most C / n away from
-    nothing with the image or without, so that mu = C / (n s) between that it took part and that it did not, of which the bound on
-    top-1 follows alike. What is done afterwards takes nothing away (post-processing), and T rounds compose to sqrt(T) mu.
+    Where the gradients of n clients were clipped as wholes instead (one client: n = 1), the part of its client is at most C / n
+    away from nothing with the image or without, so that mu = C / (n s) between that the client took part and that it did not, of
+    which the bound on top-1 follows alike. What is done afterwards takes nothing away (post-processing), and T rounds compose to
+    sqrt(T) mu.
     """
     squared = 0.0
     for seen in observation.by_round():

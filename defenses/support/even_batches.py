@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class EvenBatches:
     def __len__(self) -> int:
         images, size = len(self.dataset), self._loader.batch_size  # type: ignore[arg-type]
         ends = [min(images, step * size) // self._clients for step in range(len(self._loader) + 1)]
-        return sum(end > before for before, end in zip(ends, ends[1:], strict=False))
+        return sum(end > before for before, end in pairwise(ends))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         left: list[tuple[Tensor, Tensor]] = []
