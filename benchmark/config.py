@@ -161,6 +161,14 @@ class Grid(Strict):
         return self
 
     @model_validator(mode="after")
+    def _sums(self) -> Grid:
+        sums = [label for label in self.points if defenses.create(label).summed > 1]
+        if sums and self.training.client is None:
+            raise ValueError(f"{sums[0]} sums over clients, and there are none: say what they have and do in client "
+                             "(client: {images: 64, batch_size: 8})")
+        return self
+
+    @model_validator(mode="after")
     def _tuned(self) -> Grid:
         if self.tuning is None:
             return self

@@ -12,6 +12,7 @@ from defenses.clipping import GradientClipping
 from defenses.composition import Composition, joined
 from defenses.cvb import CVB
 from defenses.dcs2 import DCS2
+from defenses.dp_fedavg import DPFedAvg
 from defenses.dp_sgd import DPSGD
 from defenses.dropout import DroppedFeatures
 from defenses.families import Family, read_family
@@ -25,13 +26,15 @@ from defenses.optimal_noise import OptimalNoise
 from defenses.outpost import Outpost
 from defenses.ppp import PPP
 from defenses.precode import PRECODE, VariationalBottleneck
-from defenses.private import Participant, Private
+from defenses.private import Private
 from defenses.pruning import GradientPruning
 from defenses.quantisation import Quantisation
 from defenses.release import Release
+from defenses.rounds import Participant, require_clients
+from defenses.secure_sum import SecureSum
 from defenses.sign import GradientSigns
 from defenses.soteria import Soteria
-from defenses.stages import Clipped, Intervals, Kept, Noise, OwnLikelihood, Scaled, Sign, Unknown
+from defenses.stages import Clipped, Intervals, Kept, Near, Noise, OwnLikelihood, Scaled, Sign, Unknown
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.stochastic import StochasticLayer
 from defenses.support.registry import Registry, SpecificationError, split_composition
@@ -42,7 +45,7 @@ from defenses.updates import shared_update
 registry: Registry[Defense] = Registry(
     "defense", Defense, NoDefense, PRECODE, PPP, DPSGD, GradientPruning, NoisyGradients, DroppedFeatures, CVB, GradientClipping,
     Quantisation, GradientSigns, TruncatedSVD, CENSOR, OptimalNoise, Outpost, Soteria, GradDefense, TopK, ATS, Mixup, InstaHide,
-    DCS2)
+    DCS2, SecureSum, DPFedAvg)
 
 
 def create(specification: str) -> Defense:
@@ -66,9 +69,10 @@ def family(specification: str) -> Family:
 
 __all__ = [
     "ATS", "CENSOR", "CVB", "DCS2", "DPSGD", "PPP", "PRECODE", "Account", "Batch", "Choice", "Clipped", "Composition",
-    "Defense", "DroppedFeatures", "Facts", "Family", "GradDefense", "GradientClipping", "GradientPruning", "GradientSigns",
-    "Gradients", "InstaHide", "Intervals", "Kept", "LocalSteps", "Mixing", "Mixup", "NoDefense", "Noise", "NoisyGradients",
-    "OptimalNoise", "Outpost", "OwnLikelihood", "Participant", "Plan", "Private", "Quantisation", "Release", "Scaled", "Sign",
-    "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK", "TruncatedSVD", "Unknown",
-    "VariationalBottleneck", "client_loss", "create", "family", "registry", "shared_update",
+    "DPFedAvg", "Defense", "DroppedFeatures", "Facts", "Family", "GradDefense", "GradientClipping", "GradientPruning",
+    "GradientSigns", "Gradients", "InstaHide", "Intervals", "Kept", "LocalSteps", "Mixing", "Mixup", "Near", "NoDefense",
+    "Noise", "NoisyGradients", "OptimalNoise", "Outpost", "OwnLikelihood", "Participant", "Plan", "Private", "Quantisation",
+    "Release", "Scaled", "SecureSum", "Sign", "Soteria", "SpecificationError", "State", "Step", "StochasticLayer", "TopK",
+    "TruncatedSVD", "Unknown", "VariationalBottleneck", "client_loss", "create", "family", "registry", "require_clients",
+    "shared_update",
 ]

@@ -25,10 +25,9 @@ class Account(Protocol):
 
     delta: float  #: that epsilon is reported at by default
 
-
     def step(self) -> None:
-        """Note that one gradient was released by the training: of many clients the one that released most counts. Where a true
-        attribute ``of_rounds`` is there, that a round is over."""
+        """Note that one gradient was released by the training: of many clients the one that released most counts. An attribute
+        ``counts`` may say what is noted instead of its ``steps``: its ``updates``, or the ``rounds``, whoever takes part."""
 
     def epsilon(self, delta: float) -> float:
         """Epsilon at a delta, of all that was noted."""
@@ -83,6 +82,16 @@ class Defense(Named):
         return False
 
     @property
+    def summed(self) -> int:
+        """Over how many clients the sum is that a server sees at the least; 1 where it sees what each shares."""
+        return 1
+
+    @property
+    def samples(self) -> bool:
+        """Whether the defense draws the batches of a training itself, so that they are of any size."""
+        return type(self).sample_batches is not Defense.sample_batches
+
+    @property
     def regularized(self) -> bool:
         """Whether the defense adds to the client's loss."""
         return type(self).regularizer is not Defense.regularizer
@@ -108,6 +117,11 @@ class Defense(Named):
     def transform_gradients(self, gradients: Gradients, step: Step) -> Gradients:
         """Change the gradient, parameter name to tensor, before it leaves the client. Must not write into its input."""
         return gradients
+
+    def shared_among(self, clients: int, local_steps: int = 1) -> Defense:
+        """The defense as one of some clients applies it whose sum alone is seen: its noise is a share, and the shares add up to the
+        noise of one. What adds none, or has to add all of it in each of several local steps, is as it was."""
+        return self
 
     # What a server that knows the defense can conclude.
 
@@ -167,7 +181,8 @@ class Defense(Named):
             module: the model. Defenses that extend it do so in place.
             optimizer: an optimizer over the parameters of ``module``; parameters that the defense adds are put under its
                 first group, those that it removes are taken out.
-            data_loader: iterates over batches (images, labels).
+            data_loader: iterates over batches (images, labels); where the defense sums over clients these are joined and cut so
+                that each client has as many.
             epochs: length of the planned training; only a defense that plans a privacy budget needs it.
             generator: source of the defense's randomness, on the device of the module's parameters. By default one seeded
                 from torch's global generator. Randomness inside the forward pass (dropout, PRECODE) follows torch's

@@ -13,6 +13,7 @@ from defenses.base import Account, Defense
 from defenses.choices import Choice, chained
 from defenses.mixing import Mixing
 from defenses.release import Release
+from defenses.rounds import images_of_each
 from defenses.step import Batch, Facts, Gradients, Plan, State, Step
 from defenses.support.registry import SpecificationError
 
@@ -45,6 +46,8 @@ class Composition(Defense):
                 raise ValueError(f"{self.label}: only one of the defenses may replace the training (such as dp-sgd)")
         if sum(type(member).mixing is not Defense.mixing for member in self.members) > 1:
             raise ValueError(f"{self.label}: only one of the defenses may mix images (such as mixup)")
+        if self.summed > 1 and any(type(member).mixing is not Defense.mixing for member in self.members):
+            raise ValueError(f"{self.label}: no attack is known on a sum over clients that each mix their images (such as mixup)")
 
     @property
     def label(self) -> str:
@@ -58,6 +61,14 @@ class Composition(Defense):
     def acts(self) -> str:  # type: ignore[override]
         """Members act where each does."""
         return "gradient" if any(member.acts == "gradient" for member in self.members) else "both"
+
+    @property
+    def summed(self) -> int:
+        return max(member.summed for member in self.members)
+
+    @property
+    def samples(self) -> bool:
+        return any(member.samples for member in self.members)
 
     @property
     def guarantees(self) -> bool:
@@ -97,7 +108,19 @@ class Composition(Defense):
                 gradients = member.transform_gradients(gradients, step.of_member(member.name))
         return gradients
 
+    def shared_among(self, clients: int, local_steps: int = 1) -> Composition:
+        return replace(self, members=tuple(member.shared_among(clients, local_steps) for member in self.members))
+
     def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
+        if self.summed == 1:
+            return self._of_client(shared, facts)
+        one = self.shared_among(self.summed, facts.local_steps)
+        of_one = facts._replace(batch_size=images_of_each(facts.batch_size, self.summed))
+        # What each client shares is not seen.
+        told = one._of_client(dict.fromkeys(shared), of_one)
+        return {name: release.summed(self.summed) for name, release in told.items()}
+
+    def _of_client(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
         told = dict.fromkeys(shared, Release())
         # Whatever makes the gradient comes first; each member sees what it returned as far as nothing was done to it later.
         chain = sorted(self.members, key=lambda member: type(member).batch_gradient is Defense.batch_gradient)

@@ -5,19 +5,20 @@ Opacus is imported where it is used, so that the other defenses can be had witho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from defenses import budget
 from defenses.base import Account, Defense
 from defenses.release import Release
-from defenses.stages import Clipped, Noise, Stage, Unknown
+from defenses.stages import Clipped, Noise, Stage
 from defenses.step import Batch, Facts, Gradients, Plan, Step
 from defenses.support import checks
 from defenses.support.out_of_place import OutOfPlace
@@ -54,17 +55,10 @@ class DPSGD(Defense):
     accountant: str = "prv"
 
     def __post_init__(self) -> None:
-        if self.noise_multiplier is not None and self.target_epsilon is not None:
-            raise ValueError("give either noise_multiplier or target_epsilon, not both")
         if self.noise_multiplier is None and self.target_epsilon is None:
             object.__setattr__(self, "noise_multiplier", 1.0)
-        if self.noise_multiplier is not None:
-            checks.number("noise_multiplier", self.noise_multiplier, at_least=0)
-        if self.target_epsilon is not None:
-            checks.number("target_epsilon", self.target_epsilon, above=0)
+        budget.check(self.noise_multiplier, self.target_epsilon, self.delta, self.accountant)
         checks.number("max_grad_norm", self.max_grad_norm, above=0)
-        checks.number("delta", self.delta, above=0, below=1)
-        checks.choice("accountant", self.accountant, ("prv", "rdp"))
 
     def extend_model(self, module: nn.Module) -> nn.Module:
         """Replace layers that mix samples (batch norm becomes group norm) and turn off in-place activations, which would
@@ -108,12 +102,20 @@ class DPSGD(Defense):
             return self
         if plan.epochs is None:
             raise ValueError("dp-sgd with target_epsilon needs the planned number of epochs: make_private(..., epochs=...)")
-        multiplier = _noise_multiplier(self.target_epsilon, self.delta, plan.sample_rate, max(plan.epochs, 1), self.accountant)
+        steps = int(max(plan.epochs, 1) / plan.sample_rate)
+        multiplier = budget.noise_multiplier(self.target_epsilon, self.delta, plan.sample_rate, steps, self.accountant)
         return replace(self, noise_multiplier=multiplier, target_epsilon=None)
+
+    def shared_among(self, clients: int, local_steps: int = 1) -> DPSGD:
+        """With a share of the noise, so that the sum is that of DP-SGD over the images of all. Where clients take several steps
+        each adds all of it: what it does after its first is hidden by its own noise alone, which the accountant counts on."""
+        if self.noise_multiplier is None or local_steps > 1:
+            return self
+        return replace(self, noise_multiplier=self.noise_multiplier / math.sqrt(clients), target_epsilon=None)
 
     def account(self, plan: Plan) -> Account | None:
         assert self.noise_multiplier is not None and plan.sample_rate is not None
-        return OpacusAccount(self.accountant, self.delta, self.noise_multiplier, plan.sample_rate)
+        return budget.OpacusAccount(self.accountant, self.delta, self.noise_multiplier, plan.sample_rate)
 
     def batch_gradient(self, batch: Batch, step: Step) -> tuple[Gradients, Tensor] | None:
         from opacus.optimizers import DPOptimizerFastGradientClipping
@@ -167,7 +169,7 @@ class DPSGD(Defense):
 
     def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
         if self.noise_multiplier is None:  # not planned yet, so that nobody knows the noise
-            return dict.fromkeys(shared, Release((Unknown("the noise multiplier follows from a plan that is not known"),)))
+            return dict.fromkeys(shared, budget.UNPLANNED)
         stages: tuple[Stage, ...] = (Clipped(self.max_grad_norm, tuple(shared), facts.batch_size),)
         if self.noise_multiplier > 0:
             stages += (Noise((self.noise_multiplier * self.max_grad_norm / facts.batch_size) ** 2),)
@@ -187,35 +189,3 @@ def _as_opacus_reads_them(module: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@lru_cache(maxsize=64)
-def _noise_multiplier(epsilon: float, delta: float, sample_rate: float, epochs: int, accountant: str) -> float:
-    """Kept, since it takes seconds to find, and trainings that differ in something else have it alike."""
-    from opacus.accountants.utils import get_noise_multiplier
-
-    return get_noise_multiplier(target_epsilon=epsilon, target_delta=delta, sample_rate=sample_rate, epochs=epochs,
-                                accountant=accountant)
-
-
-class OpacusAccount:
-    """A privacy accountant of Opacus, told the multiplier and the sampling rate once."""
-
-    def __init__(self, mechanism: str, delta: float, noise_multiplier: float, sample_rate: float, *,
-                 of_rounds: bool = False) -> None:
-        from opacus.accountants import create_accountant
-
-        self.delta, self.of_rounds = delta, of_rounds
-        self._accountant = create_accountant(mechanism)
-        self._noise_multiplier, self._sample_rate = noise_multiplier, sample_rate
-
-    def step(self) -> None:
-        self._accountant.step(noise_multiplier=self._noise_multiplier, sample_rate=self._sample_rate)
-
-    def epsilon(self, delta: float) -> float:
-        """Spent so far; infinite without noise."""
-        if not self._accountant.history:
-            return 0.0
-        if self._noise_multiplier == 0:
-            return float("inf")
-        return float(self._accountant.get_epsilon(delta=delta))

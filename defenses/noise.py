@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -46,6 +46,10 @@ class NoisyGradients(Defense):
         if self.std == 0:
             return gradients
         return {name: g + self._sample(g, step.generator) for name, g in gradients.items()}
+
+    def shared_among(self, clients: int, local_steps: int = 1) -> NoisyGradients:
+        # Of a sum that a server sees in the place of what each client shares, each adds a share of the noise.
+        return replace(self, std=self.std / math.sqrt(clients))
 
     def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
         # What a server that knows this defense can conclude; without this hook attackers would know nothing in particular.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -53,6 +54,9 @@ class PPP(PRECODE):
         chosen = self.perturbed(gradients)
         changed = self._perturb().transform_gradients({name: g for name, g in gradients.items() if name in chosen}, step)
         return {name: changed.get(name, g) for name, g in gradients.items()}
+
+    def shared_among(self, clients: int, local_steps: int = 1) -> PPP:
+        return replace(self, strength=self.strength / math.sqrt(clients)) if self.perturbation == "noise" else self
 
     def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
         chosen = self.perturbed(shared)

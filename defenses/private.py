@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from defenses.client import ONE_GRADIENT, LocalSteps, client_update
-from defenses.step import Batch, Gradients, Plan, State
+from defenses.client import ONE_GRADIENT, LocalSteps
+from defenses.rounds import Participant, divided, mean_of_round, require_clients
+from defenses.step import Gradients, Plan, State
+from defenses.support.even_batches import EvenBatches
 from defenses.support.seeds import derive
 
 if TYPE_CHECKING:
@@ -20,13 +22,6 @@ if TYPE_CHECKING:
 #: Begins the names of what is not the model's in a saved training; no parameter's name has a colon.
 _CLIENT = "client:"
 _ROUND = f"{_CLIENT}round"
-
-
-class Participant(NamedTuple):
-    """A client that shares in a round."""
-
-    client: int  #: its number
-    batches: Sequence[Batch]  #: of its local steps
 
 
 class Private:
@@ -45,7 +40,12 @@ class Private:
 
     def __init__(self, defense: Defense, module: nn.Module, optimizer: torch.optim.Optimizer, data_loader: Any, *,
                  epochs: int | None = None, generator: torch.Generator | None = None, local: LocalSteps = ONE_GRADIENT) -> None:
-        plan = _plan(data_loader, epochs)
+        if defense.summed > 1 and not (defense.samples or data_loader is None or hasattr(data_loader, "plan")):
+            data_loader = EvenBatches(data_loader, defense.summed)
+        plan = _plan(data_loader, epochs)._replace(summed=defense.summed)
+        for found, what in ((plan.clients, "there are"), (plan.participants, "a round has")):
+            if found is not None:
+                require_clients(defense, found, what)
         if local and defense.acts == "gradient":
             raise ValueError(f"{defense.label} acts on the gradient of one step alone, and clients take {local.steps}")
         self.defense, self.local = defense, local
@@ -57,6 +57,8 @@ class Private:
         self._steps_of: Counter[int] = Counter()
         self.round = 0
         self._batch_size = plan.batch_size
+        if self._batch_size is not None and plan.clients is None:
+            self._batch_size /= defense.summed  # batches are divided among the clients
         self._account = self.in_force.account(plan)
         self._parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         if not self._parameters:
@@ -80,31 +82,32 @@ class Private:
         return self.states[client]
 
     def backward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Fill ``p.grad`` of every trainable parameter with what one client shares of its images.
+        """Fill ``p.grad`` of every trainable parameter with what one client shares of its images, or, where the defense sums over
+        clients, with the mean of what these share of theirs.
 
         Args:
-            x: images [B, C, H, W], normalised as the model expects.
+            x: images [B, C, H, W], normalised as the model expects; under a sum over n clients B / n of each, one client after
+                another.
             y: class indices [B], or probabilities of the classes [B, classes].
 
         Returns:
             The mean loss of the batch, detached, before the defense changes the gradient; it does not leave the client.
+
+        Raises:
+            ValueError: the images cannot be divided among the clients.
         """
-        return self.backward_round([Participant(0, self.local.batches(x, y, self._orders))])
+        return self.backward_round(divided(x, y, self.in_force, self.local, self._orders))
 
     def backward_round(self, participants: Sequence[Participant]) -> Tensor:
         """Fill ``p.grad`` of every trainable parameter with the mean of what some clients share in a round; the mean of their
-        losses, as in :meth:`backward`."""
-        found: Gradients = {}
-        loss: Tensor | None = None
-        for client, batches in participants:
-            size = len(batches[0].images) if self._batch_size is None else self._batch_size
-            own, of_client = client_update(self.in_force, self.module, batches, self.local, size, self._generator,
-                                           self.state_of(client), self.round)
-            found = {name: found[name] + g for name, g in own.items()} if found else own
-            loss = of_client if loss is None else loss + of_client
-        assert loss is not None
-        if len(participants) > 1:
-            found, loss = {name: g / len(participants) for name, g in found.items()}, loss / len(participants)
+        losses, as in :meth:`backward`.
+
+        Raises:
+            ValueError: the defense sums over more clients.
+        """
+        require_clients(self.in_force, len(participants), "a round has")
+        found, loss = mean_of_round(self.in_force, self.module, participants, self.local, self._batch_size, self._generator,
+                                    self.state_of, self.round)
         for name, parameter in self._parameters.items():
             parameter.grad = found[name]
         self.round += 1
@@ -112,7 +115,8 @@ class Private:
         return loss
 
     def shared_gradient(self, x: Tensor, y: Tensor, *, seed: int | None = None) -> Gradients:
-        """What leaves the client for one batch, without a training step.
+        """What a server sees of one batch, without a training step: what leaves the client, or, where the defense sums over
+        clients, the mean of what leaves each, as in :meth:`backward`.
 
         Weights, ``p.grad``, buffers (batch norm's running statistics), every random state, the client's state and the privacy
         accountant are left as they were. The module is used in the mode (train or eval) that it is in.
@@ -124,11 +128,14 @@ class Private:
 
         Returns:
             Parameter name to gradient, of the parameter's shape.
+
+        Raises:
+            ValueError: the images cannot be divided among the clients.
         """
         if seed is None:
             seed = int(torch.randint(2**62, (), generator=self._observations))
         return simulated_gradient(
-            self.in_force, self.module, x, y, seed=seed, round_=self.round, state=self.state, local=self.local)
+            self.in_force, self.module, x, y, seed=seed, round_=self.round, states=self.states, local=self.local)
 
     @property
     def delta(self) -> float | None:
@@ -142,15 +149,16 @@ class Private:
         return self._account.epsilon(self._account.delta if delta is None else delta)
 
     def _note(self, participants: Sequence[Participant]) -> None:
-        """Account for a round: for the steps of the client that has taken most, where each is accounted for, or for the round."""
+        """Account for a round: for itself, or for the steps or the updates of the client that has taken most."""
         if self._account is None:
             return
-        if getattr(self._account, "of_rounds", False):
+        counts = getattr(self._account, "counts", "steps")
+        if counts == "rounds":
             self._account.step()
             return
         for client, batches in participants:
             before = max(self._steps_of.values(), default=0)
-            self._steps_of[client] += len(batches)
+            self._steps_of[client] += len(batches) if counts == "steps" else 1
             for _ in range(self._steps_of[client] - before):
                 self._account.step()
 
@@ -184,8 +192,8 @@ class Private:
 
 
 def simulated_gradient(defense: Defense, module: nn.Module, x: Tensor, y: Tensor, *, seed: int, round_: int = 0,
-                       state: State | None = None, local: LocalSteps = ONE_GRADIENT) -> Gradients:
-    """What leaves a client that has some images; as :meth:`Private.shared_gradient`, for whoever knows the defense.
+                       states: Mapping[int, State] | None = None, local: LocalSteps = ONE_GRADIENT) -> Gradients:
+    """What a server sees of some images; as :meth:`Private.shared_gradient`, for whoever knows the defense.
 
     Args:
         defense: in force.
@@ -194,16 +202,20 @@ def simulated_gradient(defense: Defense, module: nn.Module, x: Tensor, y: Tensor
         y: class indices [B], or probabilities of the classes [B, classes].
         seed: of the client's randomness.
         round_: steps of training before.
-        state: what the client keeps; None for what it begins with.
+        states: what clients keep, by their numbers; where there is none, it is what they begin with.
         local: how it comes to what it shares.
     """
     device = next(module.parameters()).device
     with _undisturbed(module, device):
         torch.manual_seed(seed)
         generator = torch.Generator(device).manual_seed(seed)
-        kept = (defense.initial_state(module) or {}) if state is None else _copied(state)
-        batches = local.batches(x, y, torch.Generator().manual_seed(derive(seed, "orders")))
-        gradients, _ = client_update(defense, module, batches, local, len(batches[0].images), generator, kept, round_)
+        kept = states or {}
+
+        def state_of(client: int) -> State:
+            return _copied(kept[client]) if client in kept else defense.initial_state(module) or {}
+
+        participants = divided(x, y, defense, local, torch.Generator().manual_seed(derive(seed, "orders")))
+        gradients, _ = mean_of_round(defense, module, participants, local, None, generator, state_of, round_)
     return gradients
 
 

@@ -70,6 +70,10 @@ class Release:
             bounds = stage.before(bounds)
         return bounds
 
+    def summed(self, clients: int) -> Release:
+        """What the mean over clients, each of whom released in this way, tells of the mean of their clean gradients."""
+        return Release(tuple(stage.summed(clients) for stage in self.stages))
+
     def averaged(self, rounds: int) -> Release:
         """What the mean over rounds, of gradients that were each released in this way, tells of the mean of the clean ones."""
         form = self.form

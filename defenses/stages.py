@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -51,6 +51,10 @@ class Stage:
         """What entered the stage, from what left it."""
         raise NotImplementedError
 
+    def summed(self, clients: int) -> Stage:
+        """What happened to the mean over clients to whose gradients this happened one by one."""
+        return Unknown("what each client made of its gradient does not follow from the sum")
+
 
 @dataclass(frozen=True)
 class Kept(Stage):
@@ -83,6 +87,9 @@ class Kept(Stage):
         kept = flat.detach().abs().topk(self.count, sorted=False).indices
         return torch.where(torch.zeros_like(flat, dtype=torch.bool).scatter(1, kept, True), flat, 0.0).view_as(gradient)
 
+    def summed(self, clients: int) -> Stage:
+        return Near()  # what is small was left out
+
     def before(self, after: Bounds) -> Bounds:
         zeroed = (after.low <= 0) & (after.high >= 0)
         if self.mask is not None:
@@ -110,6 +117,9 @@ class Intervals(Stage):
             return gradient
         return gradient + (self.function(gradient.detach()) - gradient.detach())  # its derivative is taken for one
 
+    def summed(self, clients: int) -> Stage:
+        return Noise((self.below + self.above) ** 2 / 12 / clients) if self.below + self.above else Near()
+
     def before(self, after: Bounds) -> Bounds:
         return Bounds(after.low - self.below, after.high + self.above)
 
@@ -126,6 +136,9 @@ class Sign(Stage):
 
     def passed(self, gradient: Tensor) -> Tensor:
         return gradient + (gradient.detach().sign() - gradient.detach())  # its derivative is taken for one
+
+    def summed(self, clients: int) -> Stage:
+        return Near(scale_is_lost=True)
 
     def surprise(self, own: Tensor, left: Tensor) -> Tensor:
         """As that of a stage with its own likelihood, for a search: as if the signs were those of the gradient with logistic noise
@@ -157,6 +170,9 @@ class Scaled(Stage):
     def passed(self, gradient: Tensor) -> Tensor:
         return self.factor * gradient
 
+    def summed(self, clients: int) -> Stage:
+        return self
+
     def before(self, after: Bounds) -> Bounds:
         ends = after.low / self.factor, after.high / self.factor
         return Bounds(torch.minimum(*ends), torch.maximum(*ends))
@@ -169,7 +185,8 @@ class Clipped(Stage):
     Args:
         norm: the largest, > 0.
         names: of the parameters that the norm is taken over.
-        images: where more than one, the gradient of each was clipped by itself before they were averaged.
+        images: where more than one, so many gradients were clipped by themselves before they were averaged: that of each image, or,
+            under a sum over fewer clients than there are images, that of each client.
     """
 
     elementwise: ClassVar[bool] = False
@@ -194,6 +211,9 @@ class Clipped(Stage):
     def factor(self, squared: Tensor) -> Tensor:
         """What gradients of these squared norms [N] are multiplied by, [N]."""
         return (self.norm / squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()).clamp_max(1.0)
+
+    def summed(self, clients: int) -> Stage:
+        return replace(self, images=self.images * clients)
 
     def before(self, after: Bounds) -> Bounds:
         # Longer or as it is, in the same direction; of an average of clipped ones not even that is known.
@@ -262,6 +282,30 @@ class Noise(Stage):
             raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {self.distribution!r}")
         if not 0 < self.variance < math.inf:
             raise ValueError(f"variance must be a number > 0, got {self.variance!r}")
+
+    def summed(self, clients: int) -> Stage:
+        return Noise(self.variance / clients)  # of many, Gaussian
+
+    def before(self, after: Bounds) -> Bounds:
+        return Bounds(torch.full_like(after.low, -math.inf), torch.full_like(after.high, math.inf))
+
+
+@dataclass(frozen=True)
+class Near(Stage):
+    """Each entry became a number near it, or, where the scale was lost, near to some multiple of it; by how much it is off is not
+    known."""
+
+    scale_is_lost: bool = False
+
+    @property
+    def loses_scale(self) -> bool:
+        return self.scale_is_lost
+
+    def passed(self, gradient: Tensor) -> Tensor:
+        return gradient
+
+    def summed(self, clients: int) -> Stage:
+        return self
 
     def before(self, after: Bounds) -> Bounds:
         return Bounds(torch.full_like(after.low, -math.inf), torch.full_like(after.high, math.inf))

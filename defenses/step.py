@@ -86,6 +86,18 @@ class Plan(NamedTuple):
     mean: Tensor | Sequence[float] | None = None  #: [C], the public normalisation (pixel - mean) / std of pixels in [0, 1]
     std: Tensor | Sequence[float] | None = None
 
+    summed: int = 1  #: clients, of whose shares a server sees the sum alone; 1 where it sees each
+
+    @property
+    def rounds(self) -> int | None:
+        """Of one epoch; where there are no clients told of, each step is one."""
+        return self.steps_per_epoch if self.rounds_per_epoch is None else self.rounds_per_epoch
+
+    @property
+    def participation(self) -> float:
+        """Share of the clients that is expected in a round; all, where none are told of."""
+        return 1.0 if not self.clients or self.participants is None else self.participants / self.clients
+
     @property
     def sample_rate(self) -> float | None:
         """Share of the images that a batch is expected to hold."""

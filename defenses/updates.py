@@ -21,7 +21,7 @@ def shared_update(defense: Defense, module: nn.Module, update: Gradients, *, gen
     lost in a round for each unit of step size. After one plain step that is the gradient of the batch.
 
     Args:
-        defense: with hooks for gradients alone, which read no batch.
+        defense: with hooks for gradients alone, which read no batch; where it sums over clients, this one applies its share.
         module: the shared model at the beginning of the round, which is left as it was.
         update: (w0 - wT) / (step size * steps) of every trainable parameter by name.
         generator: source of the client's randomness, on the device of the module.
@@ -38,6 +38,8 @@ def shared_update(defense: Defense, module: nn.Module, update: Gradients, *, gen
              if any(getattr(type(part), hook) is not getattr(Defense, hook) for part in defense.parts)]
     if hooks:
         raise _refusal(defense, f"acts while a client trains ({', '.join(hooks)})")
+    if defense.summed > 1:
+        defense = defense.shared_among(defense.summed, 1)
     kept = (defense.initial_state(module) or {}) if state is None else state
     return released(defense, update, _UpdateStep(defense, module, generator, kept, round_))
 

@@ -15,8 +15,9 @@ from attacks import Observation, Round
 from attacks.objective.costs import Euclidean
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
-from defenses import Batch, client_loss
-from defenses.client import client_step
+from defenses import client_loss
+from defenses.client import ONE_GRADIENT
+from defenses.rounds import divided, mean_of_round
 from defenses.stochastic import stochastic_layers
 
 
@@ -24,7 +25,9 @@ def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn
                    client_generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32, rounds: int = 1
                    ) -> tuple[Observation, torch.Tensor]:
     """The observation of some victims as an informed attacker has it, and their images [N, B, C, H, W]. The model is one of the small
-    ones, or made for images of 2x8x8 and five classes."""
+    ones, or made for images of 2x8x8 and five classes. Of each client that the defense sums over there are ``batch_size`` images."""
+    clients = (defenses.create(defense) if isinstance(defense, str) else defense).summed
+    batch_size *= clients
     generator = torch.Generator("cpu").manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -32,8 +35,8 @@ def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn
         if dtype != torch.float32:  # fake tensors cannot be converted in place
             module.to(dtype)
         private = private_of(
-            defense, module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(), epochs=1,
-            generator=client_generator)
+            defense, module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(24 * clients, 6 * clients),
+            epochs=1, generator=client_generator)
         if dtype != torch.float32:  # layers that a defense puts in
             private.module.to(dtype)
         device = next(module.parameters()).device
@@ -48,7 +51,8 @@ def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn
             if client_generator is None:
                 return private.shared_gradient(x[i], y[i], seed=i + 1000 * number)
             # A generator cannot be made on a fake device.
-            return client_step(private.in_force, private.module, Batch(x[i], y[i]), batch_size, client_generator, private.state, 0)[0]
+            clients = divided(x[i], y[i], private.in_force, ONE_GRADIENT, client_generator)
+            return mean_of_round(private.in_force, private.module, clients, ONE_GRADIENT, None, client_generator, private.state_of, 0)[0]
 
         shared = [[observed(i, number) for i in range(victims)] for number in range(rounds)]
     module = copy.deepcopy(private.module).eval()

@@ -61,12 +61,13 @@ def stand_in(patch: pytest.MonkeyPatch) -> None:
 
 def train_and_observe(defense: str, model: str) -> None:
     """A training of two steps from the benchmark's loader, the test, and an observation."""
-    pixels = torch.zeros(12, 8, 8, 2, dtype=torch.uint8)
-    images = LabelledImages(pixels, torch.zeros(12, dtype=torch.long), torch.zeros(2), torch.ones(2))
+    clients = defenses.create(defense).summed
+    pixels = torch.zeros(12 * clients, 8, 8, 2, dtype=torch.uint8)
+    images = LabelledImages(pixels, torch.zeros(12 * clients, dtype=torch.long), torch.zeros(2), torch.ones(2))
     dataset = Dataset("fake", tuple("abcde"), images, images, "")
     module = MODELS[model]()
     private = defenses.create(defense).make_private(
-        module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1, foreach=False), data_loader=BatchLoader(images, 6), epochs=1,
+        module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1, foreach=False), data_loader=BatchLoader(images, 6 * clients), epochs=1,
         generator=torch.Generator("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "float", lambda tensor: 0.0, raising=False)
@@ -75,7 +76,7 @@ def train_and_observe(defense: str, model: str) -> None:
             training._train_epoch(private, DEVICE, precision, None, None)
         training.test_accuracy(private.module, images, 0)
     assert {p.grad.device for p in private.module.parameters()} == {DEVICE}
-    victims = Victims(images, np.arange(6).reshape(3, 2), (0, 1, 2))
+    victims = Victims(images, np.arange(6 * clients).reshape(3, 2 * clients), (0, 1, 2))
     for precision in ("float32", "bfloat16"):
         observed = evaluation.observe(private, victims, dataset, Evaluation(victims=3, rounds=2), 0, precision=precision)
         assert {g.device for known in (observed, observed.averaged()) for g in known.shared.values()} == {DEVICE}

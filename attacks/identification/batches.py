@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 
 import torch
@@ -33,6 +33,8 @@ from defenses.support.upload import upload
 _RIDGE = 1e-2
 #: Of a parameter of which entries were hidden, so many of those that were kept are compared, chosen at random.
 _MOST_ENTRIES = 4096
+#: By so many standard deviations of the noise a squared length has to stand out for the scale to be told from it.
+_CERTAIN = 10.0
 
 
 def among_others(observation: Observation, candidates: Candidates, seed: int, tell: Progress) -> Tensor:
@@ -96,10 +98,25 @@ class _Batches:
         public = self._rows(_changed(observation, candidates.public_images[:count]), labels, sampled=True)
         # What all gradients have in common is taken off, so that products in float32 tell apart what is left. Where the scale
         # of what was shared is not known, it cannot be.
+        self._expect_length(public, next(iter(clips)) if len(clips) == 1 and together else None)
         self._middle = {name: rows.mean() for name, rows in public.items()
                         if isinstance(rows, FormedRows) and not any(name in names for names in self._free)}
         self._public = self._less_middle(public)
         self._energies = {name: _energies(rows) for name, rows in self._public.items()}
+
+    def _expect_length(self, public: Mapping[str, Rows], clip: Clipped | None) -> None:
+        """Undo what clipping is expected to have done to noisy gradients that were clipped as wholes, of one client or of several:
+        how long they were before, public images tell."""
+        if clip is None or set(clip.names) != set(self._seen) or not any(isinstance(seen.variance, float) and seen.variance
+                                                                        for seen in self._seen.values()):
+            return
+        each, squared = self._observation.batch_size / clip.images, 0.0
+        for rows in public.values():
+            middle, spread = _energies(rows)
+            squared += len(rows.mean()) * (middle + spread / each)
+        factor = min(1.0, clip.norm / math.sqrt(squared)) if squared else 1.0
+        self._seen = {name: replace(seen, shared=seen.shared / factor, variance=seen.variance / factor**2)
+                      for name, seen in self._seen.items()}
 
     def scores(self, tell: Progress) -> Tensor:
         if any(seen.mask is not None or seen.last is not None or isinstance(seen.variance, Tensor) for seen in self._seen.values()):
@@ -130,8 +147,14 @@ class _Batches:
         for names in self._free:  # so that |G|^2 is what is expected
             of_names = {name: bases[name] for name in names}
             alone = Public(_gram(own, own, of_names), self._groups, self._observation.batch_size)
-            squared = total([squared_norms(shared[name]) / base for name, base in of_names.items()])
+            noise = {name: self._variance(name, victims) / base for name, base in of_names.items()}
+            sizes = {name: shared[name][0].numel() for name in names}
+            squared = total([squared_norms(shared[name]) / base for name, base in of_names.items()]) - sum(
+                sizes[name] * noise[name] for name in names)
+            # Where the length is lost in the noise, it is taken for what it is.
+            least = _CERTAIN * math.sqrt(2 * sum(sizes[name] * noise[name] ** 2 for name in names))
             scale = (alone.expected_square(counts) / squared.clamp_min(torch.finfo(squared.dtype).tiny)).sqrt()
+            scale = torch.where(squared > least, scale, 1.0)
             for name in names:
                 of = shared[name]
                 shared[name] = of * scale.to(of.dtype).view(-1, *[1] * (of.dim() - 1))
@@ -186,10 +209,15 @@ class _Batches:
         return {name: FormedRows(of.values - self._middle[name]) if isinstance(of, FormedRows) and name in self._middle else of
                 for name, of in rows.items()}
 
+    def _variance(self, name: str, victims: slice) -> float:
+        """Of the noise, of all victims or of one."""
+        variance = self._seen[name].variance
+        return float(variance[victims]) if isinstance(variance, Tensor) else variance
+
     def _base(self, name: str, victims: slice) -> float:
         """The variance of each entry of a parameter that is not that of the span of public gradients, of all victims or of one."""
         batch, seen, (middle, spread) = self._observation.batch_size, self._seen[name], self._energies[name]
-        variance = float(seen.variance[victims]) if isinstance(seen.variance, Tensor) else seen.variance
+        variance = self._variance(name, victims)
         across = seen.across * (middle + spread / batch)
         return max(variance + across + _RIDGE * spread * (batch - 1) / batch**2, torch.finfo(torch.float32).tiny)
 

@@ -16,7 +16,10 @@ def presence_mu(observation: Observation) -> float | None:
 
     The gradient of each image was clipped to a norm C before the mean over B was taken, and Gaussian noise of standard deviation s
     followed: the image moves what is shared by C / B at most, so that mu = C / (B s), which is 1 / multiplier in DP-SGD's terms.
-    What is done afterwards takes nothing away (post-processing), and T rounds compose to sqrt(T) mu.
+    Where the gradients of n clients were clipped as wholes instead (one client: n = 1), the part of its client is at most C / n
+    away from nothing with the image or without, so that mu = C / (n s) between that the client took part and that it did not, of
+    which the bound on top-1 follows alike. What is done afterwards takes nothing away (post-processing), and T rounds compose to
+    sqrt(T) mu.
     """
     squared = 0.0
     for seen in observation.by_round():
@@ -30,12 +33,12 @@ def presence_mu(observation: Observation) -> float | None:
 def _of_round(releases: dict[str, Release], batch_size: int) -> float | None:
     clips, ratios = set(), []
     for release in releases.values():
-        if not release.stages or not isinstance(clip := release.stages[0], Clipped) or clip.images != batch_size:
+        if not release.stages or not isinstance(clip := release.stages[0], Clipped) or batch_size % clip.images:
             return None
         if set(clip.names) != set(releases) or any(isinstance(stage, Unknown) for stage in release.stages):
             return None  # what is not declared may look at the images again
         clips.add(clip)
-        moved, variance = clip.norm / batch_size, 0.0
+        moved, variance = clip.norm / clip.images, 0.0
         for stage in release.stages[1:]:
             if isinstance(stage, Scaled):
                 moved, variance = moved * abs(stage.factor), variance * stage.factor**2

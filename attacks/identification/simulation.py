@@ -61,7 +61,9 @@ def _draws(observation: Observation, module: nn.Module, image: Tensor, label: Te
     assert observation.defense is not None
     number = observation.rounds[0].number if observation.rounds else 0
     seeds = [derive(seed, "client", draw) for draw in range(DRAWS)]
-    drawn = [simulated_gradient(observation.defense, module, image[None], label[None], seed=one, round_=number,
+    # Of a sum over clients, as if all had the image.
+    images, labels = (of[None].expand(observation.defense.summed, *of.shape) for of in (image, label))
+    drawn = [simulated_gradient(observation.defense, module, images, labels, seed=one, round_=number,
                                 local=observation.local)
              for one in seeds]
     return {name: torch.stack([of[name].flatten().double() for of in drawn]) for name in observation.shared}

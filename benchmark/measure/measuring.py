@@ -26,7 +26,7 @@ from benchmark.measure.perceptual import Perceptual
 from benchmark.measure.pools import draw_pools
 from benchmark.measure.training import make_private, train
 from benchmark.measure.victim_memory import Chunks
-from benchmark.measure.victims import Victims, choose_victims
+from benchmark.measure.victims import Victims, choose_victims, shared_companions
 from benchmark.measure.work import Advanced, Attacked, EpochEnded, Event, Identified, Note, Todo, Trained, TrialWork, Tried, Work
 from benchmark.specification import AttackSpec, CellSpec, TrialSpec
 from benchmark.store import layout
@@ -127,10 +127,13 @@ class _Observing:
                  note: Callable[[str], None]) -> None:
         self._work, self._mode, self._private, self._weights = work, mode, private, weights
         self._dataset, self._device, self._share, self._note = dataset, dataset.train.labels.device, share, note
-        self._batch_size = work.evaluation.images_of(mode, work.training.observed_images)
+        summed = private.in_force.summed  # each of so many clients has as many images
+        self._batch_size = summed * work.evaluation.images_of(mode, work.training.observed_images)
         self._victims = choose_victims(dataset, work.evaluation, self._batch_size, work.spec.seed)
         self._chunks = Chunks(private.module, work.evaluation, checkpoints=len(work.checkpoints))
         note(self._chunks.note)
+        if summed > 1:
+            note(shared_companions(dataset, work.evaluation, self._batch_size))
         self._perceptual = Perceptual(self._device) if work.evaluation.lpips else None
         self._kept: dict[tuple[int, int, int], Observation] = {}
 

@@ -71,7 +71,8 @@ def make_private(defense: Defense, dataset: Dataset, model: str, training: Train
         if training.client is None:
             return defense.make_private(module=module, optimizer=optimizer, epochs=training.epochs, generator=noise,
                                         data_loader=BatchLoader(dataset.train, training.batch_size, order))
-        rounds = Rounds(dataset.train, dataset.name, training.client, training.client.participants, seed)
+        participants = max(training.client.participants, defense.summed)
+        rounds = Rounds(dataset.train, dataset.name, training.client, participants, seed)
         return defense.make_private(
             module=module, optimizer=optimizer, data_loader=rounds, epochs=training.epochs, generator=noise, local=rounds.local)
 

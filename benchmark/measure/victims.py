@@ -91,6 +91,14 @@ def choose_victims(dataset: Dataset, evaluation: Evaluation, batch_size: int, se
     return Victims(split, indices, tuple(range(evaluation.victims)))
 
 
+def shared_companions(dataset: Dataset, evaluation: Evaluation, batch_size: int) -> str:
+    """What is to be told of sums over clients, whose images are more than there are; "" where they are not."""
+    images = len(dataset.train)
+    there, needed = images - most_public(evaluation, images - evaluation.victims), evaluation.victims * batch_size
+    return "" if needed <= there else (f"participants of different observations overlap: {evaluation.victims} sums of {batch_size} "
+                                       f"images take {needed:,}, and there are {there:,} beside the public ones")
+
+
 def public_images(dataset: Dataset, targets: np.ndarray, evaluation: Evaluation, seed: int) -> np.ndarray:
     """Images that attackers have beside their candidates, given the targets of all victims: none looks like one of these. From them
     the covariance of the gradients of companions is estimated."""

@@ -210,16 +210,16 @@ def _check_dataset(grid: Grid, name: str, dataset: Dataset) -> None:
         raise InputError(f"dataset {name} has {images} training images, but evaluation.victims is {victims}")
     if grid.tuning is not None and dataset.train.labels.bincount().max() < 2:
         raise InputError(f"dataset {name} has one training image of each class, so that none can be kept apart to tune by (tuning)")
-    client = grid.training.client
+    client, summed = grid.training.client, max(defenses.create(label).summed for label in grid.points)
     if client is not None:
         # Of the images that trials keep apart by class, there are at most so many less.
         left = images if grid.tuning is None else len(dataset.without_test(grid.tuning.validation).train)
         try:
-            client.check_participants(client.participants, left)
+            client.check_participants(max(client.participants, summed), left)
         except ValueError as error:
             raise InputError(f"dataset {name}: {error}") from error
     trained = [grid.training.observed_images] if client is not None or grid.tuning is None else grid.tuning.batch_sizes
-    largest = max(grid.evaluation.images_of(mode, batch) for mode in grid.evaluation.observed for batch in trained)
+    largest = summed * max(grid.evaluation.images_of(mode, batch) for mode in grid.evaluation.observed for batch in trained)
     private = images - most_public(grid.evaluation, images - victims)
     if largest > 1 and largest > private:
         raise InputError(f"dataset {name} has {images} training images, of which {images - private} are public: gradients of "

@@ -29,7 +29,7 @@ def test_its_victims_are_identified_and_attacked(defense, model, batch_size):
 
 
 #: Where the defaults leave nothing to be told, a strength that does.
-TELLING = {"dp-sgd": "dp-sgd(noise_multiplier=0.05)"}
+TELLING = {"dp-sgd": "dp-sgd(noise_multiplier=0.05)", "dp-fedavg": "dp-fedavg(noise_multiplier=0.05)"}
 
 
 @pytest.mark.parametrize("defense", BUILT_IN)

@@ -63,6 +63,22 @@ def test_local_steps_are_observed_as_updates_and_attacks_say_so(shapes, tmp_path
     assert epsilon["dp-sgd(noise_multiplier=1.0)", 2] > epsilon["dp-sgd(noise_multiplier=1.0)", 1] > 0
 
 
+def test_behind_a_sum_are_the_images_of_as_many_clients(shapes, tmp_path):
+    """Each of so many takes part in every round, however few were asked for."""
+    client = {"images": 4, "batch_size": 2}
+    grid = grid_of(shapes, defenses=["none", "noise(std=0.01)+secure-sum(clients=4)", "dp-fedavg+secure-sum(clients=3)"], seeds=[0],
+                   client=client, training={"epochs": 1}, attacks=["inverting-gradients(iterations=2)"],
+                   evaluation={"checkpoints": [-1], "victims": 2, "candidates": 3, "public": 4, "observed": ["as-trained", "single"]})
+    assert run(grid, tmp_path / "run").failed == 0
+    frames = {name: pd.concat([pd.read_parquet(path) for path in (tmp_path / "run").rglob(f"{name}.parquet")])
+              for name in ("training", "identifications")}
+    sizes = frames["identifications"].groupby(["defense", "observed"])["batch_size"].unique().map(list).to_dict()
+    summed = {"none": 1, "noise(std=0.01)+secure-sum(clients=4)": 4, "dp-fedavg(noise_multiplier=1.0)+secure-sum(clients=3)": 3}
+    assert sizes == {(name, mode): [count * images] for name, count in summed.items() for mode, images in (("as-trained", 2), ("single", 1))}
+    rounds = frames["training"].query("epoch == 1").set_index("defense")["rounds"]
+    assert rounds.to_dict() == {name: -(-16 // count) for name, count in summed.items()}  # 16 batches of 2 images
+
+
 def training_of(folder):
     frames = [pd.read_parquet(path) for path in sorted(folder.rglob("training.parquet"))]
     return pd.concat(frames).drop(columns=["seconds", "step_memory", "sent_bytes"]).sort_values(["defense", "epoch"]).reset_index(drop=True)
@@ -75,3 +91,12 @@ def training_of(folder):
 def test_clients_that_the_data_do_not_have(shapes, tmp_path, client, text):
     with pytest.raises(InputError, match=text):
         run(grid_of(shapes, client=client, training={"epochs": 1}, seeds=[0]), tmp_path / "run")
+
+
+def test_sums_of_clients_that_there_are_not(shapes, tmp_path):
+    with pytest.raises(InputError, match="8 participants in a round, and 5 clients of 6 of the 32 training images"):
+        run(grid_of(shapes, defenses=["secure-sum(clients=[2, 8])"], client=CLIENT, training={"epochs": 1}, seeds=[0]), tmp_path / "run")
+    with pytest.raises(InputError, match=r"secure-sum\(clients=16\) sums over clients, and there are none"):
+        make_grid(content(defenses=["secure-sum"]), "grid")
+    with pytest.raises(InputError, match="a secure sum of one client hides nothing"):
+        make_grid(content(defenses=["secure-sum(clients=1)"], client=CLIENT), "grid")

@@ -46,7 +46,7 @@ def test_who_is_plain_who_guarantees_and_whose_loss_is_another():
     def those(what):
         return {cls.name for cls in defenses.registry if cls.__module__.startswith("defenses.") and getattr(cls(), what)}
 
-    assert those("plain") == {"none"} and those("guarantees") == {"dp-sgd"} and those("regularized") == {"precode", "ppp", "cvb"}
+    assert those("plain") == {"none"} and those("guarantees") == {"dp-sgd", "dp-fedavg"} and those("regularized") == {"precode", "ppp", "cvb"}
     composed = defenses.create("precode+dp-sgd")
     assert composed.guarantees and composed.regularized and not composed.plain and len(composed.parts) == 2
     assert not composed.regularizer_reads_parameters and not defenses.create("noise+pruning").regularized

@@ -16,7 +16,8 @@ from defenses import Batch, Facts, Kept, Noise, OwnLikelihood, Release, Step
 from defenses.stochastic import stochastic_layers
 
 SPECIFICATIONS = [*defenses.registry.names(), "precode+noise(std=0.001)", "cvb+precode+dropout", "ats+precode+pruning(p=0.5)",
-                  "precode+dp-sgd+pruning(p=0.5)", "top-k(share=0.5)+noise(std=0.001)"]
+                  "precode+dp-sgd+pruning(p=0.5)", "top-k(share=0.5)+noise(std=0.001)", "dp-sgd+secure-sum(clients=3)",
+                  "top-k(share=0.5)+noise(std=0.001)+secure-sum(clients=2)"]
 assert set(TOYS) < set(SPECIFICATIONS)
 
 
@@ -24,8 +25,9 @@ def make(specification: str, model: str = "lenet", seed: int = 0) -> defenses.Pr
     torch.manual_seed(seed)
     module = MODELS[model]()
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
-    private = private_of(
-        specification, module, optimizer=optimizer, data_loader=loader(), epochs=2, generator=torch.Generator().manual_seed(seed))
+    clients = defenses.create(specification).summed
+    private = private_of(specification, module, optimizer=optimizer, data_loader=loader(24 * clients, 6 * clients), epochs=2,
+                         generator=torch.Generator().manual_seed(seed))
     private.module.train()
     return private
 
@@ -37,6 +39,11 @@ def state(private: defenses.Private) -> dict[str, torch.Tensor]:
 def all_of(private: defenses.Private) -> dict[str, torch.Tensor]:
     """With what the client keeps."""
     return {name: tensor.clone() for name, tensor in private.state_dict().items()}
+
+
+def batch_of(private: defenses.Private, count: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """So many images of each client."""
+    return batch(count * private.in_force.summed, seed)
 
 
 def releases(private: defenses.Private, x: torch.Tensor, y: torch.Tensor) -> dict[str, Release]:
@@ -76,7 +83,7 @@ def test_is_described_immutable_and_parses_back(cls):
 @pytest.mark.parametrize("specification", SPECIFICATIONS)
 def test_shared_gradient_covers_all_trainable_parameters(specification, model):
     private = make(specification, model)
-    shared = private.shared_gradient(*batch(4))
+    shared = private.shared_gradient(*batch_of(private, 4))
     assert {n: g.shape for n, g in shared.items()} == {n: p.shape for n, p in private.module.named_parameters()}
     assert all(torch.isfinite(g).all() for g in shared.values())
 
@@ -84,8 +91,8 @@ def test_shared_gradient_covers_all_trainable_parameters(specification, model):
 @pytest.mark.parametrize("specification", SPECIFICATIONS)
 def test_what_trains_is_what_leaks(specification):
     """backward() and shared_gradient() give the same numbers from the same randomness."""
-    x, y = batch(6)  # the expected batch size of the loader, which is what DP-SGD divides by in training
     training, observed = make(specification), make(specification)
+    x, y = batch_of(training, 6)  # the expected batch size of the loader, which is what DP-SGD divides by in training
     seed = 7
     torch.manual_seed(seed)
     training._generator.manual_seed(seed)
@@ -99,7 +106,7 @@ def test_what_trains_is_what_leaks(specification):
 def test_observing_leaves_the_training_untouched(specification, model):
     """Two trainings, one of which is observed between the steps, end bit for bit alike."""
     alone, observed = make(specification, model), make(specification, model)
-    x, y = batch(3, seed=1)
+    x, y = batch_of(alone, 3, seed=1)
     outcomes = []
     for private in (alone, observed):
         torch.manual_seed(3)
@@ -112,7 +119,7 @@ def test_observing_leaves_the_training_untouched(specification, model):
                 assert torch.equal(random, torch.get_rng_state())
                 assert all(a is b for a, b in zip(grads, (p.grad for p in private.module.parameters()), strict=True))
                 assert private.privacy_spent() == spent
-            private.backward(*batch(6, seed=10 + step))
+            private.backward(*batch_of(private, 6, seed=10 + step))
             private.optimizer.step()
         outcomes.append(all_of(private))
     assert same(*outcomes)
@@ -127,7 +134,7 @@ def test_optimizer_trains_exactly_the_parameters_of_the_model(specification, mod
     assert sorted(held) == sorted(id(p) for p in private.module.parameters())
     before = state(private)
     for seed in range(3):
-        private.backward(*batch(6, seed))
+        private.backward(*batch_of(private, 6, seed))
         private.optimizer.step()
     unchanged = [name for name, p in private.module.named_parameters() if torch.equal(p, before[name])]
     assert unchanged == []
@@ -145,7 +152,7 @@ def test_trains_from_the_loader_it_returns(specification):
 @pytest.mark.parametrize("specification", SPECIFICATIONS)
 def test_observations_differ_from_call_to_call_only_by_the_clients_randomness(specification):
     private = make(specification)
-    x, y = batch(2)
+    x, y = batch_of(private, 2)
     assert same(private.shared_gradient(x, y, seed=1), private.shared_gradient(x, y, seed=1))
     random = is_random(private, x, y)
     assert random is None or same(private.shared_gradient(x, y), private.shared_gradient(x, y)) is not random
@@ -157,17 +164,17 @@ def test_every_step_of_a_training_draws_anew(specification):
     private = make(specification)
     steps = []
     for _ in range(2):
-        private.backward(*batch(6))
+        private.backward(*batch_of(private, 6))
         steps.append({name: p.grad.clone() for name, p in private.module.named_parameters()})
-    random = is_random(private, *batch(6))
+    random = is_random(private, *batch_of(private, 6))
     assert random is None or same(*steps) is not random
 
 
 @pytest.mark.parametrize("specification", SPECIFICATIONS)
 def test_the_trained_module_can_be_copied(specification):
     private = make(specification)
-    private.backward(*batch(6))
-    private.module(batch(6)[0])
+    private.backward(*batch_of(private, 6))
+    private.module(batch_of(private, 6)[0])
     assert same(state(private), copy.deepcopy(private.module).state_dict())
 
 
@@ -177,12 +184,13 @@ def test_a_training_that_was_saved_and_loaded_leaks_the_same(specification, mode
     """Attacks observe what was saved in a training made anew: nothing that the gradient depends on may be elsewhere."""
     live, loaded = make(specification, model), make(specification, model)
     for seed in range(3):
-        live.backward(*batch(6, seed))
+        live.backward(*batch_of(live, 6, seed))
         live.optimizer.step()
     saved = {name: tensor.clone() for name, tensor in live.state_dict().items()}
     loaded.load_state_dict(saved)
     assert loaded.round == 3 and same(loaded.state_dict(), saved)
-    assert same(live.shared_gradient(*batch(2), seed=5), loaded.shared_gradient(*batch(2), seed=5))
+    x, y = batch_of(live, 2)
+    assert same(live.shared_gradient(x, y, seed=5), loaded.shared_gradient(x, y, seed=5))
 
 
 @pytest.mark.parametrize("specification", SPECIFICATIONS)
@@ -190,10 +198,12 @@ def test_client_step_stays_on_the_device(specification):
     """On fake tensors of another device: an operation that meets a tensor left on the CPU raises."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):
         module = MODELS["lenet"]()
-        private = defenses.create(specification).make_private(
-            module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(),
+        defense = defenses.create(specification)
+        images = 6 * defense.summed
+        private = defense.make_private(
+            module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(4 * images, images),
             epochs=1, generator=torch.Generator("cpu"))
-        x, y = torch.randn(6, 2, 8, 8), torch.zeros(6, dtype=torch.long)
+        x, y = torch.randn(images, 2, 8, 8), torch.zeros(images, dtype=torch.long)
         private.module.train()
         private.backward(x, y)
         assert {p.grad.device.type for p in private.module.parameters()} == {FAKE_DEVICE}
@@ -233,12 +243,13 @@ UNKNOWN: dict[str, str] = {"dcs2": "whether the gradient was projected does not 
 def test_the_release_covers_every_parameter_and_holds(specification, batch_size):
     """The gradient before the defense changed it, made with the same randomness, is within what the release says."""
     private = make(specification)
-    x, y = batch(batch_size)
+    x, y = batch_of(private, batch_size)
     told = releases(private, x, y)
     shared = private.shared_gradient(x, y, seed=4)
     assert told.keys() == shared.keys() == dict(private.module.named_parameters()).keys()
     built_in = {cls.name for cls in defenses.registry} - set(TOYS)
-    if {part.name for part in private.defense.parts} <= built_in - UNKNOWN.keys():
+    # What each client did by itself need not follow from a sum.
+    if {part.name for part in private.defense.parts} <= built_in - UNKNOWN.keys() and private.in_force.summed == 1:
         assert all(chain.form is not None for chain in told.values())
     clean = clean_gradient(private, x, y, seed=4)
     for name, chain in told.items():
@@ -247,39 +258,42 @@ def test_the_release_covers_every_parameter_and_holds(specification, batch_size)
 
 
 def clean_gradient(private, x, y, *, seed):
-    """What ``shared_gradient`` would be if the defense left gradients alone."""
+    """What ``shared_gradient`` would be if the defense left gradients alone: the mean over the clients."""
     torch.manual_seed(seed)
+    generator, clients = torch.Generator().manual_seed(seed), private.in_force.summed
 
     def losses(batch):
         return defenses.client_loss(private.in_force, private.module, *batch)
 
-    step = Step(private.module, Batch(x, y), len(x), torch.Generator().manual_seed(seed), copy.deepcopy(private.state), 0, losses)
-    batch_of = private.in_force.transform_batch(step.batch, step)
-    return step.gradient(batch_of)
+    found = []
+    for client, own in enumerate(zip(x.chunk(clients), y.chunk(clients), strict=True)):
+        step = Step(private.module, Batch(*own), len(own[0]), generator, copy.deepcopy(private.state_of(client)), 0, losses)
+        found.append(step.gradient(private.in_force.transform_batch(step.batch, step)))
+    return {name: sum(of[name] for of in found) / clients for name in found[0]}
 
 
 @pytest.mark.parametrize("specification", SPECIFICATIONS)
 def test_the_release_follows_from_public_facts_alone(specification):
     """Recomputed in another process' place: from a copy of the shared gradient and of the model, by a defense made anew."""
     private = make(specification)
-    x, y = batch(2)
+    x, y = batch_of(private, 2)
     shared = {name: g[None] for name, g in private.shared_gradient(x, y, seed=4).items()}
-    facts = Facts(2, private.round, private.module, x.shape[1:])
+    facts = Facts(len(x), private.round, private.module, x.shape[1:])
     again = make(specification, seed=5)
     again.module.load_state_dict(state(private))
-    copied = again.in_force.release({name: g.clone() for name, g in shared.items()}, Facts(2, private.round, again.module, x.shape[1:]))
+    copied = again.in_force.release({name: g.clone() for name, g in shared.items()}, facts._replace(module=again.module))
     for name, chain in private.in_force.release(shared, facts).items():
         assert [type(stage) for stage in chain.stages] == [type(stage) for stage in copied[name].stages]
         for one, other in zip(chain.bounds(shared[name]), copied[name].bounds(shared[name]), strict=True):
             assert torch.equal(one, other)
-    assert set(Facts._fields) == {"batch_size", "round", "module", "image_shape"}
+    assert set(Facts._fields) == {"batch_size", "round", "module", "image_shape", "local_steps", "step_images"}
 
 
 @pytest.mark.parametrize("specification", SPECIFICATIONS)
 def test_labels_may_be_probabilities(specification):
     """One-hot probabilities give the gradient of the class indices."""
     private = make(specification)
-    x, y = batch(3)
+    x, y = batch_of(private, 3)
     indices, probabilities = (private.shared_gradient(x, targets, seed=2) for targets in (y, torch.nn.functional.one_hot(y, 5).float()))
     for name, g in indices.items():
         torch.testing.assert_close(probabilities[name], g, rtol=1e-4, atol=1e-6)

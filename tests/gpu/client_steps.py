@@ -33,22 +33,23 @@ _PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm
              aten.convolution_backward.default}
 
 
-def loader(device: torch.device, dtype: torch.dtype) -> Any:
-    """Batches of six images on the device."""
+def loader(device: torch.device, dtype: torch.dtype, clients: int = 1) -> Any:
+    """Batches of six images of each client on the device."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(24, *cases.SHAPE, generator=generator).to(device, dtype)
-    y = torch.randint(cases.CLASSES, (24,), generator=generator).to(device)
+    x = torch.randn(24 * clients, *cases.SHAPE, generator=generator).to(device, dtype)
+    y = torch.randint(cases.CLASSES, (24 * clients,), generator=generator).to(device)
     dataset = torch.utils.data.TensorDataset(x, y)
     dataset.mean, dataset.std = (0.5, 0.5), (0.25, 0.25)
-    return torch.utils.data.DataLoader(dataset, batch_size=6)
+    return torch.utils.data.DataLoader(dataset, batch_size=6 * clients)
 
 
 def private_of(defense: str, model: str, device: torch.device, dtype: torch.dtype) -> defenses.Private:
     """A training under SGD, which begins with the same weights everywhere."""
     torch.manual_seed(0)
     module = cases.model_makers()[model]().to(device, dtype)
-    private = defenses.create(defense).make_private(
-        module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(device, dtype), epochs=1,
+    made = defenses.create(defense)
+    private = made.make_private(
+        module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(device, dtype, made.summed), epochs=1,
         generator=torch.Generator(device).manual_seed(0))
     private.module.to(dtype).train()
     return private
@@ -58,7 +59,7 @@ def client(defense: str, model: str, device: torch.device, dtype: torch.dtype) -
     """A shared gradient, and the weights after some steps."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), SameDraws():
         private = private_of(defense, model, device, dtype)
-        x, y = next(iter(loader(device, dtype)))
+        x, y = next(iter(loader(device, dtype, private.in_force.summed)))
         shared = {name: g.cpu() for name, g in private.shared_gradient(x, y, seed=3).items()}
         for _ in range(STEPS):
             private.backward(x, y)
@@ -101,7 +102,7 @@ def _apart(found: tuple[dict[str, Tensor], ...], expected: tuple[dict[str, Tenso
 
 def _empty_samples(bench: Bench) -> Iterator[Row]:
     """A Poisson sample can be empty: what leaves is then noise alone."""
-    for defense in [cls.name for cls in defenses.registry if cls().guarantees]:
+    for defense in [cls.name for cls in defenses.registry if cls().samples]:
         if not there("opacus"):
             yield skipped(f"{defense}, an empty sample", "needs opacus")
             continue

@@ -71,7 +71,7 @@ def _of_a_training(bench: Bench, defense: str) -> Row:
         private = private_of(defense, "small lenet", bench.device, torch.float32)
     except ValueError as error:
         return skipped(f"training / {defense}", str(error))
-    x, y = next(iter(loader(bench.device, torch.float32)))
+    x, y = next(iter(loader(bench.device, torch.float32, private.in_force.summed)))
 
     def train(steps: int) -> None:
         for _ in range(steps):

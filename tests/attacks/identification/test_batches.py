@@ -110,6 +110,9 @@ CHAINS = {
     "dp-sgd": (DP_SGD, {"clip": 0.2, "variance": (0.1 * 0.2 / 3) ** 2}),
     "dp-sgd without noise": (replace(DP_SGD, noise_multiplier=0.0), {"clip": 0.2}),
     "dp-sgd and pruning": (Composition((DP_SGD, PRUNING)), {"clip": 0.2, "variance": (0.1 * 0.2 / 3) ** 2, "hidden": True}),
+    "sum": (defenses.SecureSum(2), {}),
+    "noise in a sum": (Composition((NOISE, defenses.SecureSum(2))), {"variance": (0.03 / 2) ** 2}),
+    "dp-sgd in a sum": (Composition((DP_SGD, defenses.SecureSum(2))), {"clip": 0.2, "variance": (0.1 * 0.2 / 6) ** 2}),
     "precode": (defenses.PRECODE(bottleneck_size=3), {}),
     "svd": (defenses.TruncatedSVD(energy=0.6), {"cut": True}),
     "svd and scaled": (Composition((defenses.TruncatedSVD(energy=0.6), Scaling(-2.0))), {"cut": True, "factor": -2.0}),
@@ -122,6 +125,21 @@ def test_scores_are_those_of_the_law_by_hand(name, labels_known):
     """Whose candidates, and public images, are clipped one by one where those of the client were."""
     defense, arguments = CHAINS[name]
     check(case_of(defense, victims=2, size=4, batch_size=3, labels_known=labels_known, dtype=torch.float64), **arguments)
+
+
+@pytest.mark.parametrize("clients", [1, 2])
+def test_a_length_that_is_lost_in_the_noise_is_the_one_that_public_images_have(clients):
+    """Gradients of three images each were clipped as wholes: by how much follows from the length that such a mean is expected to have."""
+    defense = defenses.DPFedAvg(noise_multiplier=3, max_norm=0.1)
+    if clients > 1:
+        defense = Composition((defense, defenses.SecureSum(clients)))
+    case = case_of(defense, victims=2, size=4, batch_size=3, dtype=torch.float64)
+    public = torch.stack([torch.cat([g.flatten() for g in gradient_of(case.observation, image, label).values()])
+                          for image, label in zip(case.candidates.public_images, case.candidates.public_labels, strict=True)])
+    middle = public.mean(0).square().sum()
+    factor = 0.1 / float(middle + (public.square().sum(1).mean() - middle) / 3) ** 0.5
+    assert factor < 1
+    check(case, factor=factor, variance=(0.3 / clients / factor) ** 2)
 
 
 def test_a_blind_attacker_has_codes_that_the_model_samples():

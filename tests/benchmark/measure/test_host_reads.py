@@ -42,14 +42,15 @@ def test_an_epoch_reads_its_loss_once(specification, model, monkeypatch):
     found = {}
     for steps in (2, 5):
         with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):
-            pixels = torch.zeros(6 * steps, 8, 8, 2, dtype=torch.uint8)
+            size = 6 * defenses.create(specification).summed
+            pixels = torch.zeros(size * steps, 8, 8, 2, dtype=torch.uint8)
             images = LabelledImages(pixels, torch.zeros(len(pixels), dtype=torch.long), torch.zeros(2), torch.ones(2))
-            samples = [upload_of(torch.arange(6, device="cpu")) for _ in range(steps)]  # a sample of unknown size cannot be faked
+            samples = [upload_of(torch.arange(size, device="cpu")) for _ in range(steps)]  # a sample of unknown size cannot be faked
             monkeypatch.setattr(BatchLoader, "_indices", lambda self, samples=samples: iter(samples))
             module = MODELS[model]()
             private = private_of(
                 specification, module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1, foreach=False),
-                data_loader=BatchLoader(images, 6), epochs=1, generator=torch.Generator("cpu"))
+                data_loader=BatchLoader(images, size), epochs=1, generator=torch.Generator("cpu"))
             with HostReads() as reads:
                 training._train_epoch(private, torch.device(FAKE_DEVICE), "float32", None, None)
             found[steps] = reads.found

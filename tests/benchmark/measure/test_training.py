@@ -32,7 +32,7 @@ def test_every_defense_trains_and_repeats(shapes, specification):
     assert [(e.train_loss, e.test_accuracy, e.epsilon) for e in epochs] == [(e.train_loss, e.test_accuracy, e.epsilon) for e in again]
     for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert (epochs[3].epsilon is not None) == (specification == "dp-sgd") == (epochs[3].delta is not None)
+    assert (epochs[3].epsilon is not None) == (specification in ("dp-sgd", "dp-fedavg")) == (epochs[3].delta is not None)
 
 
 def test_learns_what_is_there_to_learn(shapes):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from benchmark.config import Evaluation
-from benchmark.measure.victims import choose_victims, most_public, public_images
+from benchmark.measure.victims import choose_victims, most_public, public_images, shared_companions
 
 
 def chosen(dataset, victims, batch_size, seed=0):
@@ -68,6 +68,14 @@ def test_victims_share_companions_since_there_are_too_few_images():
     counts = np.bincount(victims.indices[:, 1:].ravel(), minlength=60)
     assert counts.sum() == 140 and counts.max() > 1
     assert set(victims.indices[:, 0]) & set(victims.indices[:, 1:].ravel())  # also those that are another's target
+
+
+def test_it_is_told_where_sums_take_more_images_than_there_are():
+    dataset = dataset_of(60)  # of which 25 of the 50 that are no targets are public
+    evaluation = Evaluation(victims=10)
+    assert shared_companions(dataset, evaluation, 3) == ""
+    assert shared_companions(dataset, evaluation, 4) == (
+        "participants of different observations overlap: 10 sums of 4 images take 40, and there are 35 beside the public ones")
 
 
 def test_companions_are_uniform_and_each_victim_has_its_own():
