@@ -36,7 +36,7 @@ def require_own(*names: str) -> None:
 def _found(name: str) -> Path | None:
     """The file or folder that a name is imported from, or would be; None where there is none, which importing tells by itself."""
     spec = find_spec(name)
-    if spec is None or spec.origin is None and not spec.submodule_search_locations:
+    if spec is None or (spec.origin is None and not spec.submodule_search_locations):
         return None
     return Path(next(iter(spec.submodule_search_locations or ()), str(spec.origin))).resolve()
 
