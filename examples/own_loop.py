@@ -34,7 +34,8 @@ x, y = images[:1], labels[:1]
 private.module.eval()
 observation = Observation(
     module=private.module,
-    shared={name: gradient[None] for name, gradient in private.shared_gradient(x, y, seed=0).items()},  # [victims, *parameter.shape]
+    # Of one victim: [1, *parameter.shape].
+    shared={name: gradient[None] for name, gradient in private.shared_gradient(x, y, seed=0).items()},
     batch_size=1, image_shape=(1, 16, 16), mean=torch.zeros(1), std=torch.ones(1), labels=y[None],
     defense=private.in_force,  # None for a server that knows nothing of it
 )

@@ -31,7 +31,8 @@ def capture(model, images, labels, mean, std):
     F.cross_entropy(model(images), labels).backward()
     gradient = {name: p.grad.contiguous() for name, p in model.named_parameters() if p.requires_grad}
     # What your client does to a gradient before it leaves belongs here.
-    metadata = {"batch_size": len(images), "image_shape": list(images.shape[1:]), "labels": labels.tolist(), "mean": mean, "std": std}
+    metadata = {"batch_size": len(images), "image_shape": list(images.shape[1:]), "labels": labels.tolist(), "mean": mean,
+                "std": std}
     texts = {"format": "leakboard-observation/1", **{key: json.dumps(value) for key, value in metadata.items()}}
     save_file(gradient, "observation.safetensors", metadata=texts)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, "weights.safetensors")

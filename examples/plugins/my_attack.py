@@ -1,4 +1,4 @@
-"""An attack of your own. One that matches gradients says what is minimised; the search, for all victims at once, is there. See run.sh."""
+"""An attack of your own. One that matches gradients says what is minimised, and no more; the search is there. See run.sh."""
 
 from __future__ import annotations
 
