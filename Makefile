@@ -1,6 +1,7 @@
 # make demo: install, run the quick preset, write runs/quick.   make test: install the test extra, check style and types, run the tests.
 # make test-slow: the tests that take longer; those on real data where LEAKBOARD_DATA is set.
 # make flower: the tests of Flower and its example, in an environment of their own beside .venv (Python 3.11 or newer).
+# make examples: run the tutorial and the examples.   make dist: build a wheel and an sdist into dist/, check them, try the wheel.
 # make gpu: what only a GPU can show, in less than 8 minutes, with torch alone (nothing is installed); make gpu DEVICE=cpu rehearses it.
 # make docs: the documentation with the published board, as a site; its links are checked, those to other hosts by make links.
 # make figures: the figures of its concept pages, from a run of the quick preset.
@@ -14,7 +15,7 @@ SKIP ?=
 # Each with one thread, as more would fight with the other processes; the tests of a file in one of them, as they share what is costly.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow lint perf flower gpu docs links figures clean
+.PHONY: demo test test-slow examples dist lint perf flower gpu docs links figures clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakboard run --preset quick --out runs/quick
@@ -24,7 +25,16 @@ test: $(VENV)/installed-test lint
 	$(PYTEST)
 
 test-slow: $(VENV)/installed-test
-	$(PYTEST) -m slow --dist load
+	$(PYTEST) -m slow --dist load --ignore tests/examples
+
+examples: $(VENV)/installed-test
+	$(PYTEST) -m "slow or not slow" tests/examples
+
+dist: $(VENV)/installed-test
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist . > /dev/null
+	$(BIN)/python -m twine check --strict dist/*
+	LEAKBOARD_DIST=dist $(PYTEST) tests/release
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

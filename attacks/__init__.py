@@ -1,5 +1,9 @@
 """Gradient-inversion attacks: what an honest-but-curious server can do with a shared gradient."""
 
+from _leakboard import require_own
+
+require_own("defenses")
+
 from attacks.base import Attack, Observation, Progress, Reconstruction, Round
 from attacks.methods.analytic import Analytic
 from attacks.methods.averaging import Averaging

@@ -2,3 +2,7 @@
 
 Importing this package must not import torch: a report is built from result tables on machines without it.
 """
+
+from _leakboard import require_own
+
+require_own("defenses", "attacks")
