@@ -170,6 +170,7 @@ class Clipped(Stage):
         norm: the largest, > 0.
         names: of the parameters that the norm is taken over.
         images: where more than one, the gradient of each was clipped by itself before they were averaged.
+        steps: where more than one, this was done in each of so many local steps, before their mean was taken.
     """
 
     elementwise: ClassVar[bool] = False
@@ -177,11 +178,12 @@ class Clipped(Stage):
     norm: float
     names: tuple[str, ...]
     images: int = 1
+    steps: int = 1
 
     @property
     def alone(self) -> bool:
         """Whether the norm is that of one parameter by itself."""
-        return len(self.names) == 1 and self.images == 1
+        return len(self.names) == 1 and self.images == self.steps == 1
 
     @property
     def loses_scale(self) -> bool:
@@ -198,7 +200,7 @@ class Clipped(Stage):
     def before(self, after: Bounds) -> Bounds:
         # Longer or as it is, in the same direction; of an average of clipped ones not even that is known.
         low, high = after
-        if self.images > 1:
+        if self.images > 1 or self.steps > 1:
             return Bounds(torch.full_like(low, -math.inf), torch.full_like(high, math.inf))
         return Bounds(torch.where(low < 0, -math.inf, low), torch.where(high > 0, math.inf, high))
 

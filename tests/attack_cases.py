@@ -15,16 +15,17 @@ from attacks import Observation, Round
 from attacks.objective.costs import Euclidean
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
-from defenses import Batch, client_loss
-from defenses.client import client_step
+from defenses import LocalSteps, client_loss
+from defenses.client import ONE_GRADIENT, client_update
 from defenses.stochastic import stochastic_layers
 
 
 def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn.Module], *, victims: int = 3, batch_size: int = 1, labels_known: bool = True,
-                   client_generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32, rounds: int = 1
+                   client_generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32, rounds: int = 1,
+                   local: LocalSteps = ONE_GRADIENT
                    ) -> tuple[Observation, torch.Tensor]:
     """The observation of some victims as an informed attacker has it, and their images [N, B, C, H, W]. The model is one of the small
-    ones, or made for images of 2x8x8 and five classes."""
+    ones, or made for images of 2x8x8 and five classes. With local steps a client has so many images as the update is of."""
     generator = torch.Generator("cpu").manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -33,7 +34,7 @@ def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn
             module.to(dtype)
         private = private_of(
             defense, module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(), epochs=1,
-            generator=client_generator)
+            generator=client_generator, local=local)
         if dtype != torch.float32:  # layers that a defense puts in
             private.module.to(dtype)
         device = next(module.parameters()).device
@@ -48,7 +49,9 @@ def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn
             if client_generator is None:
                 return private.shared_gradient(x[i], y[i], seed=i + 1000 * number)
             # A generator cannot be made on a fake device.
-            return client_step(private.in_force, private.module, Batch(x[i], y[i]), batch_size, client_generator, private.state, 0)[0]
+            batches = local.batches(x[i], y[i], client_generator)
+            return client_update(private.in_force, private.module, batches, local, len(batches[0].images), client_generator,
+                                 private.state, 0)[0]
 
         shared = [[observed(i, number) for i in range(victims)] for number in range(rounds)]
     module = copy.deepcopy(private.module).eval()
@@ -56,7 +59,7 @@ def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn
     return Observation(
         module=module, shared=of_rounds[0].shared, batch_size=batch_size, image_shape=(2, 8, 8),
         mean=torch.full((2,), 0.5).to(device, dtype), std=torch.full((2,), 0.25).to(device, dtype),
-        labels=y if labels_known else None, defense=private.in_force, rounds=of_rounds), x
+        labels=y if labels_known else None, defense=private.in_force, rounds=of_rounds, local=local), x
 
 
 def observation_through(module: nn.Module, image_shape: tuple[int, int, int], *, victims: int = 2, batch_size: int = 1, classes: int = 3,

@@ -16,7 +16,8 @@ def presence_mu(observation: Observation) -> float | None:
 
     The gradient of each image was clipped to a norm C before the mean over B was taken, and Gaussian noise of standard deviation s
     followed: the image moves what is shared by C / B at most, so that mu = C / (B s), which is 1 / multiplier in DP-SGD's terms.
-    What is done afterwards takes nothing away (post-processing), and T rounds compose to sqrt(T) mu.
+    What is done afterwards takes nothing away (post-processing), and T rounds compose to sqrt(T) mu. So do the local steps in which
+    an image takes part, at most the ceiling of a such; each of them moves C / b under noise that is sqrt(T) times that of the update.
     """
     squared = 0.0
     for seen in observation.by_round():
@@ -24,7 +25,17 @@ def presence_mu(observation: Observation) -> float | None:
         if mu is None:
             return None
         squared += mu**2
-    return math.sqrt(squared)
+    return math.sqrt(squared) * _of_steps(observation)
+
+
+def _of_steps(observation: Observation) -> float:
+    """How much more all steps tell that an image takes part in than their mean would, were they independent of each other."""
+    local, images = observation.local, observation.batch_size
+    if not local:
+        return 1.0
+    of_step = min(local.batch_size or images, images)
+    taken = math.ceil(local.steps / math.ceil(images / of_step))
+    return math.sqrt(taken / local.steps) * images / of_step
 
 
 def _of_round(releases: dict[str, Release], batch_size: int) -> float | None:
