@@ -157,8 +157,8 @@ class Observation:
 
     @property
     def mixing(self) -> Mixing | None:
-        """Which images the gradients are of, where a defense is known to mix them; a blind attacker takes them for the client's, and
-        so does everybody of an update, in each step of which they were mixed anew."""
+        """Which images the gradients are of, where a defense is known to mix them; a blind attacker takes them for the client's,
+        and so does everybody of an update, in each step of which they were mixed anew."""
         return None if self.defense is None or self.local else self.defense.mixing(self._facts)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -83,11 +83,11 @@ class GeneralStep(MatchingStep):
         cost = self._with_distances(cost, terms, entered)
         return self._with_sample_prior(cost, [own[None] for own in samples])[0]
 
-    def _weights(self, variable: list[Tensor], observed: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    def _weights(self, variable: list[Tensor], observed: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights at which candidates' gradients are taken, from what else is variable and what was observed of a victim."""
         return self._parameters
 
-    def _gradient(self, weights: Mapping[str, Tensor], x: Tensor, y: Tensor, samples: Sequence[Tensor], codes: Sequence[Tensor],
+    def _gradient(self, weights: dict[str, Tensor], x: Tensor, y: Tensor, samples: Sequence[Tensor], codes: Sequence[Tensor],
                   errors: Sequence[Tensor]) -> dict[str, Tensor]:
         """What a client with candidates [B, C, H, W] would share, by the names of :class:`ClientLoss`."""
         with sampling(self._stochastic, samples, codes):

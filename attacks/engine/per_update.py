@@ -45,9 +45,9 @@ class PerUpdate:
         local = self._observation.local
 
         def update(x: Tensor, y: Tensor, given: list[Tensor]) -> dict[str, Tensor]:
-            def of_step(weights: Mapping[str, Tensor], _: slice) -> Mapping[str, Tensor]:
+            def of_step(weights: dict[str, Tensor], _: slice) -> dict[str, Tensor]:
                 with sampling(self._stochastic, None if samples is None else given):
-                    found = grad(lambda own: functional_call(self._loss, own, (x, y)))(weights)
+                    found: dict[str, Tensor] = grad(lambda own: functional_call(self._loss, own, (x, y)))(weights)
                 return found if self._clip is None else _clipped(found, self._clip)
 
             return mean_gradient(of_step, self._weights, [slice(0, 1)] * local.steps, local.step_size)

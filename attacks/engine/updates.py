@@ -3,7 +3,7 @@ weights that were sent and those that came back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -13,10 +13,10 @@ from attacks.engine.slots import Slots
 from attacks.objective.objective import Objective
 
 
-def mean_gradient(gradient: Callable[[Mapping[str, Tensor], slice], Mapping[str, Tensor]], weights: Mapping[str, Tensor],
+def mean_gradient(gradient: Callable[[dict[str, Tensor], slice], dict[str, Tensor]], weights: dict[str, Tensor],
                   batches: Sequence[slice], step_size: float) -> dict[str, Tensor]:
-    """The mean of the gradients of local steps w_(t+1) = w_t - step size * g_t, which is what a client shares in units of a gradient
-    (:class:`defenses.LocalSteps`); it can be differentiated through all of them.
+    """The mean of the gradients g_t of local steps w_(t+1) = w_t - step size * g_t, which is what a client shares in units of a
+    gradient (:class:`defenses.LocalSteps`); it can be differentiated through all of them.
 
     Args:
         gradient: from weights and a batch, places of some images, to a gradient.
@@ -33,8 +33,8 @@ def mean_gradient(gradient: Callable[[Mapping[str, Tensor], slice], Mapping[str,
 
 
 class UnrolledStep(GeneralStep):
-    """The update of a client that takes its local steps on the candidates, differentiated through all of them (Dimitrov et al., TMLR
-    2022, section 4.1).
+    """The update of a client that takes its local steps on the candidates, differentiated through all of them (Dimitrov et al.,
+    TMLR 2022).
 
     Under stochastic layers an image has one sample in all its steps, where at the client it has one in each.
 
@@ -54,9 +54,9 @@ class UnrolledStep(GeneralStep):
         held = self.slots.bytes_per_slot()
         return int((COPIES * len(self._batches) - 1) * held + COPIES * share * self._saved_bytes(image))
 
-    def _gradient(self, weights: Mapping[str, Tensor], x: Tensor, y: Tensor, samples: Sequence[Tensor], codes: Sequence[Tensor],
+    def _gradient(self, weights: dict[str, Tensor], x: Tensor, y: Tensor, samples: Sequence[Tensor], codes: Sequence[Tensor],
                   errors: Sequence[Tensor]) -> dict[str, Tensor]:
-        def of_step(weights: Mapping[str, Tensor], batch: slice) -> Mapping[str, Tensor]:
+        def of_step(weights: dict[str, Tensor], batch: slice) -> dict[str, Tensor]:
             some = ([own[batch] for own in group] for group in (samples, codes, errors))
             return super(UnrolledStep, self)._gradient(weights, x[batch], y[batch], *some)
 
@@ -64,8 +64,8 @@ class UnrolledStep(GeneralStep):
 
 
 class SurrogateStep(GeneralStep):
-    """The gradient at w_0 + alpha (w_T - w_0) (Zhu et al., ICML 2023). The first of what else is variable is ``resolution * alpha``,
-    [S, 1]; where nothing is, alpha is one half.
+    """The gradient at w_0 + alpha (w_T - w_0) (Zhu et al., ICML 2023). The first of what else is variable is
+    ``resolution * alpha``, [S, 1]; where nothing is, alpha is one half.
 
     Args:
         resolution: what alpha is multiplied by.
@@ -79,7 +79,7 @@ class SurrogateStep(GeneralStep):
     def _logits_and_samples(self, others: Sequence[Tensor], samples: list[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
         return super()._logits_and_samples(others[1:], samples)
 
-    def _weights(self, variable: list[Tensor], observed: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    def _weights(self, variable: list[Tensor], observed: dict[str, Tensor]) -> dict[str, Tensor]:
         alpha = variable[0][0] / self._resolution if variable else 0.5
         # The shared update is (w_0 - w_T) / distance; of layers that are not compared w_0 is taken.
         moved = {f"module.{name}": alpha * self._distance * update for name, update in observed.items()}

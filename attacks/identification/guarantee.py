@@ -16,8 +16,8 @@ def presence_mu(observation: Observation) -> float | None:
 
     The gradient of each image was clipped to a norm C before the mean over B was taken, and Gaussian noise of standard deviation s
     followed: the image moves what is shared by C / B at most, so that mu = C / (B s), which is 1 / multiplier in DP-SGD's terms.
-    What is done afterwards takes nothing away (post-processing), and T rounds compose to sqrt(T) mu. So do the local steps in which
-    an image takes part, at most the ceiling of a such; each of them moves C / b under noise that is sqrt(T) times that of the update.
+    What is done afterwards takes nothing away (post-processing), and T rounds compose to sqrt(T) mu. So do local steps of b images:
+    in each in which an image takes part it moves the step's gradient by C / b, under noise of sqrt(T) times that of the update.
     """
     squared = 0.0
     for seen in observation.by_round():

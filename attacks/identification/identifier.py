@@ -48,10 +48,10 @@ class Identifier:
       (:mod:`attacks.identification.mixtures`);
     - ``simulated``: where nothing is disclosed, or codes cannot be read (:mod:`attacks.identification.simulation`).
 
-    Of an update of several local steps candidates are compared by the update that a client with each would share. Where a client has
-    more images, that is to first order: the update is taken for the mean of their gradients at the weights that were sent, in which
-    each image has the same weight, as it has but for a last epoch that was not completed. Under DP-SGD the simulation clips in each
-    step, and leaves out what noise does to later steps.
+    Of an update of several local steps, candidates are compared by the update that a client with each would share; where gradients
+    were clipped in each step, it is simulated with that, and what noise does to later steps is left out. Of a client of more images
+    the update is compared to first order: it is taken for the mean of their gradients at the weights that were sent, in which each
+    image has the same weight, as it has but for a last epoch that was not completed.
 
     Where a defense is known to have changed each image by one of some choices, a candidate's likelihood is the mean over these.
     Rounds are averaged where nothing is lost by it, under Gaussian noise; else their scores add up.

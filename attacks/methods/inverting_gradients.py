@@ -23,8 +23,8 @@ class InvertingGradients(MatchingAttack):
     deterministic as without a defense.
 
     Args:
-        first_order: take an update of several local steps for a gradient at the weights that were sent, the baseline of attacks that
-            know better; without it there is an obstacle.
+        first_order: whether an update of several local steps is taken for a gradient at the weights that were sent, the baseline of
+            attacks that know better; otherwise there is an obstacle.
         iterations, step_size, total_variation, restarts, patience: as for :class:`attacks.methods.matching_attack.MatchingAttack`.
 
     The authors use up to 24,000 iterations,

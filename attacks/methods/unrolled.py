@@ -32,13 +32,13 @@ class Unrolled(MatchingAttack):
     """Simulate the client's local steps on the candidates, and match the mean of their gradients with the update by the cosine,
     differentiated through all steps (Dimitrov et al., TMLR 2022).
 
-    Which image is in which step nobody knows. So each local epoch has images of its own, which a prior draws together: their mean is
-    to be the same in all epochs. At the end the images of later epochs are assigned to those of the first that are nearest to them,
-    and averaged. Where a step sees all images of the client there is no order, and one set of images for all steps.
+    Which image is in which step nobody knows. So each local epoch has images of its own, which a prior draws together: their mean
+    is to be the same in all epochs. At the end the images of later epochs are assigned to those of the first that are nearest to
+    them, and averaged. Where a step sees all images of the client there is no order, and one set of images for all steps.
 
-    Labels are put in an order that is drawn at random, the same in all epochs, since theirs in the steps is not known either; images
-    are assigned to images of the same label alone, nearest pairs first, where the authors assign optimally and do not look at labels.
-    The mean is the aggregate of their experiments on FEMNIST; on CIFAR-100 they take the largest responses of random convolutions.
+    Labels are put in an order that is drawn at random, the same in all epochs, since theirs in the steps is not known either. Images
+    are assigned to those of the same label alone, nearest pairs first; the published code assigns optimally and does not look at
+    labels. There the mean is the aggregate of the prior on FEMNIST; on CIFAR-100 it is the largest responses of random convolutions.
 
     Args:
         same_epochs: weight of the prior that all epochs are of the same images, >= 0.
@@ -115,8 +115,8 @@ def _in_random_order(labels: Tensor, observation: Observation, seed: int) -> Ten
 
 
 def _together(images: Tensor, labels: Tensor, in_last: int) -> Tensor:
-    """The images of all epochs [N, E, B, C, H, W] as means over the epochs [N, B, C, H, W], each assigned to one of the first epoch of
-    the same label; of the last epoch the first ``in_last`` alone, since nothing but the prior moved the others."""
+    """The images of all epochs [N, E, B, C, H, W] as means over the epochs [N, B, C, H, W], each assigned to one of the first epoch
+    that has the same label; of the last epoch the first ``in_last`` alone, since nothing but the prior moved the others."""
     n, epochs, b = images.shape[:3]
     first, total = images[:, 0], images[:, 0].clone()
     count = torch.ones(n, b, dtype=images.dtype, device=images.device)

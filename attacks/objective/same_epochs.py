@@ -1,4 +1,4 @@
-"""The prior that all epochs are of the same images, in whatever order (Dimitrov et al., TMLR 2022, section 4.2)."""
+"""The prior that all epochs are of the same images, in whatever order (Dimitrov et al., TMLR 2022)."""
 
 from __future__ import annotations
 
