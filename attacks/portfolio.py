@@ -9,7 +9,7 @@ from attacks.base import Attack
 
 #: Raised with every change of an attack, a setting, or the scores of reconstructions or candidates, since results of different
 #: portfolios are not comparable.
-VERSION = 4
+VERSION = 5
 
 #: Iterations and restarts of each attack by budget.
 BUDGETS = {"fast": (300, 1), "standard": (1000, 1), "thorough": (3000, 2)}

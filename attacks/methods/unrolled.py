@@ -36,9 +36,10 @@ class Unrolled(MatchingAttack):
     is to be the same in all epochs. At the end the images of later epochs are assigned to those of the first that are nearest to
     them, and averaged. Where a step sees all images of the client there is no order, and one set of images for all steps.
 
-    Labels are put in an order that is drawn at random, the same in all epochs, since theirs in the steps is not known either. Images
-    are assigned to those of the same label alone, nearest pairs first; the published code assigns optimally and does not look at
-    labels. There the mean is the aggregate of the prior on FEMNIST; on CIFAR-100 it is the largest responses of random convolutions.
+    Labels are put in an order that is drawn at random, the same in all epochs, since theirs in the steps is not known either.
+    Images are assigned to those of the same label alone, nearest pairs first; the published code assigns optimally and does not
+    look at labels. There the mean is the aggregate of the prior on FEMNIST; on CIFAR-100 it is the largest responses of random
+    convolutions.
 
     Args:
         same_epochs: weight of the prior that all epochs are of the same images, >= 0.
