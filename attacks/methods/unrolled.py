@@ -110,8 +110,8 @@ def _in_random_order(labels: Tensor, observation: Observation, seed: int) -> Ten
     orders = []
     for victim in observation.victims:
         generator = torch.Generator("cpu").manual_seed(derive(seed, "order", victim))
-        orders.append(torch.randperm(labels.shape[1], generator=generator, device="cpu").tolist())
-    index = upload(torch.tensor(orders, device="cpu"), labels.device)
+        orders.append(torch.randperm(labels.shape[1], generator=generator, device="cpu"))
+    index = upload(torch.stack(orders), labels.device)
     return torch.stack([own[order] for own, order in zip(labels, index, strict=True)])
 
 
