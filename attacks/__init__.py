@@ -16,6 +16,8 @@ from attacks.methods.omit_stochastic import OmitStochastic
 from attacks.methods.recursive import Recursive
 from attacks.methods.see_through_gradients import SeeThroughGradients
 from attacks.methods.spear import Spear
+from attacks.methods.surrogate import Surrogate
+from attacks.methods.unrolled import Unrolled
 from attacks.portfolio import BUDGETS
 from attacks.portfolio import portfolio as members
 from attacks.race import Race
@@ -68,5 +70,5 @@ def create_all(specification: str) -> list[Attack]:
 __all__ = [
     "DLG", "IDLG", "Analytic", "Attack", "Averaging", "FeatureMatching", "InvertingGradients", "JointSample", "Likelihood",
     "Observation", "OmitStochastic", "Progress", "Race", "Reconstruction", "Recursive", "Round", "SeeThroughGradients", "Spear",
-    "create", "create_all", "registry",
+    "Surrogate", "Unrolled", "create", "create_all", "registry",
 ]

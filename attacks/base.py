@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from defenses import Choice, Defense, Facts, LocalSteps, Mixing, Release
+from defenses import Choice, Defense, Facts, LocalSteps, Mixing, Release, Unknown
 from defenses.client import ONE_GRADIENT
 from defenses.stochastic import StochasticLayer, sampling, stochastic_layers
 from defenses.support.registry import Named, SpecificationError
@@ -115,14 +115,17 @@ class Observation:
         # Kept, since an attack asks several times, and masks of large layers take as long as an iteration to find.
         if self.defense is None:
             return dict.fromkeys(self.shared, Release())
+        if self.local and (acting := [of.name for of in self.defense.parts if of.acts_in_steps and not of.tells_of_updates]):
+            reason = f"{acting[0]} acted in each of {self.local.steps} local steps, of which the update alone is seen"
+            return dict.fromkeys(self.shared, Release((Unknown(reason),)))
         told = self.defense.release(self.shared, self._facts)
         return {name: release.averaged(self.averaged_rounds) for name, release in told.items()}
 
     @cached_property
     def choices(self) -> tuple[Choice, ...]:
         """What the client may have done to each image before the gradient was computed, one of these; nothing where none is known
-        of, as to a blind attacker."""
-        return () if self.defense is None else tuple(self.defense.choices(self._facts))
+        of, as to a blind attacker, or where each of several local steps had another."""
+        return () if self.defense is None or self.local else tuple(self.defense.choices(self._facts))
 
     @property
     def _facts(self) -> Facts:
@@ -154,8 +157,9 @@ class Observation:
 
     @property
     def mixing(self) -> Mixing | None:
-        """Which images the gradients are of, where a defense is known to mix them; a blind attacker takes them for the client's."""
-        return None if self.defense is None else self.defense.mixing(self._facts)
+        """Which images the gradients are of, where a defense is known to mix them; a blind attacker takes them for the client's,
+        and so does everybody of an update, in each step of which they were mixed anew."""
+        return None if self.defense is None or self.local else self.defense.mixing(self._facts)
 
     @property
     def discloses(self) -> bool:
@@ -231,7 +235,8 @@ class Attack(Named):
 
     Attributes:
         threat_model: letter of the weakest threat model that suffices in the SoK of Carletti et al. (USENIX Security 2025).
-        needs: what the attack cannot do without beside the gradient: ``defense`` (an informed attacker), ``rounds`` (several).
+        needs: what the attack cannot do without beside the gradient: ``defense`` (an informed attacker), ``rounds`` (several),
+            ``updates`` (of several local steps).
         takes_updates: whether it knows what an update of several local steps is, and does not take it for a gradient.
         of_others: whether it runs other attacks, see :meth:`members`.
     """

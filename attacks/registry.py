@@ -14,9 +14,11 @@ from attacks.methods.omit_stochastic import OmitStochastic
 from attacks.methods.recursive import Recursive
 from attacks.methods.see_through_gradients import SeeThroughGradients
 from attacks.methods.spear import Spear
+from attacks.methods.surrogate import Surrogate
 from attacks.methods.unmixing import Unmixing
+from attacks.methods.unrolled import Unrolled
 from defenses.support.registry import Registry
 
 registry: Registry[Attack] = Registry(
     "attack", Attack, InvertingGradients, DLG, IDLG, SeeThroughGradients, FeatureMatching, Analytic, Spear, OmitStochastic,
-    Likelihood, Averaging, Recursive, JointSample, Unmixing)
+    Likelihood, Averaging, Recursive, JointSample, Unmixing, Unrolled, Surrogate)

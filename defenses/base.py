@@ -55,6 +55,8 @@ class Defense(Named):
     #: Where a client that takes several local steps applies ``transform_gradients``: to the ``update`` that leaves it, or to the
     #: gradient of each ``step``, as what reads the batch has to. ``gradient``: to neither, so that it allows one step alone.
     acts: ClassVar[str] = "update"
+    #: Whether ``release`` tells of the update of several local steps (``Facts.local_steps``) also where it acts in each of them.
+    tells_of_updates: ClassVar[bool] = False
     #: Whether the regularizer reads parameters themselves, and not only what the layers compute of each sample. Attacks match the
     #: latter without forming the gradients of large layers.
     regularizer_reads_parameters: ClassVar[bool] = True
@@ -75,6 +77,13 @@ class Defense(Named):
     def guarantees(self) -> bool:
         """Whether a training under the defense spends a privacy budget that is accounted for."""
         return type(self).account is not Defense.account
+
+    @property
+    def acts_in_steps(self) -> bool:
+        """Whether it changes what a client does in each of several local steps, and not the update alone that leaves it."""
+        own = type(self)
+        return own.transform_batch is not Defense.transform_batch or own.batch_gradient is not Defense.batch_gradient or (
+            self.acts != "update" and own.transform_gradients is not Defense.transform_gradients)
 
     @property
     def plain(self) -> bool:

@@ -45,6 +45,7 @@ class DPSGD(Defense):
     """
 
     name: ClassVar[str] = "dp-sgd"
+    tells_of_updates: ClassVar[bool] = True
     summary: ClassVar[str] = "per-sample clipping and Gaussian noise with a privacy budget (Opacus)"
     paper: ClassVar[str] = "Abadi et al., CCS 2016"
 
@@ -168,11 +169,15 @@ class DPSGD(Defense):
         return losses
 
     def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
+        """Of one gradient as above. The update of T local steps of b images is the mean of as many noisy sums, so that the noise of
+        an entry has the T-th part of the variance of one step's. That is to first order: what noise does to the weights, and so to
+        the gradients of later steps, is left out; and an image counts as one of B, however often it was drawn."""
         if self.noise_multiplier is None:  # not planned yet, so that nobody knows the noise
             return dict.fromkeys(shared, budget.UNPLANNED)
-        stages: tuple[Stage, ...] = (Clipped(self.max_grad_norm, tuple(shared), facts.batch_size),)
+        of_step = min(facts.step_images or facts.batch_size, facts.batch_size) if facts.local_steps > 1 else facts.batch_size
+        stages: tuple[Stage, ...] = (Clipped(self.max_grad_norm, tuple(shared), facts.batch_size, facts.local_steps),)
         if self.noise_multiplier > 0:
-            stages += (Noise((self.noise_multiplier * self.max_grad_norm / facts.batch_size) ** 2),)
+            stages += (Noise((self.noise_multiplier * self.max_grad_norm / of_step) ** 2 / facts.local_steps),)
         return dict.fromkeys(shared, Release(stages))
 
 

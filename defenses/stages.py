@@ -187,6 +187,7 @@ class Clipped(Stage):
         names: of the parameters that the norm is taken over.
         images: where more than one, so many gradients were clipped by themselves before they were averaged: that of each image, or,
             under a sum over fewer clients than there are images, that of each client.
+        steps: where more than one, this was done in each of so many local steps, before their mean was taken.
     """
 
     elementwise: ClassVar[bool] = False
@@ -194,11 +195,12 @@ class Clipped(Stage):
     norm: float
     names: tuple[str, ...]
     images: int = 1
+    steps: int = 1
 
     @property
     def alone(self) -> bool:
         """Whether the norm is that of one parameter by itself."""
-        return len(self.names) == 1 and self.images == 1
+        return len(self.names) == 1 and self.images == self.steps == 1
 
     @property
     def loses_scale(self) -> bool:
@@ -218,7 +220,7 @@ class Clipped(Stage):
     def before(self, after: Bounds) -> Bounds:
         # Longer or as it is, in the same direction; of an average of clipped ones not even that is known.
         low, high = after
-        if self.images > 1:
+        if self.images > 1 or self.steps > 1:
             return Bounds(torch.full_like(low, -math.inf), torch.full_like(high, math.inf))
         return Bounds(torch.where(low < 0, -math.inf, low), torch.where(high > 0, math.inf, high))
 

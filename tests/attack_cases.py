@@ -15,17 +15,19 @@ from attacks import Observation, Round
 from attacks.objective.costs import Euclidean
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
-from defenses import client_loss
+from defenses import LocalSteps, client_loss
 from defenses.client import ONE_GRADIENT
 from defenses.rounds import divided, mean_of_round
 from defenses.stochastic import stochastic_layers
 
 
 def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn.Module], *, victims: int = 3, batch_size: int = 1, labels_known: bool = True,
-                   client_generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32, rounds: int = 1
+                   client_generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32, rounds: int = 1,
+                   local: LocalSteps = ONE_GRADIENT
                    ) -> tuple[Observation, torch.Tensor]:
     """The observation of some victims as an informed attacker has it, and their images [N, B, C, H, W]. The model is one of the small
-    ones, or made for images of 2x8x8 and five classes. Of each client that the defense sums over there are ``batch_size`` images."""
+    ones, or made for images of 2x8x8 and five classes. Of each client that the defense sums over there are ``batch_size`` images; with
+    local steps these are as many as the update is of."""
     clients = (defenses.create(defense) if isinstance(defense, str) else defense).summed
     batch_size *= clients
     generator = torch.Generator("cpu").manual_seed(1)
@@ -36,7 +38,7 @@ def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn
             module.to(dtype)
         private = private_of(
             defense, module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader(24 * clients, 6 * clients),
-            epochs=1, generator=client_generator)
+            epochs=1, generator=client_generator, local=local)
         if dtype != torch.float32:  # layers that a defense puts in
             private.module.to(dtype)
         device = next(module.parameters()).device
@@ -51,8 +53,8 @@ def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn
             if client_generator is None:
                 return private.shared_gradient(x[i], y[i], seed=i + 1000 * number)
             # A generator cannot be made on a fake device.
-            clients = divided(x[i], y[i], private.in_force, ONE_GRADIENT, client_generator)
-            return mean_of_round(private.in_force, private.module, clients, ONE_GRADIENT, None, client_generator, private.state_of, 0)[0]
+            of_clients = divided(x[i], y[i], private.in_force, local, client_generator)
+            return mean_of_round(private.in_force, private.module, of_clients, local, None, client_generator, private.state_of, 0)[0]
 
         shared = [[observed(i, number) for i in range(victims)] for number in range(rounds)]
     module = copy.deepcopy(private.module).eval()
@@ -60,7 +62,7 @@ def observation_of(defense: str | defenses.Defense, model: str | Callable[[], nn
     return Observation(
         module=module, shared=of_rounds[0].shared, batch_size=batch_size, image_shape=(2, 8, 8),
         mean=torch.full((2,), 0.5).to(device, dtype), std=torch.full((2,), 0.25).to(device, dtype),
-        labels=y if labels_known else None, defense=private.in_force, rounds=of_rounds), x
+        labels=y if labels_known else None, defense=private.in_force, rounds=of_rounds, local=local), x
 
 
 def observation_through(module: nn.Module, image_shape: tuple[int, int, int], *, victims: int = 2, batch_size: int = 1, classes: int = 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from defenses.stochastic import sampling
 from defenses.support.watching import watching
 
 #: Live copies of what the step keeps for a victim: gradients, activations, and their derivatives.
-_COPIES = 6
+COPIES = 6
 
 
 class GeneralStep(MatchingStep):
@@ -35,18 +36,21 @@ class GeneralStep(MatchingStep):
         self._parameters = {name: p.detach() for name, p in self._loss.named_parameters() if p.requires_grad}
 
     def kept_bytes(self, image: Tensor, samples: list[Tensor]) -> int:
+        return (COPIES - 1) * self.slots.bytes_per_slot() + COPIES * self._saved_bytes(image)
+
+    def _saved_bytes(self, image: Tensor) -> int:
+        """What a forward pass keeps for a candidate [1, B, C, H, W]."""
         # Passes through torch.func cannot be looked into.
         x = image.detach().clone().flatten(0, 1).requires_grad_()
         with sampling(self._stochastic), twice_differentiable():
-            kept = saved_bytes(lambda: image_losses(self._defense, self._module, x, self._labels.value[0],
+            return saved_bytes(lambda: image_losses(self._defense, self._module, x, self._labels.value[0],
                                                     [errors.value[0] for errors in self._errors]),
                                shared=self._module.parameters())
-        return (_COPIES - 1) * self.slots.bytes_per_slot() + _COPIES * kept
 
     def _derivatives(self, images: Tensor, others: list[Tensor], samples: list[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         def evaluate(x: Tensor, variable: list[Tensor], labels: Tensor, given: list[Tensor], *held: Any) -> Tensor:
             logits, own = self._logits_and_samples(variable, given)
-            return self._evaluate(x, labels if logits is None else logits.softmax(-1), own, *held)
+            return self._evaluate(x, labels if logits is None else logits.softmax(-1), own, variable, *held)
 
         named = ({name: held.value for name, held in group.items()} for group in (self._gradients, self._masks, self._squared))
         held = (*named, [code.value for code in self._codes], [errors.value for errors in self._errors],
@@ -56,14 +60,15 @@ class GeneralStep(MatchingStep):
             (derivative, by_others), objective = step(images, others, self._labels.value, samples, *held)
         return (derivative, *by_others), objective
 
-    def _evaluate(self, x: Tensor, y: Tensor, samples: list[Tensor], observed: dict[str, Tensor], masks: dict[str, Tensor],
-                  squared: dict[str, Tensor], codes: list[Tensor], errors: list[Tensor], of_terms: list[Tensor]) -> Tensor:
+    def _evaluate(self, x: Tensor, y: Tensor, samples: list[Tensor], variable: list[Tensor], observed: dict[str, Tensor],
+                  masks: dict[str, Tensor], squared: dict[str, Tensor], codes: list[Tensor], errors: list[Tensor],
+                  of_terms: list[Tensor]) -> Tensor:
         entered: dict[str, Tensor] = {}
-        with sampling(self._stochastic, samples, codes):
-            candidate = grad(lambda parameters: functional_call(self._loss, parameters, (x, y, *errors)))(self._parameters)
-            if self._read:
-                with watching(self._read) as entered:
-                    functional_call(self._loss, self._parameters, (x, y, *errors))
+        weights = self._weights(variable, observed)
+        candidate = self._gradient(weights, x, y, samples, codes, errors)
+        if self._read:
+            with sampling(self._stochastic, samples, codes), watching(self._read) as entered:
+                functional_call(self._loss, weights, (x, y, *errors))
         own = {name: candidate["module." + name][None] for name in observed}
         own.update({name: through(own[name]) for name, through in self._objective.passes.items() if name in own})
         compared = {
@@ -77,6 +82,17 @@ class GeneralStep(MatchingStep):
         terms = with_tensors(self._terms, [tensor[None] for tensor in of_terms])
         cost = self._with_distances(cost, terms, entered)
         return self._with_sample_prior(cost, [own[None] for own in samples])[0]
+
+    def _weights(self, variable: list[Tensor], observed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights at which candidates' gradients are taken, from what else is variable and what was observed of a victim."""
+        return self._parameters
+
+    def _gradient(self, weights: dict[str, Tensor], x: Tensor, y: Tensor, samples: Sequence[Tensor], codes: Sequence[Tensor],
+                  errors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What a client with candidates [B, C, H, W] would share, by the names of :class:`ClientLoss`."""
+        with sampling(self._stochastic, samples, codes):
+            found: dict[str, Tensor] = grad(lambda own: functional_call(self._loss, own, (x, y, *errors)))(weights)
+        return found
 
 
 class ClientLoss(nn.Module):

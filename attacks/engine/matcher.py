@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,11 +16,15 @@ from attacks.engine.slots import Slots
 from attacks.engine.step import MatchingStep
 from attacks.engine.structured import StructuredStep
 from attacks.engine.tracing import Unsuitable
+from attacks.engine.updates import UnrolledStep
 from attacks.objective.objective import Objective
 from defenses.support.seeds import VictimNoise, derive
 from defenses.support.upload import upload
 
 log = logging.getLogger("leakboard")
+
+#: Makes a step from the observation, the labels, the objective and the slots.
+StepKind = Callable[[Observation, Tensor, Objective, Slots], MatchingStep]
 
 #: Draws of a stochastic layer's noise that are made ahead for each victim.
 _NOISE_BLOCK = 64
@@ -31,7 +35,8 @@ class GradientMatcher:
 
     The candidate's gradient is that of the client's loss, the regularizer of a known defense included. A stochastic model samples
     afresh in each evaluation, unless codes are replayed, or samples are variables too. Models made of known layers are matched
-    without forming the gradients of their large layers; others by the general step, which is told once in the log.
+    without forming the gradients of their large layers; others by the general step, which is told once in the log. Updates of
+    several local steps are matched by simulating as many steps on all candidates of a victim, which no order of images changes.
 
     Args:
         observation: the victims.
@@ -40,13 +45,14 @@ class GradientMatcher:
         seeds: of the model's sampling, one for each slot.
         positions: the victim of each slot, by its position in the observation; by default all, one slot each.
         reloaded: whether :meth:`load` is called, for which the gradients in the slots are copied.
+        kind: what makes the step, where it is another.
 
     Raises:
         ValueError: the objective names layers or masks that the observation does not have.
     """
 
     def __init__(self, observation: Observation, labels: Tensor, objective: Objective, *, seeds: Sequence[int],
-                 positions: Sequence[int] | None = None, reloaded: bool = False) -> None:
+                 positions: Sequence[int] | None = None, reloaded: bool = False, kind: StepKind | None = None) -> None:
         objective.check(observation.shared)
         self._arguments = (observation, labels, objective)
         self._positions, self._reloaded = range(len(observation)) if positions is None else positions, reloaded
@@ -54,12 +60,15 @@ class GradientMatcher:
         self._noise = sample_noise(observation, seeds, block=_NOISE_BLOCK) if sampled else []
         self.step_of_slots: MatchingStep
         self._taken: Step | None = None
+        self._checked = True
+        if kind is not None or observation.local:
+            self.step_of_slots = (UnrolledStep if kind is None else kind)(*self._arguments, self._slots())
+            return
         try:
             self.step_of_slots = StructuredStep(*self._arguments, self._slots())
             self._checked = False
         except Unsuitable as reason:
             self.step_of_slots = self._general(str(reason))
-            self._checked = True
 
     def step(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluate normalised images [S, B, C, H, W].

@@ -19,7 +19,8 @@ def presence_mu(observation: Observation) -> float | None:
     Where the gradients of n clients were clipped as wholes instead (one client: n = 1), the part of its client is at most C / n
     away from nothing with the image or without, so that mu = C / (n s) between that the client took part and that it did not, of
     which the bound on top-1 follows alike. What is done afterwards takes nothing away (post-processing), and T rounds compose to
-    sqrt(T) mu.
+    sqrt(T) mu. So do local steps of b images: in each in which an image takes part it moves the step's gradient by C / b, under
+    noise of sqrt(T) times that of the update.
     """
     squared = 0.0
     for seen in observation.by_round():
@@ -27,7 +28,17 @@ def presence_mu(observation: Observation) -> float | None:
         if mu is None:
             return None
         squared += mu**2
-    return math.sqrt(squared)
+    return math.sqrt(squared) * _of_steps(observation)
+
+
+def _of_steps(observation: Observation) -> float:
+    """How much more all steps tell that an image takes part in than their mean would, were they independent of each other."""
+    local, images = observation.local, observation.batch_size
+    if not local:
+        return 1.0
+    of_step = min(local.batch_size or images, images)
+    taken = math.ceil(local.steps / math.ceil(images / of_step))
+    return math.sqrt(taken / local.steps) * images / of_step
 
 
 def _of_round(releases: dict[str, Release], batch_size: int) -> float | None:

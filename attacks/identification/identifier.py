@@ -11,6 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from attacks.base import Observation, Progress
 from attacks.engine.per_image import PerImage
+from attacks.engine.per_update import PerUpdate
 from attacks.engine.rows import Rows, squared_norms
 from attacks.identification.batches import among_others, comparable
 from attacks.identification.candidates import Candidates
@@ -47,6 +48,11 @@ class Identifier:
       (:mod:`attacks.identification.mixtures`);
     - ``simulated``: where nothing is disclosed, or codes cannot be read (:mod:`attacks.identification.simulation`).
 
+    Of an update of several local steps, candidates are compared by the update that a client with each would share; where gradients
+    were clipped in each step, it is simulated with that, and what noise does to later steps is left out. Of a client of more images
+    the update is compared to first order: it is taken for the mean of their gradients at the weights that were sent, in which each
+    image has the same weight, as it has but for a last epoch that was not completed.
+
     Where a defense is known to have changed each image by one of some choices, a candidate's likelihood is the mean over these.
     Rounds are averaged where nothing is lost by it, under Gaussian noise; else their scores add up.
     """
@@ -54,7 +60,8 @@ class Identifier:
     def method(self, observation: Observation) -> Method:
         """How the candidates of an observation are compared."""
         name = self._name(observation)
-        exact = name in ("exact", "likelihood") and ImageLikelihood(observation).exact and not _drops(observation.module)
+        exact = name in ("exact", "likelihood") and ImageLikelihood(observation).exact and not _drops(observation.module) and (
+            _clip_of_steps(observation) is None)
         return Method(name, exact)
 
     def _name(self, observation: Observation) -> str:
@@ -111,7 +118,7 @@ class Identifier:
             return by_features(observation, candidates, tell)
         if method == "simulated":
             return by_simulation(observation, candidates, seed, tell)
-        compute = PerImage(observation)
+        compute = PerUpdate(observation, _clip_of_steps(observation)) if observation.local else PerImage(observation)
         compare = _Cosine(observation) if method == "cosine" else ImageLikelihood(observation)
         noise = fresh_noise(observation, seed)
 
@@ -151,6 +158,12 @@ class _Cosine:
         product = total([rows[name].products(g).double() for name, g in given.items()])
         own = root(total([of.squared().double() for of in rows.values()]))
         return -product / (of_victims(self._length, victims)[:, None] * own)
+
+
+def _clip_of_steps(observation: Observation) -> Clipped | None:
+    """What is known to have been done to the gradient of each of several local steps."""
+    stages = (stage for release in observation.releases().values() for stage in release.stages)
+    return next((stage for stage in stages if isinstance(stage, Clipped) and stage.steps > 1), None)
 
 
 def _drops(module: nn.Module) -> bool:

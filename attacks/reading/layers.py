@@ -29,6 +29,8 @@ def replay_obstacle(observation: Observation) -> str | None:
         return f"codes are read from the gradient of one image, not of {observation.batch_size}, which is a sum over images"
     if concealed(observation):
         return "codes are read from the gradient of one image, beside which another was concealing here"
+    if observation.local:
+        return "codes are read from one gradient, and differ between the local steps of an update"
     if observation.averaged_rounds > 1:
         return "codes differ between the rounds that were averaged"
     if not all(_enters_linear_with_bias(layer) for layer in layers.values()):

@@ -22,7 +22,8 @@ class Told:
         passes: what a candidate's own gradient goes through before it is compared, where it does.
         variances: of the noise on each entry, of parameters with noise.
         judges: how unlikely what was shared is, of parameters whose release says it by itself, or of which signs were shared.
-        clip: the norm that the whole gradient was clipped to, None where it was not, or where other images were clipped beside it.
+        clip: the norm that the whole gradient was clipped to, None where it was not, or where other images were clipped beside it,
+            or several steps.
         free_scale: whether the gradient is known up to its scale only.
 
     Of parameters whose release has no closed form nothing is told.
@@ -84,7 +85,7 @@ def told(observation: Observation) -> Told:
     if not clips:
         return replace(found, free_scale=scale_is_lost)
     (clip, *further) = clips
-    known = not (further or scale_is_lost or found.masks) and clip.images == 1 and set(clip.names) == set(releases)
+    known = not (further or scale_is_lost or found.masks) and clip.images == clip.steps == 1 and set(clip.names) == set(releases)
     return replace(found, clip=clip.norm if known else None, free_scale=not known)
 
 

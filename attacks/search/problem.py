@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.engine.matcher import GradientMatcher, sample_noise
+from attacks.engine.matcher import GradientMatcher, StepKind, sample_noise
 from attacks.objective.objective import Objective
 from attacks.reading.mixtures import Mixture
 from attacks.search.mixtures import MixtureMatcher, Seen
@@ -25,6 +25,14 @@ class Start(NamedTuple):
     restart: int
 
 
+class Scalar(NamedTuple):
+    """A number for each victim that is a variable of a kind of step."""
+
+    begin: float
+    low: float
+    high: float
+
+
 class Problem(NamedTuple):
     """What is to be minimised for each victim, and from which seeds."""
 
@@ -38,13 +46,15 @@ class Problem(NamedTuple):
     joint: bool = False  #: whether the labels are variables too, as the softmax of logits; ``labels`` are then not read
     mixture: Mixture | None = None  #: what became of the images before the gradient was taken; how, is a variable too
     later: tuple[Seen, ...] = ()  #: further rounds of the same images under the mixture
+    kind: StepKind | None = None  #: of the step, where it is not that of the observation
+    scalars: tuple[Scalar, ...] = ()  #: what is variable in this kind of step
 
     def matcher(self, starts: Sequence[Start], *, reloaded: bool) -> GradientMatcher | MixtureMatcher:
         """The matching of some starts, one in each slot."""
         seeds, positions = [self.sampling_seed(start) for start in starts], [start.victim for start in starts]
         if self.mixture is None:
             return GradientMatcher(self.observation, self.labels, self.objective, seeds=seeds, positions=positions,
-                                   reloaded=reloaded)
+                                   reloaded=reloaded, kind=self.kind)
         return MixtureMatcher(self.mixture, self.labels, (Seen(self.observation, self.objective), *self.later), seeds=seeds,
                               positions=positions, reloaded=reloaded)
 
@@ -64,8 +74,9 @@ class Problem(NamedTuple):
 
     def first_others(self, starts: Sequence[Start]) -> list[Tensor]:
         """Where the labels are variables, or how images are mixed, standard normal noise [S, B, classes], or of the shape of the
-        latter, or where the problem begins; where the samples of stochastic layers are, a draw of each layer, [S, B, *shape]."""
-        others = []
+        latter, or where the problem begins; where the samples of stochastic layers are, a draw of each layer, [S, B, *shape].
+        Before all of these what is variable in the kind of step, [S, 1] each."""
+        others = [self.observation.mean.new_full((len(starts), 1), scalar.begin) for scalar in self.scalars]
         if self.begin_logits is not None:
             others.append(torch.stack([self.begin_logits[start] for start in starts]))
         elif (shape := self._logit_shape) is not None:
@@ -79,6 +90,7 @@ class Problem(NamedTuple):
         """The lowest and the highest valid value of the images, in normalised space, and of each of the others."""
         box = self.observation.box()
         found, mean = [box if self.mixture is None else self.mixture.bounds(*box)], self.observation.mean
+        found += [(mean.new_tensor(scalar.low), mean.new_tensor(scalar.high)) for scalar in self.scalars]
         if self._logit_shape is not None:
             found.append((mean.new_tensor(-torch.inf), mean.new_tensor(torch.inf)))
         if self.objective.sample_prior is not None:

@@ -44,3 +44,13 @@ def choice(name: str, value: Any, known: tuple[str, ...]) -> None:
     """
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def flag(name: str, value: Any) -> None:
+    """Require true or false.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")

@@ -16,6 +16,8 @@ import attacks
 import defenses
 from attacks.engine.matcher import GradientMatcher
 from attacks.score import score
+from defenses import LocalSteps
+from defenses.client import ONE_GRADIENT
 
 #: Parameters that make an attack short, where it has them.
 SHORT = {"iterations": 6, "restarts": 2, "heat": 3, "keep": 2}
@@ -40,7 +42,8 @@ def short(cls: type[attacks.Attack], **changes: int) -> attacks.Attack:
 
 
 def observed(cls: type[attacks.Attack], defense: str, model: str, **options) -> attacks.Observation:
-    return observation_of(defense, model, rounds=2 if "rounds" in cls.needs else 1, **options)[0]
+    local = LocalSteps(3, 0.1, 1) if "updates" in cls.needs else ONE_GRADIENT
+    return observation_of(defense, model, rounds=2 if "rounds" in cls.needs else 1, **{"local": local, **options})[0]
 
 
 def where_it_applies(cls: type[attacks.Attack], **options) -> attacks.Observation:
@@ -56,7 +59,7 @@ def where_it_applies(cls: type[attacks.Attack], **options) -> attacks.Observatio
 @pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.name)
 def test_is_described_and_parses_back(cls):
     attack = cls()
-    assert cls.summary and cls.paper and cls.threat_model in tuple("ABCDEF") and set(cls.needs) <= {"defense", "rounds"}
+    assert cls.summary and cls.paper and cls.threat_model in tuple("ABCDEF") and set(cls.needs) <= {"defense", "rounds", "updates"}
     assert attacks.create(attack.label) == attack
 
 
@@ -149,3 +152,23 @@ def test_applies_to_at_least_three_observations(cls):
 
     known = (knowledge for defense in DEFENSES for model in MODELS for knowledge in of_model(defense, model))
     assert len(list(islice((one for one in known if short(cls).obstacle(one) is None), 3))) == 3
+
+
+#: A defense of each kind of what is known of an update: all, noise, hidden entries, what acts in steps, samples, clipped steps.
+OF_UPDATES = ["none", "noise", "pruning", "soteria", "precode", "dp-sgd", "ats", "mixup"]
+LOCAL = LocalSteps(3, 0.1, 2)
+
+
+@pytest.mark.parametrize("defense", OF_UPDATES)
+@pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.name)
+def test_of_updates_it_knows_what_they_are_or_says_so(cls, defense):
+    informed = observed(cls, defense, "mlp", batch_size=3, local=LOCAL)
+    for observation in (informed, informed.blind()):
+        attack = short(cls)
+        if not attack.takes_updates:
+            assert attack.obstacle(observation) == "updates of 3 local steps were shared, and it takes them for gradients"
+            continue
+        rebuilt = attack.reconstruct(observation, seed=0)
+        assert rebuilt.images.shape == (3, 3, 2, 8, 8) and torch.isfinite(rebuilt.images).all()
+        assert torch.equal(rebuilt.labels.sort(1).values, observation.labels.sort(1).values)
+        assert torch.isfinite(score(observation, (rebuilt.images - 0.5) / 0.25, rebuilt.labels, 0)).all()

@@ -12,6 +12,7 @@ import attacks
 import defenses
 from attacks.identification import Identifier
 from attacks.identification.simulation import by_simulation
+from defenses import LocalSteps
 
 BUILT_IN = [name for name in defenses.registry.names() if name not in TOYS]
 
@@ -26,6 +27,16 @@ def test_its_victims_are_identified_and_attacked(defense, model, batch_size):
         scores = Identifier().scores(known, case.candidates, seed=0)
         assert scores.shape == (2, 4) and scores.isfinite().all()
         assert any(cls().obstacle(known) is None for cls in attacks.registry if not cls.of_others and "rounds" not in cls.needs)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("defense", BUILT_IN)
+def test_its_updates_are_identified_and_attacked(defense, batch_size):
+    case = case_of(defense, "mlp", victims=2, size=4, batch_size=batch_size, local=LocalSteps(3, 0.1, 2))
+    for known in (case.observation, case.observation.blind()):
+        scores = Identifier().scores(known, case.candidates, seed=0)
+        assert scores.shape == (2, 4) and scores.isfinite().all()
+        assert any(cls().obstacle(known) is None for cls in attacks.registry if "updates" in cls.needs)
 
 
 #: Where the defaults leave nothing to be told, a strength that does.

@@ -17,6 +17,8 @@ from attacks.engine.matcher import GradientMatcher
 from attacks.methods.matching_attack import MatchingAttack
 from benchmark.data.loaders import BatchLoader, LabelledImages
 from benchmark.measure import training
+from defenses import LocalSteps
+from defenses.client import ONE_GRADIENT
 
 #: The normalisation of fake images cannot be read.
 GIVEN = {"ats": "ats(mean=(0.0, 0.0), std=(1.0, 1.0))"}
@@ -74,7 +76,8 @@ def test_iterations_of_an_attack_read_nothing(cls, defense, monkeypatch):
     found = {}
     for iterations in (2, 5):
         with FakeTensorMode(allow_non_fake_inputs=True), torch.device(FAKE_DEVICE):
-            observation, _ = observation_of(defense, "lenet", client_generator=torch.Generator("cpu"), victims=6)
+            observation, _ = observation_of(defense, "lenet", client_generator=torch.Generator("cpu"), victims=6,
+                                            local=LocalSteps(3, 0.1, 1) if "updates" in cls.needs else ONE_GRADIENT)
             attack = cls(iterations=iterations)
             if attack.obstacle(observation) is not None:
                 return
