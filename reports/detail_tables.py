@@ -45,7 +45,8 @@ def identification_table(entries: list[Entry]) -> tuple[list[tuple[str, str, boo
         ("knowledge", "", True, lambda e, r: Value(r.knowledge)),
         ("method", "how candidates are scored; exact: by the likelihood itself, so that no attacker does better against that pool",
          True, lambda e, r: Value(text.scored(r))),
-        *((f"top-1 of {size}", f"share of victims whose image is named rightly among {size} candidates; chance is {1 / size:g}",
+        *((f"top-1 of {size}", f"share of victims whose image is named rightly among {size} candidates; chance is {1 / size:g}"
+           + (", and it is the area under the ROC curve (AUC), mean over victims" if size == 2 else ""),
            True, lambda e, r, size=size: estimate(r.at(size), 3)) for size in sizes),
         ("top-1 of M", "among all candidates; chance is 1/M", True, lambda e, r: estimate(r.at_all, 3)),
         ("M", "candidates of a victim, the true one included", True, lambda e, r: number(r.candidates, 0)),

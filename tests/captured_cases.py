@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import defenses
+from defenses.client import ONE_GRADIENT
 from defenses.private import simulated_gradient
 
 MEAN, STD, CLASSES = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3], 4
@@ -49,7 +50,7 @@ def normalised(pixels: np.ndarray) -> torch.Tensor:
 
 
 def write(folder: Path, module: nn.Module, batches: list[tuple[list[np.ndarray], list[int]]], *, defense: str = "none", rounds: int = 1,
-          single: bool = False, **changed: str | None) -> None:
+          single: bool = False, local: defenses.LocalSteps = ONE_GRADIENT, **changed: str | None) -> None:
     """``observation.safetensors``, ``weights.safetensors`` and ``net.py``: what clients share of batches (images, labels), with some
     of the metadata changed, or left out (None)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,7 @@ def write(folder: Path, module: nn.Module, batches: list[tuple[list[np.ndarray],
     tensors: dict[str, torch.Tensor] = {}
     for number in range(rounds):
         shared = [simulated_gradient(defense_, module, torch.stack([normalised(pixels) for pixels in images]), torch.tensor(labels),
-                                     seed=100 * number + place) for place, (images, labels) in enumerate(batches)]
+                                     seed=100 * number + place, local=local) for place, (images, labels) in enumerate(batches)]
         prefix = f"round{number}/" if number else ""
         tensors |= {prefix + name: shared[0][name] if single else torch.stack([of[name] for of in shared]) for name in shared[0]}
     metadata: dict[str, str | None] = {

@@ -13,7 +13,9 @@ The metadata are texts, all but the first in JSON:
 - ``mean``, ``std``: [C], of the normalisation (pixel - mean) / std of pixels in [0, 1];
 - ``labels``: the classes [B], or [N][B] where there are N victims; left out where the attacker is not given them;
 - ``victims``: N; left out where the file holds one gradient, without a dimension for victims;
-- ``rounds``: 1 by default.
+- ``rounds``: 1 by default;
+- ``local_steps``: 1 by default. Of T steps of plain SGD, the tensors are the update (w_0 - w_T) / (T * ``local_step_size``), and
+  ``local_batch_size`` images, all by default, were in each step.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 from attacks import Observation, Round
 from benchmark.captured.tensor_files import Expected, opened, read_tensors
 from benchmark.errors import InputError, shortened
-from defenses import Defense
+from defenses import Defense, LocalSteps
 from defenses.support.registry import unknown
 from defenses.support.upload import upload
 
@@ -77,7 +79,7 @@ def read(path: Path, module: nn.Module, defense: Defense | None, device: torch.d
     labels = None if about.labels is None else upload(torch.tensor(about.labels), device)
     mean, std = (upload(values, device, torch.float32) for values in (about.mean, about.std))
     return Observation(module, dict(rounds[0].shared), about.batch_size, about.image_shape, mean, std, labels, defense,
-                       rounds=rounds), classes
+                       rounds=rounds, local=about.local), classes
 
 
 def write(path: Path, shared: Mapping[str, Tensor], *, batch_size: int, image_shape: Sequence[int], mean: Sequence[float],
@@ -103,7 +105,8 @@ class _Metadata:
         self._where, self._texts = where, texts
         if texts.get("format") != FORMAT:
             raise self.wrong("format", f"{FORMAT!r}")
-        known = ("format", "batch_size", "image_shape", "mean", "std", "labels", "victims", "rounds")
+        known = ("format", "batch_size", "image_shape", "mean", "std", "labels", "victims", "rounds", "local_steps",
+                 "local_step_size", "local_batch_size")
         for key in texts:
             if key not in known:
                 raise InputError(f"{where}: {unknown('key of the metadata', key, known)}")
@@ -120,11 +123,21 @@ class _Metadata:
         self.victims: int | None = self._value("victims", "a whole number above 0", lambda value: _whole(value, 1), None)
         self.rounds: int = self._value("rounds", "a whole number above 0", lambda value: _whole(value, 1), 1)
         self.labels: list[list[int]] | None = self._labels()
+        self.local = self._local()
 
     def wrong(self, key: str, expected: str) -> InputError:
         """The error for a key that is missing, or not what is expected."""
         given = f"got {shortened(self._texts[key])}" if key in self._texts else "it is missing"
         return InputError(f"{self._where}: the metadata's {key!r} must be {expected}; {given}")
+
+    def _local(self) -> LocalSteps:
+        steps = self._value("local_steps", "a whole number above 0", lambda value: _whole(value, 1), 1)
+        default = () if steps > 1 else (1.0,)
+        size = self._value("local_step_size", "a number above 0, as there are local steps", lambda value: _number(value) and value > 0,
+                           *default)
+        images = self._value("local_batch_size", f"a whole number from 1 to batch_size = {self.batch_size}",
+                             lambda value: _whole(value, 1) and value <= self.batch_size, None)
+        return LocalSteps(steps, float(size), images)
 
     def _labels(self) -> list[list[int]] | None:
         batch, victims = self.batch_size, self.victims

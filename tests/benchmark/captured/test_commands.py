@@ -145,6 +145,10 @@ def test_files_that_are_not_what_they_should_be(name, spoil, message, files, cap
     ({"victims": str(2**63)}, "'victims' must be"),
     ({"rounds": "1000000000"}, "'rounds' must be as many as there are gradients: 4 tensors, of 4 parameters in each; got '1000000000'"),
     ({"rounds": "[]"}, "'rounds' must be a whole number above 0"),
+    ({"local_steps": "0"}, "'local_steps' must be a whole number above 0; got '0'"),
+    ({"local_steps": "2"}, "'local_step_size' must be a number above 0, as there are local steps; it is missing"),
+    ({"local_steps": "2", "local_step_size": "0"}, "'local_step_size' must be a number above 0"),
+    ({"local_steps": "2", "local_step_size": "0.1", "local_batch_size": "100"}, "'local_batch_size' must be a whole number from 1 to batch_size"),
 ])
 def test_metadata_that_are_missing_or_malformed(metadata, message, files, capsys):
     rewrite(files / "observation.safetensors", **metadata)

@@ -48,6 +48,16 @@ def test_the_true_image_is_first_for_each_of_some_victims(defense, labels, tmp_p
     assert firsts(tmp_path, defense) == [(f"{place}.png", label) for place, label in truth]
 
 
+@pytest.mark.parametrize("defense", [None, "none", "noise(std=0.0001)"])
+def test_updates_of_local_steps_are_told_apart_as_updates(defense, tmp_path):
+    images = write_images(tmp_path / "candidates", NAMES)
+    truth = [(3, 2), (0, 1), (5, 2)]
+    write(tmp_path, net(), [([images[place]], [label]) for place, label in truth], defense=defense or "none",
+          local=defenses.LocalSteps(5, 0.5), local_steps="5", local_step_size="0.5")
+    assert observed(tmp_path, defense).local == defenses.LocalSteps(5, 0.5)
+    assert firsts(tmp_path, defense) == [(f"{place}.png", label) for place, label in truth]
+
+
 def test_a_blind_attacker_goes_by_the_cosine_of_gradients(tmp_path):
     images = write_images(tmp_path / "candidates", NAMES)
     write(tmp_path, net(), [([images[3]], [2]), ([images[4]], [0])], rounds=2)
