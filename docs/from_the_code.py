@@ -13,6 +13,7 @@ import attacks
 import defenses
 from benchmark import claims, data, models
 from benchmark.cli import app as command
+from reports import claim_documents
 from reports.site import write_leaderboard
 from reports.submission import merge
 
@@ -22,6 +23,7 @@ _TEXT = re.compile(r"``.*?``|`[^`]*`|[|*]")
 #: Docstrings by the names of what they are of, as they were before napoleon.
 _read: dict[str, list[str]] = {}
 _PUBLISHED = _DOCS.parent / "reports" / "published" / "entries"
+_CLAIMS = _PUBLISHED.parent / "claims.json"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -53,6 +55,7 @@ def _write_parts(app: Sphinx) -> None:
         "datasets": "\n".join(_class(cls) for cls in data.registry),
         "commands": _commands(),
         "claims": "\n".join(_claim(claims.load(name)) for name in claims.names()),
+        "verdicts": claim_documents.table(claim_documents.read(_CLAIMS)),
         "entries": _entries(),
     }
     (_DOCS / "generated").mkdir(exist_ok=True)
