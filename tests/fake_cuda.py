@@ -33,6 +33,8 @@ from benchmark.data.datasets import Dataset
 from benchmark.data.loaders import BatchLoader, LabelledImages
 from benchmark.measure import evaluation, training
 from benchmark.measure.victims import Victims
+from defenses import LocalSteps
+from defenses.client import ONE_GRADIENT
 
 DEVICE = torch.device("cuda:0")
 #: Of defenses that read something on the device when a training is planned, a specification that says it.
@@ -83,7 +85,8 @@ def train_and_observe(defense: str, model: str) -> None:
 
 
 def attack(cls: type[attacks.Attack], defense: str, model: str) -> str:
-    observation, _ = observation_of(defense, model, client_generator=torch.Generator("cpu"), victims=5, rounds=2)
+    local = LocalSteps(2, 0.1) if "updates" in cls.needs else ONE_GRADIENT
+    observation, _ = observation_of(defense, model, client_generator=torch.Generator("cpu"), victims=5, rounds=1 if local else 2, local=local)
     known = {field.name for field in dataclasses.fields(cls)}
     made = cls(**{name: count for name, count in (("iterations", 1), ("restarts", 1)) if name in known})
     obstacles = {}

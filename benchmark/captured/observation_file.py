@@ -133,8 +133,8 @@ class _Metadata:
     def _local(self) -> LocalSteps:
         steps = self._value("local_steps", "a whole number above 0", lambda value: _whole(value, 1), 1)
         default = () if steps > 1 else (1.0,)
-        size = self._value("local_step_size", "a number above 0, as there are local steps", lambda value: _number(value) and value > 0,
-                           *default)
+        size = self._value("local_step_size", "a number above 0, as there are local steps",
+                           lambda value: _number(value) and value > 0, *default)
         images = self._value("local_batch_size", f"a whole number from 1 to batch_size = {self.batch_size}",
                              lambda value: _whole(value, 1) and value <= self.batch_size, None)
         return LocalSteps(steps, float(size), images)

@@ -43,7 +43,9 @@ def test_the_update_of_one_step_is_shared_as_its_gradient_is_or_refused(specific
         assert str(error).endswith("cannot act on an update alone; train with its make_private in the client's own loop")
         return
     assert specification not in UNABLE
-    expected = simulated_gradient(defenses.create(specification), module, x, y, seed=7)
+    # Of a sum over clients, what leaves one of them is its own gradient.
+    alone = "none" if specification == "secure-sum" else specification
+    expected = simulated_gradient(defenses.create(alone), module, x, y, seed=7)
     assert list(found) == list(expected) and all(torch.equal(found[name], g) for name, g in expected.items())
     assert all(torch.equal(gradient[name], g) for name, g in before[0].items())
     assert all(torch.equal(p, before[1][name]) for name, p in module.state_dict().items())
@@ -55,6 +57,13 @@ def test_who_needs_the_batch_or_the_training_says_so(specification, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         shared(specification, module, gradient)
     assert str(caught.value).startswith(defenses.create(specification).label + " ")
+
+
+def test_a_client_of_a_sum_adds_its_share_of_the_noise():
+    module, _, _, gradient = case()
+    whole, share = (shared(specification, module, gradient) for specification in ("noise(std=0.1)", "noise(std=0.1)+secure-sum(clients=4)"))
+    for name, g in gradient.items():
+        torch.testing.assert_close(2 * (share[name] - g), whole[name] - g, rtol=1e-4, atol=1e-6)
 
 
 def test_what_a_client_keeps_goes_on_from_round_to_round():

@@ -188,7 +188,7 @@ def test_what_is_undisclosed_is_simulated_and_the_rest_is_not():
     found = {defense: Identifier().method(case_of(defense).observation) for defense in DEFENSES}
     assert {defense for defense, method in found.items() if method.name == "simulated"} == {"cvb", "decoy", "mixed-labels", "dp-sgd+decoy"}
     assert {defense for defense, method in found.items() if method.exact} == {
-        "none", "dp-sgd", "pruning", "top-k", "noise", "clipping", "quantisation", "sign", "svd", "rounded", "mixup", "ats",
+        "none", "dp-sgd", "pruning", "top-k", "noise", "clipping", "quantisation", "sign", "svd", "rounded", "mixup", "ats", "dp-fedavg",
         "pruning(p=0.5)+noise(std=0.001)", "dp-sgd+pruning(p=0.5)", "noise(std=0.001)+pruning(p=0.5)"}
 
 
