@@ -156,6 +156,11 @@ class Observation:
         return [layer.drawn(own) for layer, own in zip(self.stochastic.values(), noise, strict=True)]
 
     @property
+    def summed(self) -> int:
+        """Over how many clients what was shared is known to be a sum; 1 to a blind attacker."""
+        return 1 if self.defense is None else self.defense.summed
+
+    @property
     def mixing(self) -> Mixing | None:
         """Which images the gradients are of, where a defense is known to mix them; a blind attacker takes them for the client's,
         and so does everybody of an update, in each step of which they were mixed anew."""

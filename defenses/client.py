@@ -92,18 +92,19 @@ def client_update(defense: Defense, module: nn.Module, batches: Sequence[Batch],
     """What leaves a client after a step on each of some batches, see :class:`LocalSteps`, and the mean loss of these.
 
     Each step is defended as it is where the client shares a gradient, but for what the defense does to the update instead (its
-    ``acts``). The weights are as before afterwards; buffers, as the running statistics of batch norm, have moved on.
+    ``acts``). The weights are as before afterwards; buffers, as the running statistics of batch norm, have moved on. A batch
+    without images, as a Poisson sample can be, has no loss.
     """
     if not local:
         return client_step(defense, module, batches[0], batch_size, generator, state, round_)
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     sent = {name: p.detach().clone() for name, p in parameters.items()}
     mean = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    loss = torch.zeros((), device=batches[0].images.device)
+    losses: list[Tensor] = []
     try:
         for batch in batches:
             gradients, of_step = client_step(defense, module, batch, batch_size, generator, state, round_, at="step")
-            loss = loss + of_step / len(batches)
+            losses += [of_step] * bool(len(batch.images))
             with torch.no_grad():
                 for name, p in parameters.items():
                     mean[name] += gradients[name] / len(batches)
@@ -114,6 +115,7 @@ def client_update(defense: Defense, module: nn.Module, batches: Sequence[Batch],
                 p.copy_(sent[name])
     whole = Batch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
     step = _begun(defense, module, whole, batch_size, generator, state, round_, "update")
+    loss = torch.stack(losses).mean() if losses else next(iter(mean.values())).new_zeros(())
     return released(defense, mean, step), loss
 
 

@@ -22,14 +22,13 @@ class InvertingGradients(MatchingAttack):
     that was pruned is otherwise compared with zeros that no candidate has; and under the client's own code the matching is as
     deterministic as without a defense.
 
+    The authors use up to 24,000 iterations, and a total variation of 1e-4 and more; the default is the stronger attack on an
+    untrained LeNet (16 CIFAR-10 victims, 1,000 iterations: ASR 1.00 with 1e-6, 0.38 with 1e-4).
+
     Args:
         first_order: whether an update of several local steps is taken for a gradient at the weights that were sent, the baseline of
             attacks that know better; otherwise there is an obstacle.
         iterations, step_size, total_variation, restarts, patience: as for :class:`attacks.methods.matching_attack.MatchingAttack`.
-
-    The authors use up to 24,000 iterations,
-    and a total variation of 1e-4 and more; the default is the stronger attack on an untrained LeNet (16 CIFAR-10 victims, 1,000
-    iterations: ASR 1.00 with 1e-6, 0.38 with 1e-4).
     """
 
     name: ClassVar[str] = "inverting-gradients"
@@ -48,7 +47,7 @@ class InvertingGradients(MatchingAttack):
         return self.first_order
 
     def prepared(self, observation: Observation) -> Observation:
-        return replace(observation, local=ONE_GRADIENT)
+        return replace(observation, local=ONE_GRADIENT) if observation.local else observation
 
     def objective(self, observation: Observation) -> Objective:
         return with_knowledge(Objective(terms=(TotalVariation(self.total_variation),)), observation)

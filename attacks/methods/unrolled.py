@@ -62,6 +62,8 @@ class Unrolled(MatchingAttack):
     def own_obstacle(self, observation: Observation) -> str | None:
         if not observation.local:
             return "one gradient was shared, and no update of several local steps"
+        if observation.summed > 1 or observation.batch_size > observation.local.images_behind(observation.batch_size):
+            return "several clients took their own local steps, and the sum of their updates alone is seen"
         return super().own_obstacle(observation)
 
     def objective(self, observation: Observation) -> Objective:

@@ -30,9 +30,10 @@ def module_of(name="mlp"):
 
 
 def private_of(defense="none", local=ONE_GRADIENT, **options):
+    loader = model_cases.loader() if "dp-sgd" in defense else None
     module = module_of()
     return defenses.create(defense).make_private(
-        module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=None, local=local,
+        module=module, optimizer=torch.optim.SGD(module.parameters(), lr=0.1), data_loader=loader, local=local, epochs=1,
         generator=torch.Generator().manual_seed(0), **options)
 
 
@@ -151,6 +152,17 @@ def test_the_client_with_most_steps_is_accounted_for():
     assert len(noted) == 4
     private.backward_round([Participant(0, batches)])
     assert len(noted) == 4
+
+
+def test_a_poisson_sample_without_images_has_no_loss_but_noise():
+    private = private_of("dp-sgd(noise_multiplier=1.0)", LocalSteps(3, 0.1, 2))
+    private.module.train()
+    x, y = images(2)
+    some, nothing = Batch(x, y), Batch(x[:0], y[:0])
+    loss = private.backward_round([Participant(0, [nothing, some, nothing])])
+    assert 0 < loss < 100
+    assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in private.module.parameters())
+    assert private.backward_round([Participant(0, [nothing, nothing])]) == 0
 
 
 def test_a_failing_step_leaves_the_weights():

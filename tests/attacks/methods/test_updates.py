@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from attack_cases import observation_of
@@ -69,6 +71,13 @@ def test_what_takes_gradients_says_so_and_the_baseline_does_not():
         attacks.Surrogate(alpha_step=0)
     with pytest.raises(ValueError, match="same_epochs must be a number >= 0, got -1"):
         attacks.Unrolled(same_epochs=-1)
+
+
+def test_the_steps_of_several_clients_are_not_simulated_as_those_of_one():
+    observation, _ = observation_of("secure-sum(clients=2)", "lenet", local=LocalSteps(3, 0.1, 2), batch_size=2)
+    for known in (observation, replace(observation.blind(), local=LocalSteps(3, 0.1, 1))):
+        assert "sum of their updates alone" in attacks.create("unrolled").obstacle(known)
+    assert attacks.create("surrogate").obstacle(observation) is None
 
 
 def test_the_baseline_on_a_gradient_is_the_attack_itself():
