@@ -14,8 +14,9 @@ from torch import Tensor
 from attacks.base import Observation
 from attacks.engine.rows import FormedRows, Rows, squared_norms
 from attacks.identification.pools import of_victims
+from defenses.density import log_density
 from defenses.release import Form, Release
-from defenses.stages import Bounds, Clipped, Intervals, Kept, Noise, OwnLikelihood, Scaled, Stage, log_density
+from defenses.stages import Bounds, Clipped, Intervals, Kept, Noise, OwnLikelihood, Scaled, Stage
 from defenses.support.upload import upload
 
 #: What rounding changes of a gradient, relative to it: without noise, a candidate is compared under noise of this size.

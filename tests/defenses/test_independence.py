@@ -19,7 +19,7 @@ ROOT = Path(defenses.__file__).parents[1]
 #: Concrete defenses with their layers, and the modules that hold them.
 CONCRETE = {cls.__name__ for cls in defenses.registry} | {"Composition", "VariationalBottleneck", "ConvolutionalBottleneck", "DroppedLinear", "PrivateDPSGD", "OpacusAccount"}
 MODULES = {f"defenses.{path.stem}" for path in (ROOT / "defenses").glob("*.py")} - {
-    "defenses.__init__", "defenses.base", "defenses.budget", "defenses.choices", "defenses.client", "defenses.evaluating", "defenses.families", "defenses.mixing",
+    "defenses.__init__", "defenses.base", "defenses.budget", "defenses.choices", "defenses.client", "defenses.density", "defenses.evaluating", "defenses.families", "defenses.mixing",
     "defenses.private", "defenses.release", "defenses.rounds", "defenses.stages", "defenses.step", "defenses.stochastic"}
 NAMES = {cls.name for cls in defenses.registry if cls.__module__.startswith("defenses.")}
 #: Strings that are the name of a defense and are none, or have to be there.

@@ -30,8 +30,9 @@ from defenses import (
     Step,
     Unknown,
 )
+from defenses.density import log_density
 from defenses.pruning import GradientPruning
-from defenses.stages import Bounds, log_density
+from defenses.stages import Bounds
 
 STAGES = [GradientPruning(p=0.4), Rounding(), GradientSigns(), Scaling(), GradientClipping(norm=2.0), NoisyGradients(std=0.3), NoisyGradients(std=0.3, distribution="laplacian")]
 PAIRS = [(a, b) for a, b in permutations(STAGES, 2) if a.name != b.name]
