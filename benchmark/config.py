@@ -169,6 +169,13 @@ class Grid(Strict):
         return self
 
     @model_validator(mode="after")
+    def _attacked(self) -> Grid:
+        other = sorted(set(self.evaluation.attack_seeds or ()) - set(self.seeds))
+        if other:
+            raise ValueError(f"evaluation.attack_seeds must be among the seeds {list(self.seeds)}, got {other[0]}")
+        return self
+
+    @model_validator(mode="after")
     def _tuned(self) -> Grid:
         if self.tuning is None:
             return self

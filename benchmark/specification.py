@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -74,12 +75,18 @@ class TrialSpec(BaseModel):
 
 
 class AttackSpec(BaseModel):
-    """An attack of a grid, on gradients of so many images."""
+    """An attack of a grid, on gradients of so many images; ``seeds`` (None: all) are those in whose cells it is run."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
     attack: str
     observed: Mode
+    seeds: Annotated[tuple[int, ...], Field(strict=False)] | None = None
+
+
+def attacks_on(cell: CellSpec, attacks: Mapping[str, AttackSpec]) -> dict[str, AttackSpec]:
+    """Those attacks that are run in a cell, by their keys."""
+    return {key: attack for key, attack in attacks.items() if attack.seeds is None or cell.seed in attack.seeds}
 
 
 class FamilySpec(BaseModel):
@@ -204,7 +211,8 @@ class Evaluation(Strict):
     each victim shares a gradient of the same images, which attacks may average; ``knowledge`` what attackers know of the defense:
     ``blind`` ones nothing, ``informed`` ones what it discloses; ``candidates`` among how many images each victim's own is looked
     for (0: identification is not measured), and ``public`` how many other images attackers then have at most, where gradients are
-    of several; ``lpips`` whether reconstructions are also compared by LPIPS, which the user must have.
+    of several; ``attack_seeds`` in which of the grid's seeds images are rebuilt, which takes longest (None: in all, as victims are
+    identified in all); ``lpips`` whether reconstructions are also compared by LPIPS, which the user must have.
     """
 
     checkpoints: Checkpoints
@@ -216,6 +224,7 @@ class Evaluation(Strict):
     knowledge: Knowledge
     candidates: Count
     public: PositiveInt
+    attack_seeds: Annotated[tuple[int, ...], Field(min_length=1, strict=False)] | None = None
     lpips: bool = False
 
     @field_validator("observed")

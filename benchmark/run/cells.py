@@ -55,10 +55,11 @@ def attacks_of(grid: Grid, plugins: Sequence[Plugin]) -> dict[str, AttackSpec]:
     """The grid's attacks, on gradients of so many images each, by their keys: hashes of all that determines the outcome on a given
     model."""
     # Without LPIPS it determines nothing, as before there was any.
-    evaluation = grid.evaluation.model_dump(exclude={"candidates", "observed", *(() if grid.evaluation.lpips else ("lpips",))})
+    evaluation = grid.evaluation.model_dump(
+        exclude={"candidates", "observed", "attack_seeds", *(() if grid.evaluation.lpips else ("lpips",))})
     return {
         _hash([results.FORMAT, VERSION, attack.label, mode, evaluation, _digests([attack, *attack.members()], plugins)]):
-            AttackSpec(attack=attack.label, observed=mode)
+            AttackSpec(attack=attack.label, observed=mode, seeds=grid.evaluation.attack_seeds)
         for mode in grid.evaluation.observed for attack in map(attacks.create, grid.attacks)
     }
 
@@ -68,7 +69,7 @@ def identifications_of(grid: Grid) -> dict[str, str]:
     determines the outcome on a given model. None where it is off."""
     if not grid.evaluation.candidates:
         return {}
-    evaluation = grid.evaluation.model_dump(exclude={"images", "observed", "lpips"})
+    evaluation = grid.evaluation.model_dump(exclude={"images", "observed", "attack_seeds", "lpips"})
     return {_hash([results.FORMAT, VERSION, "identification", mode, evaluation]): mode for mode in grid.evaluation.observed}
 
 

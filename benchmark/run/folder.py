@@ -53,6 +53,10 @@ def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str,
         if gone:
             raise InputError(f"the output folder {out} was made by another grid: it has {what} {gone[0]}, which this one lacks; it "
                              f"can be added to a run, not taken away: name it too (--{name}), or another folder with --out")
+    attacked, seeds = (_evaluation(of, "attack_seeds") or of["seeds"] for of in (before, after))
+    if before.get("attacks") and set(attacked) - set(seeds):
+        raise InputError(f"the output folder {out} was made by another grid: evaluation.attack_seeds was {attacked} there and is "
+                         f"{seeds} now; seeds can be added to those that are attacked, not taken away")
     candidates, asked = (_evaluation(of, "candidates") for of in (before, after))
     if candidates not in (0, asked):
         raise InputError(f"the output folder {out} was made by another grid: evaluation.candidates was {candidates!r} there and is "
@@ -60,7 +64,7 @@ def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str,
                          f"{candidates!r}, or name another folder with --out")
     for of in (before, after):
         of["attacks"] = None
-        of["evaluation"] = {"lpips": False, **of["evaluation"], "candidates": None, "observed": None}
+        of["evaluation"] = {"lpips": False, **of["evaluation"], "candidates": None, "observed": None, "attack_seeds": None}
     _require_same(out, before, after, "grid")
     _require_same(out, there, now, "determinants")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark.errors import InputError
 from benchmark.run.progress import clock
-from benchmark.specification import AttackSpec, CellSpec, TrialSpec
+from benchmark.specification import AttackSpec, CellSpec, TrialSpec, attacks_on
 from benchmark.store import results
 
 #: By what cells are alike, most alike first: seeds of one defense, defenses of one model, models of one data set, all.
@@ -34,7 +34,7 @@ def planned(trials: Mapping[str, TrialSpec], cells: Mapping[str, CellSpec], atta
     parts = {key: _attack(spec.attack, spec.observed) for key, spec in attacks.items()}
     parts |= {key: _attack(_IDENTIFICATION, mode) for key, mode in identifications.items()}
     tried = {key: _find_trial(out, key) for key in trials}
-    found = {key: _find(out, key, attacks, identifications) for key in cells}
+    found = {key: _find(out, key, attacks_on(spec, attacks), identifications) for key, spec in cells.items()}
     rates = _Rates()
     for key, trial in tried.items():
         if trial is not None:

@@ -21,7 +21,7 @@ from benchmark.run.progress import Display
 from benchmark.run.provenance import provenance
 from benchmark.run.recorder import show
 from benchmark.run.runner import identify
-from benchmark.specification import AttackSpec, CellSpec, TrialSpec
+from benchmark.specification import AttackSpec, CellSpec, TrialSpec, attacks_on
 from benchmark.store import results
 
 #: The largest difference in SSIM, and in test accuracy, of what counts as the same.
@@ -115,10 +115,12 @@ def draw(run: Path, count: int, device: torch.device, *, seed: int | None = None
                 missing = "is not given; name it with --plugin" if here.get(name) is None else "is not that of the run"
                 raise InputError(f"the {hint} {name} of {run} {missing}")
     finished = {}
-    for key, spec in manifest["cells"].items():
-        cell, missing_parts = results.find_cell(run, key, manifest["attacks"], manifest["identifications"])
+    attacks = {key: AttackSpec.model_validate(spec) for key, spec in manifest["attacks"].items()}
+    for key, content in manifest["cells"].items():
+        spec = CellSpec.model_validate(content)
+        cell, missing_parts = results.find_cell(run, key, attacks_on(spec, attacks), manifest["identifications"])
         if cell is not None and not missing_parts:
-            finished[key] = CellSpec.model_validate(spec)
+            finished[key] = spec
     if not finished:
         raise InputError(f"{run} has no finished cell")
     chosen = random.Random(seed).sample(sorted(finished), min(count, len(finished)))
@@ -128,7 +130,6 @@ def draw(run: Path, count: int, device: torch.device, *, seed: int | None = None
     notes += [f"{name} was {made.get(name)!r}, is {here[name]!r} here" for name in ("hardware", "threads", "platform")
               if made.get(name) != here[name]]
     trials = {key: TrialSpec.model_validate(spec) for key, spec in manifest["trials"].items()}
-    attacks = {key: AttackSpec.model_validate(spec) for key, spec in manifest["attacks"].items()}
     return Sample(run, grid, trials, {key: finished[key] for key in chosen}, attacks, manifest["identifications"], found.datasets,
                   device, notes)
 
@@ -158,14 +159,14 @@ def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Seq
     def work(key: str) -> Work:
         grid, spec = sample.grid, sample.cells[key]
         training = tuning.training_for(sample.run, sample.trials, spec, grid)
-        return Work(spec, training, grid.evaluation, grid.checkpoints(), None, sample.attacks, sample.identifications)
+        return Work(spec, training, grid.evaluation, grid.checkpoints(), None, attacks_on(spec, sample.attacks), sample.identifications)
 
     executor.run(list(sample.cells), work, sample.datasets, sample.device, plugins, tell)
     return [compared[key] for key in sample.cells]
 
 
 def _compare(sample: Sample, key: str, events: list[Part]) -> Comparison:
-    cell, _ = results.find_cell(sample.run, key, sample.attacks, sample.identifications)
+    cell, _ = results.find_cell(sample.run, key, attacks_on(sample.cells[key], sample.attacks), sample.identifications)
     assert cell is not None
     stored = results.with_tables(cell, sample.cells[key])
     before = [_by(table.to_pylist(), names) for table, names in (

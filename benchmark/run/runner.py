@@ -28,7 +28,7 @@ from benchmark.run.folder import claim
 from benchmark.run.progress import Display
 from benchmark.run.provenance import provenance
 from benchmark.run.recorder import Recorder
-from benchmark.specification import AttackSpec, CellSpec, TrialSpec
+from benchmark.specification import AttackSpec, CellSpec, TrialSpec, attacks_on
 from benchmark.store import layout, recording, results
 from benchmark.store.result_files import read_checkpoint
 
@@ -167,7 +167,7 @@ def _executed(plan: Plan, display: Display, executor: Executor, todo: list[str],
 
 
 def _found(plan: Plan, key: str) -> tuple[results.Cell | None, list[str]]:
-    return results.find_cell(plan.out, key, plan.attacks, plan.identifications)
+    return results.find_cell(plan.out, key, attacks_on(plan.cells[key], plan.attacks), plan.identifications)
 
 
 def _trial(plan: Plan, key: str) -> TrialWork:

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from benchmark.errors import InputError
-from benchmark.specification import CellSpec, TrialSpec
+from benchmark.specification import AttackSpec, CellSpec, TrialSpec, attacks_on
 from benchmark.store.layout import (
     IDENTIFICATION,
     TRAINED,
@@ -217,8 +217,9 @@ def find_run(run: Path) -> FoundRun:
     """As :func:`read_run`, without the tables of cells, see :func:`with_tables`."""
     manifest = read_manifest(run)
     cells, trials, failures = [], [TRIALS.empty_table()], {}
-    for key in manifest["cells"]:
-        cell, missing = find_cell(run, key, manifest["attacks"], manifest["identifications"])
+    attacks = {key: AttackSpec.model_validate(spec) for key, spec in manifest["attacks"].items()}
+    for key, content in manifest["cells"].items():
+        cell, missing = find_cell(run, key, attacks_on(CellSpec.model_validate(content), attacks), manifest["identifications"])
         if cell is not None and not missing:
             _require_modes(cell, manifest)
             cells.append(cell)
