@@ -72,7 +72,8 @@ class Ray(Executor):
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             _knock(self._address)
-            ray.init(address=self._address, include_dashboard=None if self._address else False, log_to_driver=False,
+            # None would join whatever cluster of this machine was there, whoever's it is.
+            ray.init(address=self._address or "local", include_dashboard=None if self._address else False, log_to_driver=False,
                      logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             place = f"the Ray cluster {self._address}" if self._address else "Ray on this machine"

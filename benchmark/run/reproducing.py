@@ -159,7 +159,8 @@ def reproduce(sample: Sample, display: Display, executor: Executor, plugins: Seq
     def work(key: str) -> Work:
         grid, spec = sample.grid, sample.cells[key]
         training = tuning.training_for(sample.run, sample.trials, spec, grid)
-        return Work(spec, training, grid.evaluation, grid.checkpoints(), None, attacks_on(spec, sample.attacks), sample.identifications)
+        return Work(spec, training, grid.evaluation, grid.checkpoints(), None, attacks_on(spec, sample.attacks),
+                    sample.identifications)
 
     executor.run(list(sample.cells), work, sample.datasets, sample.device, plugins, tell)
     return [compared[key] for key in sample.cells]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
@@ -20,14 +21,29 @@ ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 
-@pytest.fixture
-def cluster():
-    """Two machines of one CPU each, as processes of this one."""
+@contextmanager
+def two_machines():
+    """Of one CPU each, as processes of this one."""
     made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.second = made.add_node(num_cpus=1)
-    made.wait_for_nodes()
-    yield made
-    made.shutdown()
+    try:
+        made.second = made.add_node(num_cpus=1)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with two_machines() as made:
+        yield made
+
+
+@pytest.fixture
+def losing():
+    """Two machines of which one may be lost."""
+    with two_machines() as made:
+        yield made
 
 
 def run_by_ray(grid, out, address, display=None, loaded=(), **arguments):
@@ -85,7 +101,7 @@ def loaded(tmp_path, clean_registry):
     return plugins.read(tmp_path / "mine.py")
 
 
-def test_a_machine_that_is_lost_in_the_middle(shapes, tmp_path, cluster, monkeypatch):
+def test_a_machine_that_is_lost_in_the_middle(shapes, tmp_path, losing, monkeypatch):
     """The tables are those of a serial run; data sets are stored once; what arrived before the loss is not measured again."""
     grid = grid_of(shapes, models=["mlp", "lenet"], seeds=[0, 1], attacks=["inverting-gradients(iterations=40)", "dlg(iterations=5)"])
     stored, put, written = [], ray.put, []
@@ -95,12 +111,12 @@ def test_a_machine_that_is_lost_in_the_middle(shapes, tmp_path, cluster, monkeyp
     def kill_then_write(run, key, attack, **content):
         written.append((key, attack))
         if len(written) == 3:
-            cluster.remove_node(cluster.second, allow_graceful=False)
+            losing.remove_node(losing.second, allow_graceful=False)
         write(run, key, attack, **content)
 
     monkeypatch.setattr(recording, "write_attacked", kill_then_write)
     display = Silent()
-    assert run_by_ray(grid, tmp_path / "ray", cluster.address, display) == runner.Outcome(kept=0, finished=8, failed=0)
+    assert run_by_ray(grid, tmp_path / "ray", losing.address, display) == runner.Outcome(kept=0, finished=8, failed=0)
     assert len(stored) == 1 and len(written) == len(set(written)) == 16
     assert set(display.cells) == {spec.name for spec in runner.identify(grid, CPU).cells.values()}
     serial(grid, tmp_path / "serial")
