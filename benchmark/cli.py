@@ -103,7 +103,8 @@ def _with_the_options_of_run(command: Any) -> Any:
 @app.command()
 @_with_the_options_of_run
 def plan(**options: Any) -> int:
-    """Show the trials and cells of a grid, what is done, and the time that the rest takes by what was measured; runs nothing."""
+    """Show the trials and cells of a grid, what is done, and the time that the rest takes by what was measured, in this run or, in
+    proportion to epochs, iterations and victims, in those of --models-from; runs nothing."""
     from benchmark import executors
     from benchmark.run import planning, runner
 
@@ -112,7 +113,7 @@ def plan(**options: Any) -> int:
     with executors.create(options["executor"], **of_executor) as chosen:
         found = runner.identify(grid, chosen.device(options["device"]), data_root=options["data_root"], plugins=loaded,
                                 load_on=chosen.loads_on)
-    print(planning.describe(planning.planned(found.trials, found.cells, found.attacks, found.identifications, folder)))
+    print(planning.describe(planning.planned(found, folder, options["models_from"] or [])))
     return OK
 
 

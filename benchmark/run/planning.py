@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.config import make_grid
 from benchmark.errors import InputError
 from benchmark.run.progress import clock
+from benchmark.run.rates import Parts, Rates
+from benchmark.run.runner import Cells
 from benchmark.specification import AttackSpec, CellSpec, TrialSpec, attacks_on
 from benchmark.store import results
-
-#: By what cells are alike, most alike first: seeds of one defense, defenses of one model, models of one data set, all.
-_ALIKE = (("dataset", "model", "defense"), ("dataset", "model"), ("dataset",), ())
-#: Parts that are no attacks.
-_TRIAL, _TRAINING, _IDENTIFICATION = "trial", "training", "identification"
 
 
 @dataclass(frozen=True)
@@ -28,37 +26,64 @@ class PlannedCell:
     seconds: float | None
 
 
-def planned(trials: Mapping[str, TrialSpec], cells: Mapping[str, CellSpec], attacks: Mapping[str, AttackSpec],
-            identifications: Mapping[str, str], out: Path) -> list[PlannedCell]:
-    """The trials and cells of a grid as they stand in a run folder, which may not be there yet. Reads, and writes nothing."""
-    parts = {key: _attack(spec.attack, spec.observed) for key, spec in attacks.items()}
-    parts |= {key: _attack(_IDENTIFICATION, mode) for key, mode in identifications.items()}
+def planned(found: Cells, out: Path, others: Sequence[Path] = ()) -> list[PlannedCell]:
+    """The trials and cells of a grid as they stand in a run folder. Reads, and writes nothing.
+
+    Args:
+        found: the grid, see :func:`benchmark.run.runner.identify`.
+        out: the run folder, which may not be there yet.
+        others: of other runs, by which times are estimated too: with other numbers of epochs, iterations, victims and checkpoints.
+
+    Raises:
+        InputError: one of the others is no run.
+    """
+    rates = Rates()
+    for run in others:
+        _note_run(rates, run)
+    trials, cells, parts = found.trials, found.cells, Parts(found.grid)
+    of_keys = {key: parts.attack(spec) for key, spec in found.attacks.items()}
+    of_keys |= {key: parts.identification(mode) for key, mode in found.identifications.items()}
     tried = {key: _find_trial(out, key) for key in trials}
-    found = {key: _find(out, key, attacks_on(spec, attacks), identifications) for key, spec in cells.items()}
-    rates = _Rates()
+    stand = {key: _find(out, key, attacks_on(spec, found.attacks), found.identifications) for key, spec in cells.items()}
     for key, trial in tried.items():
         if trial is not None:
-            rates.note(trials[key], _TRIAL, trial["seconds"])
-    for key, (cell, _) in found.items():
+            rates.note(trials[key], parts.trial, trial["seconds"])
+    for key, (cell, _) in stand.items():
         if cell is not None:
-            rates.note(cells[key], _TRAINING, cell.trained["seconds"])
-            for info in (*cell.attacks.values(), *cell.identified.values()):
-                rates.note(cells[key], _attack(info.get("attack", _IDENTIFICATION), info["observed"]), info["seconds"])
+            _note_cell(rates, parts, cells[key], cell)
     planned = []
     for key, spec in trials.items():
         if (trial := tried[key]) is not None:
             planned.append(PlannedCell(spec, "done", trial["seconds"]))
         else:
-            planned.append(PlannedCell(spec, "failed" if _failed(out, key) else "to do", rates.sum_of(spec, [_TRIAL])))
+            planned.append(PlannedCell(spec, "failed" if _failed(out, key) else "to do", rates.sum_of(spec, [parts.trial])))
     for key, cell_spec in cells.items():
-        cell, missing = found[key]
+        cell, missing = stand[key]
         if cell is not None and not missing:
             planned.append(PlannedCell(cell_spec, "done", sum(info["seconds"] for info in cell.parts())))
         else:
-            left = [*([_TRAINING] if cell is None else []), *(parts[part] for part in missing)]
+            left = [*([parts.training] if cell is None else []), *(of_keys[part] for part in missing)]
             state = "failed" if _failed(out, key) else "to do" if cell is None else "begun"
             planned.append(PlannedCell(cell_spec, state, rates.sum_of(cell_spec, left)))
     return planned
+
+
+def _note_run(rates: Rates, run: Path) -> None:
+    """What was measured in a run of another grid."""
+    manifest = results.read_manifest(run)
+    parts = Parts(make_grid(manifest["grid"], str(run / "run.json")))
+    for key, content in manifest["cells"].items():
+        cell, _ = _find(run, key, manifest["attacks"], manifest["identifications"])
+        if cell is not None:
+            _note_cell(rates, parts, CellSpec.model_validate(content), cell, other=True)
+
+
+def _note_cell(rates: Rates, parts: Parts, spec: CellSpec, cell: results.Cell, *, other: bool = False) -> None:
+    rates.note(spec, parts.training, cell.trained["seconds"], other=other)
+    for info in cell.attacks.values():
+        rates.note(spec, parts.attack(AttackSpec(attack=info["attack"], observed=info["observed"])), info["seconds"], other=other)
+    for info in cell.identified.values():
+        rates.note(spec, parts.identification(info["observed"]), info["seconds"], other=other)
 
 
 def describe(cells: list[PlannedCell]) -> str:
@@ -84,10 +109,6 @@ def _time(cell: PlannedCell) -> str:
     return clock(cell.seconds) if cell.state == "done" else f"about {clock(cell.seconds)}"
 
 
-def _attack(name: str, observed: str) -> str:
-    return f"{name}, {observed}"
-
-
 def _failed(out: Path, key: str) -> bool:
     return (out / "failures" / f"{key}.json").is_file()
 
@@ -99,37 +120,9 @@ def _find_trial(out: Path, key: str) -> dict[str, Any] | None:
         return None  # as below
 
 
-def _find(out: Path, key: str, attacks: Mapping[str, AttackSpec], identifications: Mapping[str, str]
+def _find(out: Path, key: str, attacks: Iterable[str], identifications: Iterable[str]
           ) -> tuple[results.Cell | None, list[str]]:
     try:
         return results.find_cell(out, key, attacks, identifications)
     except InputError:
         return None, [*attacks, *identifications]  # a run finds out that the cell is damaged, and says so
-
-
-class _Rates:
-    """Measured seconds of the parts of cells, by all that cells can have alike."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[tuple[str, ...], tuple[float, int]] = {}  # sum and count
-
-    def note(self, spec: CellSpec | TrialSpec, part: str, seconds: float) -> None:
-        for names in _ALIKE:
-            place = self._place(spec, part, names)
-            total, count = self._seconds.get(place, (0.0, 0))
-            self._seconds[place] = total + seconds, count + 1
-
-    def sum_of(self, spec: CellSpec | TrialSpec, parts: list[str]) -> float | None:
-        """The sum over parts of the mean of what was measured most alike; None where nothing alike was measured of one."""
-        total = 0.0
-        for part in parts:
-            places = [self._place(spec, part, names) for names in _ALIKE]
-            alike = next((self._seconds[place] for place in places if place in self._seconds), None)
-            if alike is None:
-                return None
-            total += alike[0] / alike[1]
-        return total
-
-    @staticmethod
-    def _place(spec: CellSpec | TrialSpec, part: str, names: tuple[str, ...]) -> tuple[str, ...]:
-        return (part, *names, *(str(getattr(spec, name)) for name in names))

@@ -106,7 +106,7 @@ def _images(folder: Path, seed: int) -> Path:
 _STEPS = {
     "plan": """
 found = runner.identify(grid, torch.device("cpu"))
-print(planning.describe(planning.planned(found.trials, found.cells, found.attacks, found.identifications, folder / "run")).splitlines()[-1])
+print(planning.describe(planning.planned(found, folder / "run")).splitlines()[-1])
 """,
     "resume": """
 outcome = runner.run(runner.prepare(grid, folder / "run", torch.device("cpu")), LogLines(Console(file=io.StringIO())))

@@ -30,7 +30,7 @@ def test_only_these_are_attacked_and_more_are_added_without_training(shapes, tmp
     trained, _, identified = comparable(folder)
     assert set(trained["seed"]) == set(identified["seed"]) == {0, 1}
     plan = runner.identify(grid_with(shapes, attack_seeds=[0]), CPU)
-    assert {cell.state for cell in planning.planned(plan.trials, plan.cells, plan.attacks, plan.identifications, folder)} == {"done"}
+    assert {cell.state for cell in planning.planned(plan, folder)} == {"done"}
     for name in ("train", "identify"):
         monkeypatch.setattr(measuring, name, lambda *arguments, name=name, **others: pytest.fail(f"{name} again"))
     assert run(grid_with(shapes), folder) == runner.Outcome(kept=1, finished=1, failed=0)

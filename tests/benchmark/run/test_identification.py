@@ -178,7 +178,7 @@ def test_a_run_is_reproduced_without_it(old, monkeypatch):
 def test_its_time_is_planned(shapes, old, tmp_path):
     def plan_of(grid, folder):
         found = runner.identify(grid, CPU)
-        return planning.planned(found.trials, found.cells, found.attacks, found.identifications, folder)
+        return planning.planned(found, folder)
 
     assert {(cell.state, cell.seconds) for cell in plan_of(grid_with(shapes, 5), old)} == {("begun", None)}
     run(grid_with(shapes, 5), old)

@@ -25,7 +25,7 @@ def set_seconds(folder, seconds):
 
 def plan_of(grid, folder):
     found = runner.identify(grid, CPU)
-    return planning.planned(found.trials, found.cells, found.attacks, found.identifications, folder)
+    return planning.planned(found, folder)
 
 
 def test_estimates_are_those_of_the_cells_most_alike(shapes, tmp_path):
@@ -46,6 +46,21 @@ def test_without_any_measurement_the_time_is_unknown(shapes, tmp_path):
     assert {(cell.state, cell.seconds) for cell in cells} == {("to do", None)}
     assert planning.describe(cells).endswith("0 of 4 cells done; time left unknown until one like it is finished")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_other_runs_count_in_proportion(shapes, tmp_path):
+    """Twice the victims are twice the time of an attack, and three times the iterations three times; a training grows with epochs."""
+    evaluation = {"checkpoints": [0], "victims": 2, "observed": ["single"], "candidates": 5}
+    given = {"defenses": ["none"], "seeds": [0], "models": ["mlp"]}
+    run(grid_of(shapes, **given, training={"epochs": 1}, attacks=["dlg(iterations=2)"], evaluation=evaluation), tmp_path / "small")
+    for part, seconds in (("trained", 1.0), ("attack-*", 10.0), ("identification-*", 100.0)):
+        (file,) = (tmp_path / "small").glob(f"cells/*/{part}/part.json")
+        file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": seconds}))
+    large = grid_of(shapes, **given, training={"epochs": 5}, attacks=["dlg(iterations=6)"],
+                    evaluation={**evaluation, "checkpoints": [0, -1], "victims": 4})
+    (cell,) = planning.planned(runner.identify(large, CPU), tmp_path / "nowhere", [tmp_path / "small"])
+    assert (cell.state, cell.seconds) == ("to do", 5 * 1 + 2 * 2 * 3 * 10 + 2 * 2 * 100)
+    assert execute(["plan", "--models-from", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 2
 
 
 def test_the_command_has_the_options_of_run_and_changes_nothing(shapes, tmp_path, capsys):

@@ -88,7 +88,7 @@ def test_trials_of_another_run_are_taken_where_they_are_whole(shapes, tuned_run,
 
 def plan_of(grid, folder):
     found = runner.identify(grid, CPU)
-    return planning.planned(found.trials, found.cells, found.attacks, found.identifications, folder)
+    return planning.planned(found, folder)
 
 
 def test_trials_are_planned(shapes, finished, tmp_path, defense_of):
