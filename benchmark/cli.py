@@ -63,6 +63,8 @@ def run(
     plugin: _Plugins = None,
     models_from: Annotated[Optional[list[Path]], typer.Option(
         help="Run folder whose trained models are taken where they are those of this grid; repeatable.")] = None,
+    results_from: Annotated[Optional[list[Path]], typer.Option(
+        help="As --models-from; what was measured on a model is taken with it.")] = None,
     executor: Annotated[str, typer.Option(
         help="serial: one cell after another; ray: as many at once as there is place for.")] = "serial",
     ray_address: Annotated[Optional[str], typer.Option(
@@ -83,7 +85,7 @@ def run(
         with executors.create(executor, threads=threads, ray_address=ray_address, gpus_per_cell=gpus_per_cell) as chosen, \
                 interrupts.heeded():
             plan = runner.prepare(grid, folder, chosen.device(options["device"]), data_root=data_root, plugins=loaded,
-                                  load_on=chosen.loads_on, models_from=models_from or [],
+                                  load_on=chosen.loads_on, models_from=models_from or [], results_from=results_from or [],
                                   command=shlex.join(["leakboard", *sys.argv[1:]]))
             outcome = _displayed(console, plan, chosen)
     except KeyboardInterrupt:
@@ -113,7 +115,7 @@ def plan(**options: Any) -> int:
     with executors.create(options["executor"], **of_executor) as chosen:
         found = runner.identify(grid, chosen.device(options["device"]), data_root=options["data_root"], plugins=loaded,
                                 load_on=chosen.loads_on)
-    print(planning.describe(planning.planned(found, folder, options["models_from"] or [])))
+    print(planning.describe(planning.planned(found, folder, [*(options["models_from"] or []), *(options["results_from"] or [])])))
     return OK
 
 

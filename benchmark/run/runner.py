@@ -30,7 +30,7 @@ from benchmark.run.provenance import provenance
 from benchmark.run.recorder import Recorder
 from benchmark.specification import AttackSpec, CellSpec, TrialSpec, attacks_on
 from benchmark.store import layout, recording, results
-from benchmark.store.result_files import read_checkpoint
+from benchmark.store.result_files import TrainedPart, read_checkpoint, read_part
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def identify(grid: Grid, device: torch.device, *, data_root: Path | None = None,
 
 
 def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | None = None, plugins: Sequence[Plugin] = (),
-            load_on: torch.device | None = None, command: str = "", models_from: Sequence[Path] = ()) -> Plan:
+            load_on: torch.device | None = None, command: str = "", models_from: Sequence[Path] = (),
+            results_from: Sequence[Path] = ()) -> Plan:
     """As :func:`identify`, and claim the output folder for this grid.
 
     Args:
@@ -108,12 +109,13 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
         load_on: see :func:`identify`.
         command: as given, for the record.
         models_from: folders of other runs, whose trials and trained models are taken where they are those of this grid.
+        results_from: as ``models_from``; and with a model what was measured on it is taken, where this grid has it.
 
     Raises:
         InputError: a model or data set cannot be used, the folder belongs to another grid, or another run is working in it.
     """
     found = identify(grid, device, data_root=data_root, plugins=plugins, load_on=load_on)
-    for folder in models_from:
+    for folder in (*models_from, *results_from):
         results.read_manifest(folder)
     manifest = {
         "format": results.FORMAT, "name": grid.name, "grid": grid.model_dump(mode="json"), "determinants": found.depends_on,
@@ -125,8 +127,10 @@ def prepare(grid: Grid, out: Path, device: torch.device, *, data_root: Path | No
     }
     plan = Plan(**found.__dict__, out=out, lock=claim(out, json.loads(json.dumps(manifest))))
     try:
+        for folder in results_from:
+            _take(plan, folder, measured=True)
         for folder in models_from:
-            _take_models(plan, folder)
+            _take(plan, folder)
     except BaseException as error:
         plan.lock.release()
         if isinstance(error, OSError):
@@ -188,20 +192,28 @@ def _work(plan: Plan, key: str, tried: tuning.ByDefense) -> Work:
                 {identification: mode for identification, mode in plan.identifications.items() if identification in missing})
 
 
-def _take_models(plan: Plan, folder: Path) -> None:
-    """Copy trials, and trained models that hold all checkpoints of this run, of another run, where they are whole."""
+def _take(plan: Plan, folder: Path, *, measured: bool = False) -> None:
+    """Copy trials, and trained models that hold all checkpoints of this run, of another run, where they are whole; and what was
+    ``measured`` on these models."""
     needed = set(plan.grid.checkpoints())
     for key in plan.trials:
         source = layout.trial_folder(folder, key)
         if source.is_dir() and not layout.trial_folder(plan.out, key).exists() and not results.damage(source):
             recording.copy_trial(folder, key, plan.out)
-    for key in plan.cells:
+    for key, spec in plan.cells.items():
         source = layout.cell_folder(folder, key)
-        if (source / layout.TRAINED).is_dir() and not (layout.cell_folder(plan.out, key) / layout.TRAINED).exists() \
-                and layout.TRAINED not in results.damage(source):
-            cell, _ = results.find_cell(folder, key, {})
-            if cell is not None and needed <= set(cell.trained["checkpoints"]):
-                recording.copy_trained(folder, key, plan.out)
+        if not (source / layout.TRAINED).is_dir() or (layout.cell_folder(plan.out, key) / layout.TRAINED).exists():
+            continue
+        damaged = results.damage(source)
+        if layout.TRAINED in damaged or not needed <= set(read_part(source / layout.TRAINED, TrainedPart)["checkpoints"]):
+            continue
+        taken = [layout.TRAINED]
+        if measured:
+            taken += map(layout.attack_folder, attacks_on(spec, plan.attacks))
+            taken += map(layout.identification_folder, plan.identifications)
+        for part in taken:
+            if part not in damaged and (source / part).is_dir():
+                recording.copy_part(folder, key, part, plan.out)
 
 
 def _check_dataset(grid: Grid, name: str, dataset: Dataset) -> None:

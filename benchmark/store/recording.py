@@ -73,11 +73,11 @@ def copy_trial(source: Path, key: str, run: Path) -> None:
         draft.replace(trial_folder(run, key))
 
 
-def copy_trained(source: Path, key: str, run: Path) -> None:
-    """Take the training of a cell from the folder of another run."""
+def copy_part(source: Path, key: str, part: str, run: Path) -> None:
+    """Take the training of a cell, or what was measured on it, from the folder of another run."""
     with _draft_of_cell(run, key) as draft:
-        shutil.copytree(cell_folder(source, key) / TRAINED, draft / TRAINED)
-        (draft / TRAINED).replace(cell_folder(run, key) / TRAINED)
+        shutil.copytree(cell_folder(source, key) / part, draft / part)
+        (draft / part).replace(cell_folder(run, key) / part)
 
 
 def set_aside(run: Path, folder: Path, part: str) -> Path:

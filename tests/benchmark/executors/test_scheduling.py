@@ -69,6 +69,24 @@ def test_models_of_another_run_are_taken_where_they_are_the_same(shapes, tmp_pat
     assert not (tmp_path / "x").exists()
 
 
+def test_what_was_measured_is_taken_with_the_models_into_a_larger_grid(shapes, tmp_path, monkeypatch):
+    evaluation = {"victims": 2, "observed": [1], "checkpoints": [0], "candidates": 4}
+    run(grid_of(shapes, defenses=["none"], evaluation=evaluation), tmp_path / "first")
+    run(grid_of(shapes, defenses=["noise(std=0.1)"], evaluation=evaluation), tmp_path / "second")
+    folders = [tmp_path / "first", tmp_path / "second"]
+    damaged = min((tmp_path / "second").glob("cells/*/attack-*/reconstructions.parquet"))
+    damaged.write_bytes(b"no table")
+    grid = grid_of(shapes, defenses=["none", "noise(std=0.1)"], evaluation=evaluation)
+    whole = run(grid, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        no_training(patch)
+        assert run(grid, tmp_path / "larger", results_from=folders) == runner.Outcome(kept=whole.finished - 1, finished=1, failed=0)
+    for first, second in zip(comparable(tmp_path / "larger"), comparable(tmp_path / "whole"), strict=True):
+        pd.testing.assert_frame_equal(first, second)
+    with pytest.raises(InputError, match="not a run folder"):
+        runner.prepare(grid, tmp_path / "x", CPU, results_from=[tmp_path / "nowhere"])
+
+
 @pytest.mark.parametrize("change", [{"epochs": 2}, {"batch_size": 4}, {"learning_rate": 1e-2}, {"precision": "bfloat16"}], ids=min)
 def test_each_setting_of_the_training_makes_other_models(shapes, tmp_path, change):
     first, second = (grid_of(shapes, defenses=["none"], seeds=[0], attacks=[], evaluation={"checkpoints": [0, 1], "victims": 1},
