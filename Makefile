@@ -28,13 +28,13 @@ test-slow: $(VENV)/installed-test
 	$(PYTEST) -m slow --timeout 1800 --dist load --ignore tests/examples
 
 examples: $(VENV)/installed-test
-	$(PYTEST) -m "slow or not slow" --timeout 900 tests/examples
+	$(PYTEST) -m "slow or not slow" tests/examples
 
 dist: $(VENV)/installed-test
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist . > /dev/null
 	$(BIN)/python -m twine check --strict dist/*
-	LEAKBOARD_DIST=dist $(PYTEST) --timeout 900 tests/release
+	LEAKBOARD_DIST=dist $(PYTEST) tests/release
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -45,7 +45,7 @@ perf: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/perf --benchmark-only
 
 flower: $(FLOWER)/installed
-	OMP_NUM_THREADS=1 $(FLOWER)/bin/python -m pytest -m "slow or not slow" --timeout 900 tests/benchmark/flower
+	OMP_NUM_THREADS=1 $(FLOWER)/bin/python -m pytest -m "slow or not slow" tests/benchmark/flower
 
 gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py --device $(DEVICE) --skip "$(SKIP)"

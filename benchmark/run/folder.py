@@ -54,7 +54,7 @@ def _require_continuation(out: Path, existing: dict[str, Any], wanted: dict[str,
             raise InputError(f"the output folder {out} was made by another grid: it has {what} {gone[0]}, which this one lacks; it "
                              f"can be added to a run, not taken away: name it too (--{name}), or another folder with --out")
     attacked, seeds = (_evaluation(of, "attack_seeds") or of["seeds"] for of in (before, after))
-    if before.get("attacks") and set(attacked) - set(seeds):
+    if before.get("attacks") and before["seeds"] == after["seeds"] and set(attacked) - set(seeds):
         raise InputError(f"the output folder {out} was made by another grid: evaluation.attack_seeds was {attacked} there and is "
                          f"{seeds} now; seeds can be added to those that are attacked, not taken away")
     candidates, asked = (_evaluation(of, "candidates") for of in (before, after))

@@ -78,7 +78,6 @@ def loaded(tmp_path, clean_registry):
     return plugins.read(tmp_path / "mine.py")
 
 
-@pytest.mark.timeout(600)
 def test_a_machine_that_is_lost_in_the_middle(shapes, tmp_path):
     """The tables are those of a serial run; data sets are stored once; what arrived before the loss is not measured again. Should Ray
     end the run with the machine, the same command goes on."""

@@ -15,7 +15,6 @@ import defenses
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU")
 def test_steps_on_a_fake_gpu():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
