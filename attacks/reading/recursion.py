@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from attacks.reading.labels import known_or_inferred_labels, label_obstacle
 from attacks.reading.layers import codes, last_features, replay_obstacle, told_by_codes
 from attacks.reading.layers import features as features_before_sampling
 from attacks.reading.least_squares import least_squares
+from attacks.reading.releases import alteration
 from defenses import client_loss
 from defenses.stochastic import sampling
 
@@ -57,7 +59,8 @@ def read_backwards(observation: Observation, left: int, iterations: int) -> tupl
     layer adds to the errors of those behind it.
 
     Args:
-        observation: with one image behind each gradient, none of which was altered.
+        observation: with one image behind each gradient, none of which was altered but for one factor of all, as by clipping. The
+            features do not depend on it, and so tell what the gradient of the last layer was before.
         left: layers with parameters that are not read; with 0 the image itself is what is known.
         iterations: of the linear solver, for each layer.
 
@@ -71,7 +74,7 @@ def read_backwards(observation: Observation, left: int, iterations: int) -> tupl
     if isinstance(found, str):
         raise ValueError(found)
     links, place, value = found
-    known = _with_error(observation, place, value)
+    known, observation = _begun(observation, place, value)
     while links and sum(_has_weights(link) for link in links) > left:
         link = links.pop()
         known = _before(link, known, observation, iterations)
@@ -129,7 +132,7 @@ def read_code(observation: Observation, iterations: int) -> tuple[Tensor, ...]:
     if isinstance(found, str):
         raise ValueError(found)
     links, place, value = found
-    known = _with_error(observation, place, value)
+    known, observation = _begun(observation, place, value)
     for link in reversed(links):
         known = _before(link, known, observation, iterations)
     return (known.value.to(observation.mean)[:, None].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0),)
@@ -155,8 +158,8 @@ def _last(observation: Observation) -> tuple[str, Tensor] | str:
         return reason
     if observation.batch_size > 1:
         return f"layers are read from the gradient of one image, not of {observation.batch_size}"
-    if any(release.stages for release in observation.releases().values()):
-        return "layers are read from gradients as they were computed, and the defense alters them"
+    if (reason := alteration(observation, list(observation.shared))) is not None:
+        return f"layers are read from gradients as they were computed, and {reason}"
     if replay_obstacle(observation) is None:
         if told_by_codes(observation):
             return "of the features that enter the last layer only those that were kept are read"
@@ -172,23 +175,42 @@ def _has_weights(link: Link) -> bool:
     return isinstance(link.module, (nn.Conv2d, nn.Linear))
 
 
-def _with_error(observation: Observation, place: str, value: Tensor) -> Known:
-    """The derivative of the client's loss by what enters a layer, through the layers behind it, all of which is known."""
+def _begun(observation: Observation, place: str, value: Tensor) -> tuple[Known, Observation]:
+    """What is known at a layer of which the input is, and the gradients as they were before all were scaled by one factor: what
+    enters the layer tells its own gradient, and that the factor."""
+    known, behind = _errors(observation, place, value)
+    if not any(release.stages for release in observation.releases().values()):
+        return known, observation
+    own = torch.einsum("no,ni->noi", behind, known.value).flatten(1)
+    shared = observation.shared[f"{place}.weight"].flatten(1)
+    tiny = torch.finfo(own.dtype).tiny
+    factor = ((shared * own).sum(1) / own.square().sum(1).clamp_min(tiny)).clamp_min(tiny)
+    unscaled = {name: g / factor.view(-1, *[1] * (g.dim() - 1)) for name, g in observation.shared.items()}
+    return known, replace(observation, shared=unscaled)
+
+
+def _errors(observation: Observation, place: str, value: Tensor) -> tuple[Known, Tensor]:
+    """The derivative of the client's loss by what enters a linear layer, through the layers behind it, all of which is known; and
+    by what leaves it [N, outputs]."""
     features = value.flatten(1).detach().clone().requires_grad_()
     labels = known_or_inferred_labels(observation)
     stochastic = list(observation.stochastic.values())
     sampled = [code.flatten(0, 1) for code in codes(observation)] if replay_obstacle(observation) is None else []
     images = observation.mean.new_zeros(len(observation), *observation.image_shape)
 
+    outputs: list[Tensor] = []
+
     def put_in(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
         return (features.view_as(arguments[0]), *arguments[1:])
 
     with ExitStack() as restored:
-        restored.callback(observation.module.get_submodule(place).register_forward_pre_hook(put_in).remove)
+        layer = observation.module.get_submodule(place)
+        restored.callback(layer.register_forward_pre_hook(put_in).remove)
+        restored.callback(layer.register_forward_hook(lambda module, arguments, output: outputs.append(output)).remove)
         restored.enter_context(sampling(stochastic, codes=sampled))
         loss = client_loss(observation.defense, observation.module, images, labels.flatten(0, 1)).sum()
-        (error,) = torch.autograd.grad(loss, features)
-    return Known(features.detach(), error)
+        error, behind = torch.autograd.grad(loss, (features, outputs[0]))
+    return Known(features.detach(), error), behind.flatten(1)
 
 
 def _before(link: Link, known: Known, observation: Observation, iterations: int) -> Known:

@@ -140,3 +140,13 @@ def test_least_squares(shape):
     spoilt[1] = torch.inf
     assert torch.equal(solve(matrix, spoilt)[[0, 2]], found[[0, 2]])
     assert torch.equal(solve(matrix, torch.zeros_like(right)), torch.zeros_like(found))
+
+
+def test_a_gradient_that_was_clipped_is_read_as_before():
+    """The factor follows from the last layer; a blind attacker, who takes none into account, reads another image."""
+    plain = observation_of("none", "lenet", victims=3)[0]
+    clipped = observation_of("clipping(norm=0.01)", "lenet", victims=3)[0]
+    assert all(clipped.shared[name].norm() < 0.9 * plain.shared[name].norm() for name in plain.shared)
+    found, wanted, blind = (Recursive(matched=0).reconstruct(one, seed=0).images for one in (clipped, plain, clipped.blind()))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3)
+    assert (blind - wanted).abs().mean() > 10 * (found - wanted).abs().mean()
