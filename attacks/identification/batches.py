@@ -18,7 +18,7 @@ from attacks.engine.rows import FormedRows, Rows, joined, squared_norms
 from attacks.identification.candidates import Candidates
 from attacks.identification.features import fresh_noise
 from attacks.identification.pools import at_once, over_choices
-from attacks.identification.whitening import Public
+from attacks.identification.whitening import FewEntries, Public
 from attacks.objective.comparison import total
 from attacks.reading.labels import as_classes
 from attacks.reading.layers import told_by_codes
@@ -33,6 +33,8 @@ from defenses.support.upload import upload
 _RIDGE = 1e-2
 #: Of a parameter of which entries were hidden, so many of those that were kept are compared, chosen at random.
 _MOST_ENTRIES = 4096
+#: The covariance is formed where there are so many times as many public images as entries.
+_FEW = 2
 #: By so many standard deviations of the noise a squared length has to stand out for the scale to be told from it.
 _CERTAIN = 10.0
 
@@ -146,7 +148,7 @@ class _Batches:
         shared = {name: self._shared(name, victims, part) for name, part in parts.items()}
         for names in self._free:  # so that |G|^2 is what is expected
             of_names = {name: bases[name] for name in names}
-            alone = Public(_gram(own, own, of_names), self._groups, self._observation.batch_size)
+            alone = self._whitening(own, {name: shared[name] for name in names}, of_names)
             noise = {name: self._variance(name, victims) / base for name, base in of_names.items()}
             sizes = {name: shared[name][0].numel() for name in names}
             squared = total([squared_norms(shared[name]) / base for name, base in of_names.items()]) - sum(
@@ -158,16 +160,27 @@ class _Batches:
             for name in names:
                 of = shared[name]
                 shared[name] = of * scale.to(of.dtype).view(-1, *[1] * (of.dim() - 1))
-        public = Public(_gram(own, own, bases), self._groups, self._observation.batch_size)
-        with_public = _products(own, shared, bases)
+        public = self._whitening(own, shared, bases)
+        if isinstance(public, FewEntries):
+            given = _entries({name: FormedRows(of.flatten(1)) for name, of in shared.items()}, bases)
+        else:
+            given = _products(own, shared, bases).mT
 
         def score(images: Tensor, labels: Tensor) -> Tensor:
             rows = {name: parts[name](of) for name, of in self._less_middle(self._rows(images, labels)).items()}
+            if isinstance(public, FewEntries):
+                return public.misfits(_entries(rows, bases), self._group(labels), given, counts)
             squared = total([rows[name].squared().double() / base for name, base in bases.items()])
             whitened = public.candidates(_gram(own, rows, bases), squared, self._group(labels))
-            return public.misfits(whitened, with_public.mT, _products(rows, shared, bases), counts)
+            return public.misfits(whitened, given, _products(rows, shared, bases), counts)
 
         return over_choices(self._observation.choices, score)
+
+    def _whitening(self, own: Mapping[str, Rows], shared: Mapping[str, Tensor], bases: Mapping[str, float]) -> Public | FewEntries:
+        """By the public gradients, in the form that takes less; what was shared tells how many entries are compared."""
+        if _FEW * sum(of[0].numel() for of in shared.values()) <= len(self._groups):
+            return FewEntries(_entries(own, bases), self._groups, self._observation.batch_size)
+        return Public(_gram(own, own, bases), self._groups, self._observation.batch_size)
 
     def _shared(self, name: str, victims: slice, part: Callable[[Rows], Rows]) -> Tensor:
         g = self._seen[name].shared[victims]
@@ -229,8 +242,19 @@ def _energies(public: Rows) -> tuple[float, float]:
     return middle, float(public.squared().double().mean()) / len(mean) - middle
 
 
+def _entries(rows: Mapping[str, Rows], bases: Mapping[str, float]) -> Tensor:
+    """Of all parameters side by side, in units of the noise, [K, n] in float64."""
+    return torch.cat([rows[name].entries(None).double() / math.sqrt(base) for name, base in bases.items()], 1)
+
+
 def _gram(a: Mapping[str, Rows], b: Mapping[str, Rows], bases: Mapping[str, float]) -> Tensor:
-    return total([a[name].gram(b[name]) / base for name, base in bases.items()])
+    """Of rows with others, in units of the noise; those that are formed side by side, as one product."""
+    formed = [name for name in bases if isinstance(a[name], FormedRows)]
+    grams = [a[name].gram(b[name]) / base for name, base in bases.items() if name not in formed]
+    if formed:
+        joint = [torch.cat([rows[name].entries(None) / math.sqrt(bases[name]) for name in formed], 1) for rows in (a, b)]
+        grams.append(FormedRows(joint[0]).gram(FormedRows(joint[1])))
+    return total(grams)
 
 
 def _products(rows: Mapping[str, Rows], shared: Mapping[str, Tensor], bases: Mapping[str, float]) -> Tensor:

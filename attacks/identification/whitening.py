@@ -8,7 +8,8 @@ class). If one of the images is a candidate of class y with gradient c, then for
 
 The covariance is X^T X + D, up to a factor, for the centred gradients X of the public images, which are far fewer than the entries,
 so that it is inverted in their span (Woodbury's identity). Nothing but inner products of gradients is needed, for which those of
-large linear layers are never formed. Covariances that differ between classes gain nothing (LeNet, CIFAR-10, B = 8 and 64, untrained
+large linear layers are never formed. Where there are fewer entries than public images, as where most were hidden, the covariance is
+formed and inverted as it is. Covariances that differ between classes gain nothing (LeNet, CIFAR-10, B = 8 and 64, untrained
 and trained: top-1 equal within 0.02), and would have to be inverted for every victim.
 """
 
@@ -91,6 +92,44 @@ class Public:
 
     def _whitened(self, values: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self._factor, self._scale * self._centred(values), upper=False)
+
+
+class FewEntries:
+    """As :class:`Public`, by the gradients themselves where these have few entries.
+
+    Args:
+        values: of L public images, in units of the noise, [L, n].
+        groups: the class of each, [L].
+        batch: B.
+    """
+
+    def __init__(self, values: Tensor, groups: Tensor, batch: int) -> None:
+        self._batch = batch
+        sizes = torch.bincount(groups)
+        self._means = values.new_zeros(len(sizes), values.shape[1]).index_add_(0, groups, values) / sizes.clamp_min(1)[:, None]
+        centred = values - self._means[groups]
+        freedom = max(1, len(groups) - int((sizes > 0).sum()))
+        self.total_variance = centred.square().sum() / freedom  #: the trace of S
+        self._spread = (batch - 1) / (batch**2 * freedom) * (centred.mT @ centred)
+        self._spread.diagonal().add_(1)
+
+    def misfits(self, candidates: Tensor, groups: Tensor, shared: Tensor, counts: Tensor) -> Tensor:
+        """Minus the logarithms of the likelihoods, [N, K], of candidates [K, n] of some groups [K] for what was shared, [N, n], of
+        batches with so many images of each group, [N, groups]; up to a constant."""
+        own = self._whitened(candidates - self._means[groups])
+        left = self._whitened(shared - counts / self._batch @ self._means)
+        return (0.5 * own.square().sum(0) / self._batch - left.mT @ own) / self._batch
+
+    def expected_square(self, counts: Tensor) -> Tensor:
+        """What |G|^2 is expected to be, without noise, [N]."""
+        return (counts / self._batch @ self._means).square().sum(1) + self.total_variance / self._batch
+
+    @cached_property
+    def _factor(self) -> Tensor:
+        return torch.linalg.cholesky(self._spread)
+
+    def _whitened(self, values: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self._factor, values.mT, upper=False)
 
 
 @dataclass(frozen=True)

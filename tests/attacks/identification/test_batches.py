@@ -120,9 +120,11 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("labels_known", [True, False], ids=["labels known", "labels inferred"])
+@pytest.mark.parametrize("few", [False, True], ids=["by public images", "by entries"])
 @pytest.mark.parametrize("name", CHAINS)
-def test_scores_are_those_of_the_law_by_hand(name, labels_known):
+def test_scores_are_those_of_the_law_by_hand(name, few, labels_known, monkeypatch):
     """Whose candidates, and public images, are clipped one by one where those of the client were."""
+    monkeypatch.setattr(batches, "_FEW", 0 if few else 10**6)
     defense, arguments = CHAINS[name]
     check(case_of(defense, victims=2, size=4, batch_size=3, labels_known=labels_known, dtype=torch.float64), **arguments)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal
 
-from attacks.identification.whitening import Public
+from attacks.identification.whitening import FewEntries, Public
 
 
 class Dense:
@@ -37,6 +37,13 @@ class Dense:
     def found(self, scale: float = 1.0) -> torch.Tensor:
         prepared, whitened, shared, crossed = self.prepared()
         return prepared.misfits(whitened, scale * shared, scale * crossed, self.counts)
+
+    def by_entries(self) -> FewEntries:
+        return FewEntries(self.public / self.noise.sqrt(), self.labels, self.batch)
+
+    def found_by_entries(self, scale: float = 1.0) -> torch.Tensor:
+        candidates, shared = self.candidates / self.noise.sqrt(), scale * self.shared / self.noise.sqrt()
+        return self.by_entries().misfits(candidates, self.of_candidates, shared, self.counts)
 
     @property
     def means(self) -> torch.Tensor:
@@ -69,28 +76,31 @@ def differences(scores: torch.Tensor) -> torch.Tensor:
 def test_misfits_are_minus_log_likelihoods(case, scale):
     """Up to a constant of each victim; of what was shared times a number as well."""
     expected = -case.law().log_prob(scale * case.shared[:, None])
-    torch.testing.assert_close(differences(case.found(scale)), differences(expected), rtol=1e-8, atol=1e-8)
+    for found in (case.found(scale), case.found_by_entries(scale)):
+        torch.testing.assert_close(differences(found), differences(expected), rtol=1e-8, atol=1e-8)
 
 
 @given(case=CASES)
 def test_the_square_that_is_expected(case):
     """Of the mean over images of the classes of the batch, in units of the noise, without the noise itself."""
-    prepared = case.prepared()[0]
     mean, units = case.counts @ case.means / case.batch, case.noise
     expected = (mean.square() / units).sum(1) + (case.within.diagonal() / units).sum() / case.batch
-    torch.testing.assert_close(prepared.expected_square(case.counts), expected)
+    for prepared in (case.prepared()[0], case.by_entries()):
+        torch.testing.assert_close(prepared.expected_square(case.counts), expected)
 
 
 def test_a_group_of_one_image_has_no_spread_and_an_empty_one_no_mean():
     case = Dense(4, [0, 0, 1, 3, 3, 3], 5, 0)
     case.of_candidates, case.counts = torch.tensor([0, 1, 2, 3, 1]), torch.tensor([[2.0, 1, 1, 1], [0, 0, 5, 0]]).double()
-    torch.testing.assert_close(differences(case.found()), differences(-case.law().log_prob(case.shared[:, None])))
+    for found in (case.found(), case.found_by_entries()):
+        torch.testing.assert_close(differences(found), differences(-case.law().log_prob(case.shared[:, None])))
 
 
 def test_images_that_are_all_alike_have_no_spread():
     case = Dense(3, [0, 0, 1, 1], 3, 0)
     case.public = case.means[case.labels]
-    torch.testing.assert_close(differences(case.found()), differences(-case.law().log_prob(case.shared[:, None])))
+    for found in (case.found(), case.found_by_entries()):
+        torch.testing.assert_close(differences(found), differences(-case.law().log_prob(case.shared[:, None])))
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
