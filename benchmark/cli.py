@@ -8,6 +8,7 @@ import logging
 import shlex
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -30,8 +31,15 @@ _Plugins = Annotated[Optional[list[Path]], typer.Option(
 OK, SOME_CELLS_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"leakboard {version('leakboard')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _leakboard() -> None:
+def _leakboard(_: Annotated[bool, typer.Option(
+        "--version", help="Show the version.", callback=_show_version, is_eager=True)] = False) -> None:
     """Which defenses against gradient leakage hold, and what they cost."""
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shlex
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -108,12 +109,26 @@ def record(run: FoundRun) -> RunRecord:
         }
     except TypeError as error:
         raise InputError(f"{run.folder / 'run.json'}: {error}") from error
+    if isinstance(content.get("command"), str):
+        content["command"] = _without_folders(content["command"])
     # Cells may have been measured on other machines than the one that wrote the run.
     parts = [info for cell in run.cells for info in cell.parts()]
     if hardware := sorted({str(info["hardware"]) for info in parts if "hardware" in info}):
         content["hardware"] = ", ".join(hardware)
     made: RunRecord = parse(json.dumps(content), str(run.folder / "run.json"), _RECORD)
     return made
+
+
+def _without_folders(command: str) -> str:
+    """The command, with the last part alone of absolute paths: where somebody's files lie is not for publication."""
+    def name(word: str) -> str:
+        option, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+        return option + equals + (PurePath(value).name if PurePath(value).is_absolute() else value)
+
+    try:
+        return shlex.join(map(name, shlex.split(command)))
+    except ValueError:  # not from this program
+        return command
 
 
 def _hash(run: FoundRun) -> str:

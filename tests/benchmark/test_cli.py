@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ import pytest
 
 import attacks
 import defenses
-from benchmark.cli import execute
+from benchmark.cli import OK, execute
 
 
 def tiny(shapes: Path, out: Path) -> list[str]:
@@ -144,6 +145,11 @@ def test_a_failed_cell_is_told_by_the_exit_code(shapes, tmp_path, capsys, clean_
     output = capsys.readouterr().out
     assert "FAILED: KeyError" in output and "1 cells finished, 0 kept, 1 failed" in output
     assert "KeyError" in (tmp_path / "run" / "report" / "leaderboard.md").read_text()
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert execute(["--version"]) == OK
+    assert capsys.readouterr().out == f"leakboard {version('leakboard')}\n"
 
 
 def test_list_names_everything(capsys):

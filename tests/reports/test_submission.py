@@ -52,6 +52,19 @@ def test_an_entry_names_the_machines_that_measured_its_cells(tmp_path):
     assert submit(run, "a", "", tmp_path / "a.json").runs[0].hardware == "H100, H200"
 
 
+@pytest.mark.parametrize(("given", "published"), [
+    ("leakboard run '/home/me/my grids/a.yaml' --out=/data/a --models-from ../b --defense 'noise(std=0.1)'",
+     "leakboard run a.yaml --out=a --models-from ../b --defense 'noise(std=0.1)'"),
+    ("leakboard run --attack 'inverting-gradients(iterations=300)'", "leakboard run --attack 'inverting-gradients(iterations=300)'"),
+    ("it's", "it's")])
+def test_where_files_lie_on_a_machine_is_not_published(tmp_path, given, published):
+    run = a_run(tmp_path / "run")
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["provenance"]["command"] = given
+    (run / "run.json").write_text(json.dumps(manifest))
+    assert submit(run, "a", "", tmp_path / "a.json").runs[0].command == published
+
+
 def test_numbers_that_the_tables_do_not_give_are_found(tmp_path):
     path = an_entry(tmp_path, "a")
     document = json.loads(path.read_text())
