@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from typing import Any
 
 import attacks
 import defenses
 from benchmark import claims, data, models
-from benchmark.config import load_preset, presets
+from benchmark.config import about_preset, load_preset, presets
 from benchmark.data.image_folders import ImageFolder
 from benchmark.errors import InputError
 from defenses.support.registry import unknown
 
 
-def catalogue(what: str | None) -> str:
+def catalogue(what: str | None, width: int | None = None) -> str:
     """Names, parameters with defaults, description and source of one kind, or of all.
+
+    Args:
+        what: the kind; None for all.
+        width: of the lines, None for one line each.
 
     Raises:
         InputError: there is no such kind.
@@ -31,7 +36,13 @@ def catalogue(what: str | None) -> str:
     if what is not None and what not in kinds:
         raise InputError(unknown("kind", what, kinds))
     shown = kinds if what is None else {what: kinds[what]}
-    return "\n\n".join(kind + "\n" + "\n".join(entries) for kind, entries in shown.items())
+    lines = "\n\n".join(kind + "\n" + "\n".join(entries) for kind, entries in shown.items()).split("\n")
+    return "\n".join(lines if width is None else (_wrapped(line, width) for line in lines))
+
+
+def _wrapped(line: str, width: int) -> str:
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(line, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _portfolio() -> str:
@@ -56,4 +67,6 @@ def _lines(name: str, summary: str, source: str) -> str:
 
 def _preset_summary(name: str) -> str:
     content = load_preset(name)
-    return "; ".join(f"{key}: {', '.join(content[key])}" for key in ("datasets", "models", "defenses", "attacks") if key in content)
+    names = [*content.get("datasets", []), *content.get("models", [])]
+    counts = [f"{len(content[key])} {key if len(content[key]) > 1 else key[:-1]}" for key in ("defenses", "attacks") if key in content]
+    return f"{about_preset(name)} [{', '.join([*names, *counts])}]"

@@ -6,6 +6,7 @@ import gc
 import inspect
 import logging
 import shlex
+import shutil
 import sys
 import warnings
 from importlib.metadata import version
@@ -275,7 +276,8 @@ def list_(
 
     for path in plugin or []:
         plugins.read(path)
-    print(catalogue(what))
+    # Piped, an entry's text stays a line.
+    print(catalogue(what, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return OK
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -228,7 +229,17 @@ def load_preset(name: str) -> dict[str, Any]:
     """
     if name not in presets():
         raise InputError(unknown("preset", name, presets()))
-    return yaml_files.parse(resources.files("benchmark.presets").joinpath(f"{name}.yaml").read_text(), f"preset {name}")
+    return yaml_files.parse(_preset_text(name), f"preset {name}")
+
+
+def about_preset(name: str) -> str:
+    """What it is for: the comment that its file begins with."""
+    lines = takewhile(lambda line: line.startswith("#"), _preset_text(name).splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in lines)
+
+
+def _preset_text(name: str) -> str:
+    return resources.files("benchmark.presets").joinpath(f"{name}.yaml").read_text()
 
 
 def load_file(path: Path) -> dict[str, Any]:

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import attacks
 import defenses
+from benchmark.catalogue import catalogue
 from benchmark.cli import OK, execute
+from benchmark.config import presets
 
 
 def tiny(shapes: Path, out: Path) -> list[str]:
@@ -159,6 +163,21 @@ def test_list_names_everything(capsys):
         assert f"  {name}" in output
     assert execute(["list", "defenses"]) == 0
     assert "noise(std=0.01, distribution='gaussian')" in capsys.readouterr().out
+
+
+@given(width=st.integers(0, 200))
+def test_what_is_listed_fits_a_terminal(width):
+    """But for words that are longer, and loses nothing."""
+    whole, wrapped = catalogue(None), catalogue(None, width)
+    assert wrapped.split() == whole.split()
+    longest = max(len(word) for word in whole.split())
+    assert max(map(len, wrapped.splitlines())) <= max(width, longest + 6)
+
+
+def test_a_preset_is_listed_with_what_its_file_says_of_it(capsys):
+    assert execute(["list", "presets"]) == OK
+    said = capsys.readouterr().out
+    assert said.count("\n  ") == 2 * len(presets()) and "Embedded digits and a LeNet" in said and "[mnist5k, " in said
 
 
 def test_a_report_needs_no_torch(shapes, tmp_path, capsys):
