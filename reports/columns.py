@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from statistics import mean
 from typing import Generic, TypeVar
 
 from benchmark.specification import SINGLE
@@ -111,19 +110,6 @@ def entry_columns(board: Board) -> list[Column[Entry]]:
         *_cost(),
         *_more(board, first),
     ]
-
-
-def overview(boards: list[Board]) -> list[tuple[Family, list[Value]]]:
-    """Of each family one of its kind, and on each board its safe accuracy, or what it leaks; best first, by the mean of its ranks
-    over the boards where it has one."""
-    on_boards = [{(family.name, family.submission): family for family in board.families} for board in boards]
-    rows = []
-    for key in dict.fromkeys(key for families in on_boards for key in families):
-        found = [families.get(key) for families in on_boards]
-        places = [family.rank for family in found if family is not None and family.rank is not None]
-        values = [_point(board, family) for board, family in zip(boards, found, strict=True)]
-        rows.append((mean(places) if places else LAST, next(family for family in found if family is not None), values))
-    return [(family, values) for _, family, values in sorted(rows, key=lambda row: row[0])]
 
 
 def epsilon_value(entry: Entry | None) -> Value:
@@ -269,17 +255,3 @@ def _epsilon(board: Board) -> str:
     costs = f" {text.TUNING_COSTS}" if board.protocol.tuning is not None else ""
     return ("privacy budget that the whole training spent, at the stated delta; smaller protects more. It is amplified by sampling "
             f"and bounds no identification, where the victim is known to take part.{costs}")
-
-
-def _point(board: Board, family: Family | None) -> Value:
-    """What counts of a family: its safe accuracy, or what it leaks; sorted by its rank."""
-    if family is None:
-        return Value("not run", LAST)
-    standing = family.standing(board.ranked_by)
-    if standing.accuracy is not None:
-        told = text.number(standing.accuracy.mean, 3) + (" estimated" if standing.estimated else "")
-    elif family.leakage is None:
-        told = text.safe(standing, family)
-    else:
-        told = f"leaks {text.number(family.leakage if family.free is None else family.free.leakage)}"
-    return Value(told, LAST if family.rank is None else family.rank)

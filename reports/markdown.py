@@ -5,8 +5,10 @@ from __future__ import annotations
 from benchmark.store.tables import RECOVERED_PSNR, SUCCESS_SSIM
 from reports import text
 from reports.boards import Board
-from reports.columns import board_columns, family_columns, overview
+from reports.columns import board_columns, family_columns
 from reports.detail_tables import attack_table, identification_table, trial_table
+from reports.overview import overview
+from reports.titles import titles
 
 #: What the numbers mean, and what they do not show.
 _READING = (
@@ -27,10 +29,10 @@ def markdown(boards: list[Board]) -> str:
     parts = ["# Leakboard"]
     if len(boards) > 1:
         parts += [f"{text.overview(boards)}.", overview_table(boards)]
-    for board in boards:
+    for board, title in zip(boards, _titles(boards), strict=True):
         header, rows = attack_table(board.entries)
         epsilon = board.protocol.tuning is not None and any(entry.epsilon is not None for entry in board.entries)
-        parts += [f"## {table_cell(board.title)}", f"{table_cell(text.protocol(board))}.",
+        parts += [f"## {table_cell(title)}", f"{table_cell(text.protocol(board))}.",
                   *(f"**{caution}**" for caution in text.cautions(board)), family_table(board), _READING,
                   *[text.TUNING_COSTS] * epsilon,
                   "### Strengths", board_table(board), *_problems(board), *_identification(board), *_trials(board),
@@ -39,9 +41,13 @@ def markdown(boards: list[Board]) -> str:
 
 
 def overview_table(boards: list[Board]) -> str:
-    """A row per family, a column per board."""
-    return markdown_table(["family", *(board.title for board in boards)],
-                          [[text.named(family), *(value.text for value in values)] for family, values in overview(boards)])
+    """A row per defense, a column per board."""
+    return markdown_table(["defense", *_titles(boards)],
+                          [[row.defense, *(value.text for value in row.values)] for row in overview(boards)])
+
+
+def _titles(boards: list[Board]) -> list[str]:
+    return titles([(board.title, board.protocol) for board in boards])
 
 
 def family_table(board: Board) -> str:

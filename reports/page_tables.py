@@ -12,10 +12,11 @@ from reports import claim_documents, text
 from reports.boards import Board, Family
 from reports.cells import LAST, RECOVERED, Value
 from reports.claim_documents import Claims
-from reports.columns import Column, board_columns, entry_columns, family_columns, overview
+from reports.columns import Column, board_columns, entry_columns, family_columns
 from reports.detail_tables import attack_table, identification_table
 from reports.drawing import INK
 from reports.entries import Entry
+from reports.overview import overview
 from reports.plan import Plan
 
 
@@ -92,13 +93,12 @@ class Tables:
         return Table("All results", headings, rows, [f"{page}.html" for _, page, _, _ in found], [])
 
     def overview(self, boards: list[Board]) -> Table:
-        """A row per family, and what counts of it on each board."""
+        """A row per defense, and what counts of it on each board."""
         found = overview(boards)
         columns = [Heading(title, text.protocol(board)) for board, title in zip(boards, self._plan.titles, strict=True)]
-        return Table(text.overview(boards), [Heading("family"), *columns],
-                     [[Value(text.named(family)), *values] for family, values in found],
-                     [self.link(family.defenses[0], family.submission) for family, _ in found],
-                     [self._colour(family.name) for family, _ in found])
+        return Table(text.overview(boards), [Heading("defense"), *columns], [[Value(row.defense), *row.values] for row in found],
+                     [self.link(row.family.defenses[0], row.family.submission) for row in found],
+                     [self._colour(row.family.name) for row in found])
 
     def link(self, defense: str, submission: str) -> str:
         """The page of a defense."""

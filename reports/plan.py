@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.boards import Family
+from reports.boards import Family, Protocol
 from reports.drawing import Palette
+from reports.titles import titles
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Outline:
 
     dataset: str
     model: str
+    protocol: Protocol
     undefended: str | None
     families: Sequence[Family]
 
@@ -42,20 +43,10 @@ def plan(boards: Sequence[Outline]) -> Plan:
     board_pages = [names.unique(f"{board.dataset}-{board.model}") for board in boards]
     defenses = dict.fromkeys((defense, family.submission) for family in families for defense in family.defenses)
     return Plan(
-        _titles(boards), board_pages, {key: names.unique("defense-" + "-".join(filter(None, key))) for key in defenses},
+        titles([(f"{board.dataset}, {board.model}", board.protocol) for board in boards]), board_pages,
+        {key: names.unique("defense-" + "-".join(filter(None, key))) for key in defenses},
         # By name, so that a colour does not depend on who leads.
         Palette(sorted(members.items()), undefended))
-
-
-def _titles(boards: Sequence[Outline]) -> list[str]:
-    """The titles of boards; those of one data set and model that were measured by several protocols are numbered."""
-    plain = [f"{board.dataset}, {board.model}" for board in boards]
-    count, seen = Counter(plain), Counter[str]()
-    titles = []
-    for title in plain:
-        seen[title] += 1
-        titles.append(f"{title}, protocol {seen[title]}" if count[title] > 1 else title)
-    return titles
 
 
 class _Names:

@@ -45,7 +45,7 @@ def write_report(runs: list[Path], out: Path, claims: Claims | None = None) -> P
     """
     read = [find_run(run) for run in runs]
     gathered = gather(read)
-    layout = plan([Outline(each.dataset, each.model, each.undefended, each.outlined()) for each in gathered])
+    layout = plan([Outline(each.dataset, each.model, each.protocol, each.undefended, each.outlined()) for each in gathered])
     with _replaced(out) as draft:
         processes = joblib.Parallel(n_jobs=_processes(gathered))
         made = processes(joblib.delayed(_make)(each, layout.palette, draft, page)
@@ -61,7 +61,8 @@ def write_report(runs: list[Path], out: Path, claims: Claims | None = None) -> P
 
 def write_leaderboard(document: Leaderboard, out: Path) -> Path:
     """Build the site of a leaderboard alone, without the figures and pictures that need the runs. As :func:`write_report`."""
-    layout = plan([Outline(board.dataset, board.model, board.undefended, board.families) for board in document.boards])
+    layout = plan([Outline(board.dataset, board.model, board.protocol, board.undefended, board.families)
+                   for board in document.boards])
     with _replaced(out) as draft:
         write_other_forms(document, draft)
         files = [BoardFiles.of_document(board, layout.palette, draft, page)

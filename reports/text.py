@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Sequence
 
 from benchmark.specification import AS_TRAINED, SINGLE, TrialSpec
@@ -13,6 +14,8 @@ from reports.statistics import Estimate
 
 ABSENT = "–"
 _OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
+#: Those of a defense or an attack, with their parentheses.
+_PARAMETERS = r"\((?:[^()']|'[^']*')*\)"
 #: Attacks that a cell names; the other forms name all.
 _MOST = 3
 
@@ -86,7 +89,7 @@ def overview(boards: Collection[Board]) -> str:
     """What a cell of the table over all boards holds."""
     single = {mode(board.ranked_by) for board in boards}
     return (f"Safe accuracy, gradients {' or '.join(sorted(single))} (higher is better); where no strength is safe, the least "
-            "leakage (lower is better) at next to no loss, or of any strength")
+            "leakage (lower is better) at next to no loss, or of any strength. Of each defense the family that ranks best")
 
 
 def mode(observed: str) -> str:
@@ -200,6 +203,12 @@ def labelled(entry: Entry) -> str:
 def named(family: Family) -> str:
     """The family, with the name of its submission where it has one."""
     return f"{family.name} ({family.submission})" if family.submission else family.name
+
+
+def without_parameters(name: str) -> str:
+    """``a(p=1)+b(q)`` as ``a+b``; what is no such name, as it is."""
+    part = rf"[\w-]+(?:{_PARAMETERS})?"
+    return re.sub(_PARAMETERS, "", name) if re.fullmatch(rf"{part}(?:\+{part})*", name) else name
 
 
 def bytes_sent(count: int | None) -> str:

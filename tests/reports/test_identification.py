@@ -15,13 +15,14 @@ from scipy.stats import beta
 from benchmark.errors import InputError
 from benchmark.store.results import read_run
 from reports import ranks, text
-from reports.columns import board_columns, overview
+from reports.columns import board_columns
 from reports.documents import read_document, to_json
 from reports.flat_tables import identification_table
 from reports.identification import identification_results
 from reports.latex import latex
 from reports.leaderboard import build
 from reports.markdown import markdown
+from reports.overview import overview
 from reports.site import write_leaderboard, write_report
 from reports.statistics import Estimate
 from reports.submission import check, submit
@@ -175,7 +176,7 @@ def test_blind_attackers_alone_are_what_counts_where_no_other_was_measured(tmp_p
     assert board.only_blind and shown(board)["mine"]["top-1 of 100, single"].startswith("0.500") and board.families[0].leakage == 0.5
     meanings = {column.title: column.meaning for column in board_columns(board)}
     assert "who knows nothing of the defense" in meanings["top-1 of 100, single"] and "who knows nothing of the defense" in meanings["ASR, single"]
-    assert overview([board])[0][1][0].text == "leaks 0.50"
+    assert overview([board])[0].values[0].text == "leaks 0.50"
 
 
 def test_a_class_with_fewer_images_is_said(tmp_path):

@@ -13,7 +13,7 @@ from report_cases import write_cells, write_run
 from benchmark.errors import InputError
 from benchmark.store import results
 from reports import text
-from reports.columns import board_columns, overview
+from reports.columns import board_columns
 from reports.detail_tables import attack_table
 from reports.entries import AttackResult
 from reports.flat_tables import table
@@ -308,19 +308,6 @@ def test_a_table_of_unknown_knowledge_is_named(tmp_path):
     with pytest.raises(InputError, match=r"reconstructions\.parquet: knowledge must be one of blind, informed, both, got 'adaptive'"):
         results.read_run(run)
     assert list(results.damage(next(run.glob("cells/*")))) == [next(run.glob("cells/*/attack-*")).name]
-
-
-def test_the_overview_is_ordered_by_the_mean_rank_over_boards(tmp_path):
-    def cell(accuracy, asr, better=0):
-        return {"accuracies": [0.1, accuracy], "attacks": {(0, "a", "both"): [0.9] * asr + [0.1] * (64 - asr)},
-                "identifications": {(0, "both"): {"better": [99] * better + [0] * (64 - better)}}}
-    run = write_cells(tmp_path / "run", {
-        ("d", "m", "x", 0): cell(0.5, 0, 64), ("d", "m", "y", 0): cell(0.4, 16), ("d", "m", "z", 0): cell(0.9, 0, 64), ("d", "m", "chance", 0): cell(0.1, 0),
-        ("e", "m", "x", 0): cell(0.5, 64), ("e", "m", "y", 0): cell(0.4, 0, 64)}, epochs=1, attacks=["a"], victims=64, candidates=100)
-    boards = [section.board for section in build([results.read_run(run)])]
-    assert [ranks(board) for board in boards] == [[(1, "z"), (2, "x"), (3, "y"), (None, "chance")], [(1, "y"), (2, "x")]]
-    assert [(family.name, [value.text for value in values]) for family, values in overview(boards)] == [
-        ("z", ["0.900", "not run"]), ("x", ["0.500", "leaks 1.00"]), ("y", ["leaks 1.00", "0.400"]), ("chance", ["at chance", "not run"])]
 
 
 def test_tables_of_another_cell_are_refused(tmp_path):
