@@ -1,0 +1,159 @@
+"""The tables of the published board in the README and in reports/published/README.md, from the entries beside them.
+
+    python docs/published_tables.py            # rewrites what stands between the marks
+    python docs/published_tables.py --check    # says where it differs, with exit code 1
+
+A table stands behind a mark that names its kind and its entries, and before the mark of its end:
+
+    <!-- table: rebuilt cifar10-lenet-rebuilt -->
+    <!-- end of table -->
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.specification import AS_TRAINED, SINGLE
+from reports import text
+from reports.boards import Board
+from reports.documents import Submission, read_document
+from reports.entries import WORST_CASE, Entry
+from reports.statistics import Estimate
+
+_ROOT = Path(__file__).parent.parent
+_ENTRIES = _ROOT / "reports" / "published" / "entries"
+PAGES = (_ROOT / "README.md", _ROOT / "reports" / "published" / "README.md")
+_TABLE = re.compile(r"(<!-- table: (?P<kind>[a-z]+) (?P<entries>[^>]+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+#: Parameters as papers write them, and left out where all have the same.
+_SHORT = {"bottleneck_size=": "K=", "target_epsilon=": "ε=", "(policy='3-1-7+43-18-18')": "", "ppp(K=256, ": "ppp("}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A defense on a board."""
+
+    board: Board
+    entry: Entry
+
+    @property
+    def defense(self) -> str:
+        name = self.entry.defense
+        for long, short in _SHORT.items():
+            name = name.replace(long, short)
+        return f"`{name}`"
+
+    def rebuilt(self, knowledge: str, checkpoint: int, mode: str = SINGLE) -> Estimate | None:
+        """The worst-case ASR of an attacker at the first (0) or last (-1) checkpoint."""
+        of = {result.checkpoint_epoch: result.asr for result in self.entry.attacks
+              if result.kind == WORST_CASE and (result.knowledge, result.observed) == (knowledge, mode)}
+        return of[sorted(of)[checkpoint]] if of else None
+
+    def identified(self, checkpoint: int, mode: str = SINGLE) -> Estimate | None:
+        """Top-1 among as many as are compared, of the attacker who does better."""
+        results = [result for result in self.entry.identifications if result.observed == mode]
+        epochs = sorted({result.checkpoint_epoch for result in results})
+        rates = [result.compared.rate for result in results if result.checkpoint_epoch == epochs[checkpoint]]
+        return max(rates, key=lambda rate: rate.mean, default=None)
+
+
+_Columns = dict[str, Callable[[Row], str]]
+_PLACE: _Columns = {"data, model": lambda row: f"{row.board.dataset}, {row.board.model}"}
+_DEFENSE: _Columns = {"defense": lambda row: row.defense}
+_REBUILT: _Columns = {
+    f"{who}, {when}": lambda row, who=who, at=at: text.estimate(row.rebuilt(who, at))  # type: ignore[misc]
+    for when, at in (("untrained", 0), ("trained", -1)) for who in ("blind", "informed")}
+_UTILITY: _Columns = {"accuracy": lambda row: _accuracy(row.entry), "change": lambda row: _change(row)}
+_IDENTIFIED: _Columns = {
+    f"identified{of}, {when}": lambda row, at=at, mode=mode: text.estimate(row.identified(at, mode))  # type: ignore[misc]
+    for mode, of in ((SINGLE, ""), (AS_TRAINED, " as trained")) for when, at in (("untrained", 0), ("trained", -1))}
+_SUMMARY: _Columns = {
+    **{f"rebuilt, {who}": lambda row, who=who: _highest(row.rebuilt(who, at) for at in (0, -1))  # type: ignore[misc]
+       for who in ("blind", "informed")},
+    "identified": lambda row: _highest(row.identified(at) for at in (0, -1))}
+
+
+def table(kind: str, names: list[str]) -> str:
+    """A table of one kind of some entries.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    rows = [Row(board, entry) for name in names for board in _submission(name).boards for entry in board.entries]
+    place = _PLACE if len({row.board.title for row in rows}) > 1 else {}
+    if kind == "rebuilt":
+        known = {name: _IDENTIFIED[name] for name in ("identified, trained",)}
+        rows, columns = sorted(rows, key=_least_hidden), {**place, **_DEFENSE, **_REBUILT, **known, **_UTILITY}
+    elif kind == "identified":
+        rows, columns = sorted(rows, key=_best), {**place, **_DEFENSE, **_UTILITY, **_IDENTIFIED}
+    elif kind == "summary":
+        rows, columns = sorted(rows, key=_least_hidden), {**place, **_DEFENSE, **_SUMMARY, **_short(_UTILITY)}
+    elif kind == "paper":
+        columns = {**place, **_DEFENSE, **_short(_REBUILT), "accuracy": _UTILITY["accuracy"]}
+    else:
+        raise ValueError(f"expected a table that is rebuilt, identified, summary or paper, got {kind!r}")
+    cells = {name: [value(row) for row in rows] for name, value in columns.items()}
+    # What was measured nowhere has no column.
+    shown = [name for name, values in cells.items() if any(value != text.ABSENT for value in values)]
+    lines = [shown, ["---"] * len(shown), *(list(row) for row in zip(*(cells[name] for name in shown), strict=True))]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def with_tables(page: str) -> str:
+    """A page with the tables that its marks name."""
+    return _TABLE.sub(lambda found: found[1] + table(found["kind"], found["entries"].split()) + found[4], page)
+
+
+def _submission(name: str) -> Submission:
+    document = read_document(_ENTRIES / f"{name}.json")
+    assert isinstance(document, Submission)
+    return document
+
+
+def _least_hidden(row: Row) -> tuple[object, ...]:
+    rates = [found.mean for who in ("blind", "informed") for at in (0, -1) if (found := row.rebuilt(who, at)) is not None]
+    return (row.board.title, -round(max(rates, default=0.0), 2), row.entry.defense)
+
+
+def _best(row: Row) -> tuple[object, ...]:
+    return (row.board.title, -getattr(row.entry.accuracy, "mean", 0.0), row.entry.defense)
+
+
+def _accuracy(entry: Entry) -> str:
+    return text.number(None if entry.accuracy is None else entry.accuracy.mean, 3) + ("" if entry.above_chance else " (chance)")
+
+
+def _change(row: Row) -> str:
+    return text.ABSENT if row.entry.defense == row.board.undefended else text.estimate(row.entry.change, 3, signed=True)
+
+
+def _highest(found: Iterator[Estimate | None]) -> str:
+    rates = [rate.mean for rate in found if rate is not None]
+    return text.number(max(rates)) if rates else text.ABSENT
+
+
+def _short(columns: _Columns) -> _Columns:
+    """Without intervals."""
+    return {name: lambda row, value=value: value(row).partition(" [")[0] for name, value in columns.items()}  # type: ignore[misc]
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrite the pages, or say where they differ; the exit code."""
+    different = 0
+    for page in PAGES:
+        before = page.read_text()
+        after = with_tables(before)
+        if "--check" in arguments and after != before:
+            print(f"{page.relative_to(_ROOT)}: a table is not what its entries give; run python docs/published_tables.py",
+                  file=sys.stderr)
+            different = 1
+        elif after != before:
+            page.write_text(after)
+    return different
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,40 @@
+"""The tables of the published board are what its entries give."""
+
+from __future__ import annotations
+
+import json
+
+import published_tables
+import pytest
+from published_tables import PAGES, main, table, with_tables
+
+
+def test_the_pages_have_the_tables_of_their_entries(capsys):
+    assert all("<!-- table: " in page.read_text() for page in PAGES)
+    assert main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_another_figure_is_found_and_mended(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "README.md"
+    true = PAGES[0].read_text()
+    page.write_text(true.replace("| `precode(K=64)` | 0.00 |", "| `precode(K=64)` | 0.01 |"))
+    monkeypatch.setattr(published_tables, "PAGES", (page,))
+    monkeypatch.setattr(published_tables, "_ROOT", tmp_path)
+    assert page.read_text() != true and main(["--check"]) == 1
+    assert capsys.readouterr().err == "README.md: a table is not what its entries give; run python docs/published_tables.py\n"
+    assert main([]) == 0 and page.read_text() == true
+
+
+def test_a_cell_by_hand():
+    """Of the entry as it lies there, without our reading of entries: the higher of two checkpoints, and the better of two attackers."""
+    document = json.loads((published_tables._ENTRIES / "cifar10-lenet-rebuilt.json").read_text())
+    (entry,) = (each for each in document["boards"][0]["entries"] if each["defense"] == "cvb(beta=0.1)")
+    rebuilt = max(result["asr"]["mean"] for result in entry["attacks"] if result["kind"] == "worst case" and result["knowledge"] == "informed")
+    identified = max(top["rate"]["mean"] for result in entry["identifications"] for top in result["top1"] if top["size"] == 100)
+    (line,) = (line for line in table("summary", ["cifar10-lenet-rebuilt"]).splitlines() if "cvb" in line)
+    assert line.split(" | ")[2:5] == [f"{rebuilt:.2f}", f"{identified:.2f}", f"{entry['accuracy']['mean']:.3f}"]
+
+
+def test_a_kind_that_there_is_not():
+    with pytest.raises(ValueError, match="expected a table that is rebuilt, identified, summary or paper, got 'other'"):
+        with_tables("<!-- table: other cifar10-lenet-rebuilt -->\n<!-- end of table -->")
