@@ -68,5 +68,6 @@ def _lines(name: str, summary: str, source: str) -> str:
 def _preset_summary(name: str) -> str:
     content = load_preset(name)
     names = [*content.get("datasets", []), *content.get("models", [])]
-    counts = [f"{len(content[key])} {key if len(content[key]) > 1 else key[:-1]}" for key in ("defenses", "attacks") if key in content]
+    given = {key: len(content[key]) for key in ("defenses", "attacks") if key in content}
+    counts = [f"{count} {key if count > 1 else key[:-1]}" for key, count in given.items()]
     return f"{about_preset(name)} [{', '.join([*names, *counts])}]"

@@ -114,8 +114,8 @@ def _with_the_options_of_run(command: Any) -> Any:
 @app.command()
 @_with_the_options_of_run
 def plan(**options: Any) -> int:
-    """Show the trials and cells of a grid, what is done, and the time that the rest takes by what was measured, in this run or, in
-    proportion to epochs, iterations and victims, in those of --models-from; runs nothing."""
+    """Show the trials and cells of a grid, what is done or would be taken from other runs, and the time that the rest takes by what
+    was measured, in this run or, in proportion to epochs, iterations and victims, in those; runs nothing."""
     from benchmark import executors
     from benchmark.run import planning, runner
 
@@ -124,7 +124,7 @@ def plan(**options: Any) -> int:
     with executors.create(options["executor"], **of_executor) as chosen:
         found = runner.identify(grid, chosen.device(options["device"]), data_root=options["data_root"], plugins=loaded,
                                 load_on=chosen.loads_on)
-    print(planning.describe(planning.planned(found, folder, [*(options["models_from"] or []), *(options["results_from"] or [])])))
+    print(planning.describe(planning.planned(found, folder, options["models_from"] or [], options["results_from"] or [])))
     return OK
 
 

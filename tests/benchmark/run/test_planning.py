@@ -63,6 +63,19 @@ def test_other_runs_count_in_proportion(shapes, tmp_path):
     assert execute(["plan", "--models-from", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 2
 
 
+def test_what_other_runs_have_is_taken_as_a_run_takes_it(shapes, tmp_path):
+    """Whole cells with what was measured on them, or their models alone; not those that lack a checkpoint."""
+    part, out = tmp_path / "part", tmp_path / "new"
+    run(grid_of(shapes, defenses=["none"], seeds=[0]), part)
+    whole = runner.identify(grid_of(shapes, seeds=[0]), CPU)
+    with_results, with_models = planning.planned(whole, out, results_from=[part]), planning.planned(whole, out, models_from=[part])
+    assert [cell.state for cell in with_results] == ["taken", "to do"] and [cell.state for cell in with_models] == ["begun", "to do"]
+    assert with_models[0].seconds < with_results[0].seconds and planning.describe(with_results).splitlines()[-1].startswith("1 of 2 cells done")
+    later = runner.identify(grid_of(shapes, seeds=[0], evaluation={**whole.grid.evaluation.model_dump(), "checkpoints": [0, 1, -1]}), CPU)
+    assert [cell.state for cell in planning.planned(later, out, results_from=[part])] == ["to do", "to do"]
+    assert not out.exists() and run(whole.grid, out, results_from=[part]).kept == 1
+
+
 def test_the_command_has_the_options_of_run_and_changes_nothing(shapes, tmp_path, capsys):
     arguments = ["--dataset", str(shapes), "--model", "mlp", "--defense", "none", "--attack", "dlg(iterations=1)", "--epochs", "1",
                  "--victims", "2", "--observed", "single", "--candidates", "0", "--no-tuning", "--seed", "0", "--out", str(tmp_path / "run")]
