@@ -48,7 +48,8 @@ def planned(found: Cells, out: Path, models_from: Sequence[Path] = (), results_f
     trials, cells, parts = found.trials, found.cells, Parts(found.grid)
     of_keys = {key: parts.attack(spec) for key, spec in found.attacks.items()}
     of_keys |= {key: parts.identification(mode) for key, mode in found.identifications.items()}
-    tried = {key: next(((run, trial) for run in (out, *others) if (trial := _find_trial(run, key)) is not None), None) for key in trials}
+    tried = {key: next(((run, trial) for run in (out, *others) if (trial := _find_trial(run, key)) is not None), None)
+             for key in trials}
     stand = {key: _stand(found, key, out, models_from, results_from) for key in cells}
     for key, place in tried.items():
         if place is not None:
