@@ -47,10 +47,14 @@ class Row:
         return f"`{name}`"
 
     def rebuilt(self, knowledge: str, checkpoint: int, mode: str = SINGLE) -> Estimate | None:
-        """The worst-case ASR of an attacker at the first (0) or last (-1) checkpoint."""
-        of = {result.checkpoint_epoch: result.asr for result in self.entry.attacks
-              if result.kind == WORST_CASE and (result.knowledge, result.observed) == (knowledge, mode)}
-        return of[sorted(of)[checkpoint]] if of else None
+        """The ASR of an attacker at the first (0) or last (-1) checkpoint: who chooses among the reconstructions of each victim by
+        what was observed, or who has settled on one attack before, whichever is higher."""
+        knows = {"blind": ("blind", "both"), "informed": ("blind", "both", "informed")}[knowledge]
+        rates = [(result.checkpoint_epoch, result.asr) for result in self.entry.attacks if result.asr is not None
+                 and result.observed == mode and ((result.kind == WORST_CASE and result.knowledge == knowledge)
+                                                  or (result.kind == "attack" and result.knowledge in knows))]
+        epochs = sorted({epoch for epoch, _ in rates})
+        return max((rate for epoch, rate in rates if epoch == epochs[checkpoint]), key=lambda rate: rate.mean, default=None)
 
     def identified(self, checkpoint: int, mode: str = SINGLE) -> Estimate | None:
         """Top-1 among as many as are compared, of the attacker who does better."""

@@ -29,7 +29,7 @@ def test_a_cell_by_hand():
     """Of the entry as it lies there, without our reading of entries: the higher of two checkpoints, and the better of two attackers."""
     document = json.loads((published_tables._ENTRIES / "cifar10-lenet-rebuilt.json").read_text())
     (entry,) = (each for each in document["boards"][0]["entries"] if each["defense"] == "cvb(beta=0.1)")
-    rebuilt = max(result["asr"]["mean"] for result in entry["attacks"] if result["kind"] == "worst case" and result["knowledge"] == "informed")
+    rebuilt = max(result["asr"]["mean"] for result in entry["attacks"] if result["kind"] != "oracle bound" and result["asr"] is not None)
     identified = max(top["rate"]["mean"] for result in entry["identifications"] for top in result["top1"] if top["size"] == 100)
     (line,) = (line for line in table("summary", ["cifar10-lenet-rebuilt"]).splitlines() if "cvb" in line)
     assert line.split(" | ")[2:5] == [f"{rebuilt:.2f}", f"{identified:.2f}", f"{entry['accuracy']['mean']:.3f}"]
