@@ -16,6 +16,7 @@ from benchmark.cli import app as command
 from reports import claim_documents
 from reports.site import write_leaderboard
 from reports.submission import merge
+from reports.titles import titles
 
 _DOCS = Path(__file__).parent
 #: What is written as code, which is left as it is, or a sign that Sphinx would read.
@@ -111,6 +112,7 @@ def _entries() -> str:
     if not entries:
         return "No entry is checked in under `reports/published/entries/` yet.\n"
     boards = merge(entries).boards
-    listed = "\n".join(f"- {board.title}: {len(board.families)} families of defenses" for board in boards)
+    named = titles([(board.title, board.protocol) for board in boards])
+    listed = "\n".join(f"- {title}: {len(board.families)} families of defenses" for title, board in zip(named, boards, strict=True))
     return (f"<p><a href=\"board/index.html\"><strong>Open the board</strong></a>: {len(entries)} "
             f"{'entry' if len(entries) == 1 else 'entries'}.</p>\n\n{listed}\n")
