@@ -43,7 +43,7 @@ class Identifier:
     - ``exact``, ``likelihood``: of one image, without and with noise (:mod:`attacks.identification.likelihood`);
     - ``features``: where a layer samples, by what entered it, where that can be read; ``replayed``: where it is read with noise, by
       the gradients under the code that was read with it;
-    - ``whitened``: of more images, with the others as noise (:mod:`attacks.identification.whitening`);
+    - ``whitened``: of more images, with the others as noise (:mod:`attacks.identification.whitening`), also where many were mixed;
     - ``span``, ``signless``, ``rebuilt``: of images that were mixed, flipped or concealed, by what of them can be read or rebuilt
       (:mod:`attacks.identification.mixtures`);
     - ``simulated``: where nothing is disclosed, or codes cannot be read (:mod:`attacks.identification.simulation`).

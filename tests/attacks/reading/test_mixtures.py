@@ -146,7 +146,8 @@ def test_images_beside_concealing_ones_are_those_within_the_box():
 
 @pytest.mark.parametrize(("defense", "model", "batch_size", "method"), [
     ("mixup", "mlp", 4, "span"), ("mixup", "lenet", 4, "span"), ("instahide", "mlp", 1, "signless"), ("instahide", "lenet", 1, "rebuilt"),
-    ("dcs2", "mlp", 1, "span"), ("dcs2", "lenet", 2, "span"), ("dcs2", "lenet", 3, "rebuilt"), ("mixup", "mlp", 1, "exact")])
+    ("dcs2", "mlp", 1, "span"), ("dcs2", "lenet", 2, "span"), ("dcs2", "lenet", 3, "rebuilt"), ("mixup", "mlp", 1, "exact"),
+    ("mixup", "lenet", 7, "rebuilt"), ("mixup", "lenet", 8, "whitened"), ("instahide", "lenet", 8, "whitened"), ("dcs2", "lenet", 4, "rebuilt")])
 def test_how_candidates_are_compared(defense, model, batch_size, method):
     assert Identifier().method(case_of(defense, model, batch_size=batch_size).observation).name == method
 
@@ -156,6 +157,14 @@ def test_how_candidates_are_compared(defense, model, batch_size, method):
 def test_who_was_there_is_found(defense, model, batch_size):
     case = case_of(defense, model, batch_size=batch_size, size=12)
     assert (case.ranks(Identifier().scores(case.observation, case.candidates, seed=0)) == 0).all()
+
+
+def test_among_many_mixed_images_candidates_are_compared_as_if_none_was():
+    """As by who does not know of it; and a candidate of the batch is still told from others."""
+    case = case_of("mixup(k=2)", "lenet", batch_size=8, victims=8)
+    scores = Identifier().scores(case.observation, case.candidates, seed=0)
+    torch.testing.assert_close(scores, Identifier().scores(case.observation.blind(), case.candidates, seed=0), rtol=0, atol=0)
+    assert case.ranks(scores).double().mean() < 2  # of six, 2.5 by chance
 
 
 def test_rounds_of_mixes_add_up_and_are_not_averaged():
