@@ -21,7 +21,7 @@ from benchmark.specification import AS_TRAINED, SINGLE
 from reports import text
 from reports.boards import Board
 from reports.documents import Submission, read_document
-from reports.entries import WORST_CASE, Entry
+from reports.entries import Entry
 from reports.statistics import Estimate
 
 _ROOT = Path(__file__).parent.parent
@@ -29,7 +29,8 @@ _ENTRIES = _ROOT / "reports" / "published" / "entries"
 PAGES = (_ROOT / "README.md", _ROOT / "reports" / "published" / "README.md")
 _TABLE = re.compile(r"(<!-- table: (?P<kind>[a-z]+) (?P<entries>[^>]+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 #: Parameters as papers write them, and left out where all have the same.
-_SHORT = {"bottleneck_size=": "K=", "target_epsilon=": "ε=", "(policy='3-1-7+43-18-18')": "", "ppp(K=256, ": "ppp("}
+_SHORT = {"ppp(bottleneck_size=256)": "ppp(strength=0.001)", "bottleneck_size=": "K=", "target_epsilon=": "ε=",
+          "(policy='3-1-7+43-18-18')": "", "ppp(K=256, ": "ppp("}
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,10 @@ class Row:
         return f"`{name}`"
 
     def rebuilt(self, knowledge: str, checkpoint: int, mode: str = SINGLE) -> Estimate | None:
-        """The ASR of an attacker at the first (0) or last (-1) checkpoint: who chooses among the reconstructions of each victim by
-        what was observed, or who has settled on one attack before, whichever is higher."""
-        knows = {"blind": ("blind", "both"), "informed": ("blind", "both", "informed")}[knowledge]
-        rates = [(result.checkpoint_epoch, result.asr) for result in self.entry.attacks if result.asr is not None
-                 and result.observed == mode and ((result.kind == WORST_CASE and result.knowledge == knowledge)
-                                                  or (result.kind == "attack" and result.knowledge in knows))]
-        epochs = sorted({epoch for epoch, _ in rates})
-        return max((rate for epoch, rate in rates if epoch == epochs[checkpoint]), key=lambda rate: rate.mean, default=None)
+        """The ASR of the worst case at the first (0) or last (-1) checkpoint."""
+        worst = self.entry.seen(mode).worst_cases
+        rates = {result.checkpoint_epoch: result.asr for result in worst if result.knowledge == knowledge}
+        return rates[sorted(rates)[checkpoint]] if rates else None
 
     def identified(self, checkpoint: int, mode: str = SINGLE) -> Estimate | None:
         """Top-1 among as many as are compared, of the attacker who does better."""

@@ -45,7 +45,7 @@ def _ours(thresholds: Thresholds) -> Thresholds:
 @dataclass(frozen=True)
 class Protocol:
     """All that makes numbers comparable: the data, the training and its tuning (None: all train alike), the observation, the
-    attacks, the version of their portfolio and of the score by which the worst case chooses, and by what is ranked."""
+    attacks, the version of their portfolio and of the scores of reconstructions, and by what is ranked."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 

@@ -123,8 +123,8 @@ def _leakage(board: Board, mode: str, *, narrow: bool) -> list[Column[Entry]]:
     who = "who knows nothing of the defense" if board.only_blind else "who knows the defense"
     title = f"{text.compared(board)}, {text.short_mode(mode)}"
     return [
-        Column(f"ASR, {text.short_mode(mode)}", f"attack success rate of an attacker {who}, gradients {text.mode(mode)}: of each "
-               "victim the likeliest of all reconstructions, at the checkpoint where the rate is highest", True,
+        Column(f"ASR, {text.short_mode(mode)}", f"attack success rate of an attacker {who}, gradients {text.mode(mode)}, by "
+               "what does best when rehearsed on other victims, at the checkpoint where the rate is highest", True,
                lambda e: asr(e.seen(mode).worst_case, text.not_run(e)), narrow),
         *[Column(f"{RECOVERED}, {text.short_mode(mode)}", "share of images that the same reconstructions recover at "
                  f"more than {RECOVERED_PSNR:g} dB, by which attacks on batches are compared (Dimitrov et al., TMLR 2022), with "
@@ -188,8 +188,8 @@ def _more(board: Board, mode: str) -> list[Column[Entry]]:
 
     all_of = f"identified (M = {text.span(board.candidates)})" if board.candidates else "identified"
     columns: list[Column[Entry]] = [
-        Column("ASR blind", "attack success rate of attackers who know nothing of the defense: of each victim the likeliest of "
-               "their reconstructions, at the checkpoint where the rate is highest", False,
+        Column("ASR blind", "attack success rate of attackers who know nothing of the defense, at the checkpoint where the rate is "
+               "highest", False,
                of_attack(lambda e: asr(e.blind, text.not_run(e, ["blind"])))),
         Column("ASR oracle bound", "of each victim the reconstruction most like the original, chosen by looking at it; no attacker "
                "can, and nothing is ranked by it", False, of_attack(lambda e: asr(e.oracle_bound, text.not_run(e)))),
@@ -199,7 +199,7 @@ def _more(board: Board, mode: str) -> list[Column[Entry]]:
                  of_attack(lambda e: _of(e, "lpips", 2)))] * board.protocol.evaluation.lpips,
         Column("labels right", "share of labels that the attack inferred rightly; – where it was given them", False,
                of_attack(lambda e: number(getattr(e.worst_case, "label_accuracy", None), 2))),
-        Column("strongest attacks", "whose reconstructions the worst case chose for how many images, most first; its checkpoint",
+        Column("strongest attacks", "of which attack the worst case has the reconstructions of how many images; its checkpoint",
                False, of_attack(lambda e: Value(text.strongest(e.worst_case)))),
         Column(all_of, "top-1 among all candidates, at the checkpoint where that of the ones compared is highest", False,
                of_identification(lambda r: Value(text.top_one(r.at_all, r), r.at_all.mean))),

@@ -51,7 +51,7 @@ class Leaderboard:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    format: Literal["leakboard-leaderboard/3"]
+    format: Literal["leakboard-leaderboard/4"]
     boards: list[Board]
     runs: list[RunRecord]
 
@@ -62,7 +62,7 @@ class Submission:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    format: Literal["leakboard-entry/3"]
+    format: Literal["leakboard-entry/4"]
     name: Title
     paper: Url
     boards: Annotated[list[Board], Field(min_length=1)]
@@ -71,8 +71,12 @@ class Submission:
 
 Document = Annotated[Union[Leaderboard, Submission], Discriminator("format")]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Document)
-_FORMATS = ("leakboard-leaderboard/3", "leakboard-entry/3")
-_EARLIER = tuple(f"leakboard-{kind}/{version}" for kind in ("leaderboard", "entry") for version in (1, 2))
+_FORMATS = ("leakboard-leaderboard/4", "leakboard-entry/4")
+_TRAINED_ALIKE = f"which trained all defenses alike; submit again from a run of format {FORMAT}"
+#: What is to be done about a document of an earlier format.
+_EARLIER = {f"leakboard-{kind}/{version}": remedy for kind in ("leaderboard", "entry") for version, remedy in (
+    (1, _TRAINED_ALIKE), (2, _TRAINED_ALIKE),
+    (3, "whose worst case was another: the likeliest reconstruction of each victim; submit its run again"))}
 
 
 class EarlierDocument(InputError):
@@ -119,6 +123,5 @@ def parse(content: bytes | str, origin: str, adapter: TypeAdapter[Any] = _ADAPTE
         return adapter.validate_json(content)
     except ValidationError as error:
         if (tag := error.errors()[0].get("ctx", {}).get("tag")) in _EARLIER:
-            raise EarlierDocument(f"{origin} has format {tag}, of an earlier version, which trained all defenses alike; submit "
-                                  f"again from a run of format {FORMAT}") from error
+            raise EarlierDocument(f"{origin} has format {tag}, of an earlier version, {_EARLIER[tag]}") from error
         raise InputError(f"{origin}: {first_error(error, _FORMATS)}") from error

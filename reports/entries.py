@@ -18,7 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PoolSize = Annotated[int, Field(ge=2, le=10_000_000)]
 
-#: What is chosen among the reconstructions of all attacks, see :mod:`reports.worst_case`.
+#: What is taken of the reconstructions of all attacks, see :mod:`reports.worst_case`.
 WORST_CASE: Literal["worst case"] = "worst case"
 ORACLE_BOUND: Literal["oracle bound"] = "oracle bound"
 #: The size of the pool by which defenses are compared; of a smaller one all candidates.
@@ -28,15 +28,15 @@ COMPARED = 100
 @dataclass(frozen=True)
 class AttackResult:
     """What was rebuilt at one checkpoint from gradients of so many images, over all seeds and victims of an entry: by one attack,
-    or by the worst case or the oracle bound, which choose per victim among the reconstructions of all attacks.
+    or by the worst case or the oracle bound, which take for each victim one of the reconstructions of all attacks.
 
     ``observed`` is the mode, ``batch_size`` how many images are behind a gradient of it, and ``images`` how many were attacked in
     all. ``knowledge`` is what the attacker knows: nothing of the defense (blind), what it discloses (informed), or either, where
     both would compute the same. ``reason`` says why an attack does not apply; the estimates are then None. ``asr`` carries a
     Wilson interval over images, as does ``recovered``, the share at a PSNR above 19 dB (None in documents of versions that did not
     count it); ``ssim``, ``psnr`` and ``lpips`` (None where it was not measured) a bootstrap interval over images.
-    ``label_accuracy`` is None where the attacker was given the labels. ``seconds_per_victim`` of what chooses is the sum over the
-    attacks that it chose among, and ``winners`` counts the images for which each was chosen.
+    ``label_accuracy`` is None where the attacker was given the labels. ``seconds_per_victim`` of the latter two is the sum over the
+    attacks, and ``winners`` counts the images for which each was taken.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -223,8 +223,8 @@ class Entry:
 
     @property
     def worst_cases(self) -> list[AttackResult]:
-        """Those of informed and of blind attackers, at every checkpoint; the latter can be the higher ones, where the score by
-        which the former choose misleads."""
+        """Those of informed and of blind attackers, at every checkpoint; the latter can be the higher ones, where the images on
+        which the former rehearsed mislead."""
         return [result for result in self.attacks if result.kind == WORST_CASE and result.asr is not None]
 
     @property

@@ -19,7 +19,7 @@ from reports.drawing import GREY, INK, MOST_NAMES, Drawn, Look, Palette, figure,
 from reports.entries import WORST_CASE
 from reports.leaderboard import Section
 from reports.text import checkpoint, labelled
-from reports.worst_case import blind, likeliest
+from reports.worst_case import blind, informed
 
 
 def accuracy_curves(section: Section, palette: Palette, out: Path, file: str) -> Drawn | None:
@@ -222,11 +222,11 @@ def at_least(scores: pd.Series) -> np.ndarray:
 
 
 def by_name(reconstructions: pd.DataFrame) -> pd.DataFrame:
-    """The worst cases, and of each attack by its name and what it knew, of each victim the likeliest of its settings."""
+    """The worst cases, and of each attack by its name and what it knew, the strongest way among its settings."""
     kind = reconstructions["kind"]
     attacks = reconstructions[kind == "attack"]
     names = {attack: attack.split("(")[0] for attack in attacks["attack"].unique()}
     attacks = attacks.assign(name=attacks["attack"].map(names))
     return pd.concat([
         reconstructions[kind == WORST_CASE].assign(name=WORST_CASE), blind(attacks, ["name"]).assign(knowledge="blind"),
-        likeliest(attacks[attacks["knowledge"] != "blind"], "score", ["name"]).assign(knowledge="informed")], ignore_index=True)
+        informed(attacks[attacks["knowledge"] != "blind"], ["name"]).assign(knowledge="informed")], ignore_index=True)

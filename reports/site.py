@@ -51,7 +51,7 @@ def write_report(runs: list[Path], out: Path, claims: Claims | None = None) -> P
         made = processes(joblib.delayed(_make)(each, layout.palette, draft, page)
                          for each, page in zip(gathered, layout.board_pages, strict=True))
         drawn = processes(joblib.delayed(summary.draw)(layout.palette, draft) for summary in summaries(made))
-        document = Leaderboard("leakboard-leaderboard/3", [board for board, _ in made], [record(run) for run in read])
+        document = Leaderboard("leakboard-leaderboard/4", [board for board, _ in made], [record(run) for run in read])
         write_other_forms(document, draft)
         if claims is not None:
             write_claims(claims, draft)

@@ -42,7 +42,7 @@ def submit(run: Path, name: str, paper: str, out: Path) -> Submission:
     if not read.cells:
         raise InputError(f"{run} has no finished cell; there is nothing to submit")
     # Written and read once, so that what leaves here is what check takes.
-    content = to_json(Submission("leakboard-entry/3", name, paper, boards, [record(read)]))
+    content = to_json(Submission("leakboard-entry/4", name, paper, boards, [record(read)]))
     entry: Submission = parse(content, f"cannot submit {run}")
     if out.exists():
         with contextlib.suppress(EarlierDocument):
@@ -79,7 +79,7 @@ def merge(paths: list[Path]) -> Leaderboard:
             before = boards.get(key, replace(board, families=[], entries=[], undefended=None))
             boards[key] = replace(board, families=before.families + families, entries=before.entries + named,
                                   undefended=before.undefended or board.undefended)
-    return Leaderboard("leakboard-leaderboard/3", [ranked(board) for board in boards.values()], runs)
+    return Leaderboard("leakboard-leaderboard/4", [ranked(board) for board in boards.values()], runs)
 
 
 def check(path: Path, run: Path | None = None) -> str:

@@ -108,7 +108,7 @@ WRONG = {
     "boards.0.entries.0.unidentified.0.observed: 'as-trained' is not observed":
         lambda d: d["boards"][0]["entries"][0]["unidentified"][0].update(observed="as-trained"),
     "boards.0.entries.1.defense: 'weak' is there twice": lambda d: d["boards"][0]["entries"][1].update(defense="weak"),
-    "the document: input tag 'leakboard-entry/4' found using": lambda d: d.update(format="leakboard-entry/4"),
+    "the document: input tag 'leakboard-entry/5' found using": lambda d: d.update(format="leakboard-entry/5"),
     "boards.0.undefended: 'absent' is no entry": lambda d: d["boards"][0].update(undefended="absent"),
     "boards.0.protocol.evaluation.knowledge: list should have at least 1 item": lambda d: d["boards"][0]["protocol"]["evaluation"].update(knowledge=[]),
     "boards.0.protocol.portfolio: input should be greater than or equal to 1": lambda d: d["boards"][0]["protocol"].update(portfolio=0),
@@ -132,18 +132,20 @@ def test_what_is_wrong_is_said_with_its_field(entry, tmp_path, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["entry", "leaderboard"])
 def test_documents_of_the_formats_before_are_refused_in_one_line(tmp_path, kind, version):
     path = tmp_path / "old.json"
     path.write_text(json.dumps({"format": f"leakboard-{kind}/{version}", "boards": [], "runs": []}))
     with pytest.raises(InputError) as error:
         read_document(path)
-    assert str(error.value) == (f"{path} has format leakboard-{kind}/{version}, of an earlier version, which trained all defenses alike; "
-                                "submit again from a run of format 6")
+    told = "which trained all defenses alike; submit again from a run of format 6"
+    if version == 3:
+        told = "whose worst case was another: the likeliest reconstruction of each victim; submit its run again"
+    assert str(error.value) == f"{path} has format leakboard-{kind}/{version}, of an earlier version, {told}"
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b'{"format": "leakboard-entry/3"}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b'{"format": "leakboard-entry/4"}'])
 def test_what_is_no_document_is_refused(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(InputError, match=r"x\.json: "):

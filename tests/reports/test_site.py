@@ -197,18 +197,18 @@ def test_the_curve_of_similarities_gives_the_share_at_least_as_high():
     assert corners.tolist() == [[-1, 1], [0.2, 1], [0.2, 0.75], [0.6, 0.75], [0.6, 0.5], [0.6, 0.5], [0.6, 0.25], [0.9, 0.25], [0.9, 0.0]]
 
 
-def test_the_figure_of_similarities_chooses_settings_by_score(tmp_path):
-    """Per victim, blind and informed apart; an attack made once for both is in both."""
+def test_the_figure_of_similarities_settles_on_settings(tmp_path):
+    """For a victim on that which rebuilds the other, blind and informed apart; an attack made once for both is in both."""
     from benchmark.store.results import read_run
     from reports.figures import by_name
     from reports.leaderboard import build
-    attacks = {(0, "a(x=1)", "informed"): {"ssim": [0.1, 0.2], "score": [1.0, 9.0]}, (0, "a(x=2)", "informed"): {"ssim": [0.9, 0.3], "score": [2.0, 2.0]},
+    attacks = {(0, "a(x=1)", "informed"): {"ssim": [0.1, 0.2], "score": [1.0, 1.0]}, (0, "a(x=2)", "informed"): {"ssim": [0.9, 0.3], "score": [2.0, 2.0]},
                (0, "a(x=1)", "blind"): {"ssim": [0.5, 0.5], "score": [0.0, 0.0]}, (0, "b", "both"): {"ssim": [0.6, 0.7], "score": [5.0, 5.0]}}
     run = write_cells(tmp_path / "run", {("d", "m", "mine", 0): {"accuracies": [0.1, 0.2], "attacks": attacks}}, epochs=1, attacks=["a(x=1)", "a(x=2)", "b"], victims=2)
     found = by_name(build([read_run(run)])[0].reconstructions)
-    assert {place: frame["ssim"].tolist() for place, frame in found.groupby(["name", "knowledge"])} == {
-        ("a", "blind"): [0.5, 0.5], ("a", "informed"): [0.1, 0.3], ("b", "blind"): [0.6, 0.7], ("b", "informed"): [0.6, 0.7],
-        ("worst case", "blind"): [0.6, 0.7], ("worst case", "informed"): [0.5, 0.5]}
+    assert {place: frame.sort_values("victim")["ssim"].tolist() for place, frame in found.groupby(["name", "knowledge"])} == {
+        ("a", "blind"): [0.5, 0.5], ("a", "informed"): [0.9, 0.3], ("b", "blind"): [0.6, 0.7], ("b", "informed"): [0.6, 0.7],
+        ("worst case", "blind"): [0.6, 0.7], ("worst case", "informed"): [0.6, 0.3]}
 
 
 def test_markdown_rows_keep_their_cells():
