@@ -42,16 +42,21 @@ def _ours(thresholds: Thresholds) -> Thresholds:
     return thresholds
 
 
+def _in_any_seeds(evaluation: Evaluation) -> Evaluation:
+    return evaluation.model_copy(update={"attack_seeds": None})
+
+
 @dataclass(frozen=True)
 class Protocol:
     """All that makes numbers comparable: the data, the training and its tuning (None: all train alike), the observation, the
-    attacks, the version of their portfolio and of the scores of reconstructions, and by what is ranked."""
+    attacks, the version of their portfolio and of the scores of reconstructions, and by what is ranked. Not in which seeds: how
+    many there were, and how many images were rebuilt, is told of each entry."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     training: Training
     tuning: Tuning | None
-    evaluation: Evaluation
+    evaluation: Annotated[Evaluation, AfterValidator(_in_any_seeds)]
     attacks: tuple[Name, ...]
     image_size: PositiveInt | None
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

@@ -140,12 +140,10 @@ def protocol(board: Board) -> str:
     precision = "" if board.protocol.training.precision == "float32" else f" in {board.protocol.training.precision}"
     rounds = f", {evaluation.rounds} rounds" if evaluation.rounds > 1 else ""
     size = f", resized to {board.protocol.image_size} pixels" if board.protocol.image_size else ""
-    rebuilt = evaluation.attack_seeds
-    seeds = "" if rebuilt is None else f", rebuilt in seed{'s' if len(rebuilt) > 1 else ''} {' and '.join(map(str, rebuilt))}"
     several = f" (of which as many are attacked as have {evaluation.images} images)" if set(board.observed) != {SINGLE} else ""
     return (
         f"{_trained(board)}, {epochs} epoch{'s' if epochs != 1 else ''}{precision}{_clients(board)}; "
-        f"{evaluation.victims} victims per seed{seeds}, "
+        f"{evaluation.victims} victims per seed, "
         f"gradients {' and '.join(map(mode, board.observed))}{several}{rounds}, labels {evaluation.labels}"
         f"{_candidates(evaluation.candidates, board.candidates)}; attackers {' and '.join(evaluation.knowledge)}: "
         f"{_settings(board.protocol.attacks)} (portfolio {board.protocol.portfolio}); data {board.protocol.fingerprint[:8]}{size}"

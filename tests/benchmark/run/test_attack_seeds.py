@@ -11,7 +11,6 @@ from benchmark.measure import measuring
 from benchmark.run import planning, reproducing, runner
 from benchmark.store import results
 from reports import leaderboard
-from reports.markdown import markdown
 
 
 def grid_with(shapes, **changes):
@@ -39,11 +38,13 @@ def test_only_these_are_attacked_and_more_are_added_without_training(shapes, tmp
         run(grid_with(shapes, attack_seeds=[0]), folder)
 
 
-def test_a_report_says_so_and_cells_reproduce(shapes, tmp_path):
-    folder = tmp_path / "run"
+def test_a_board_is_one_in_whichever_seeds_images_are_rebuilt_and_cells_reproduce(shapes, tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "other"
     run(grid_with(shapes, attack_seeds=[1]), folder)
-    text = markdown([section.board for section in leaderboard.build([results.read_run(folder)])])
-    assert "3 victims per seed, rebuilt in seed 1, " in text
+    run(grid_with(shapes), other)
+    (one,), (both,) = (leaderboard.build([results.read_run(path)]) for path in (folder, other))
+    assert one.board.protocol == both.board.protocol
+    assert {entry.images for entry in one.board.entries} == {3} and {entry.images for entry in both.board.entries} == {6}
     sample = reproducing.draw(folder, 2, CPU)
     assert [found.identical for found in reproducing.reproduce(sample, Silent(), Serial())] == [True, True]
 
