@@ -52,6 +52,9 @@ class DroppedLinear(StochasticLayer):
     def denoised(self, code: Tensor, deviation: Tensor) -> Tensor:
         return torch.where(code.abs() > 3 * deviation, code, 0)  # what is within the errors was dropped
 
+    def told(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        return code * (1 - self.p), code != 0
+
     def forward(self, h: Tensor) -> Tensor:
         """Features [B, ..., d] to what the linear layer makes of them."""
         self.shape = h.shape[1:]

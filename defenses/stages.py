@@ -28,20 +28,24 @@ class Stage:
         elementwise: whether some of a parameter's entries can go through it without the others.
         across: of the energy of a parameter's gradient, the share that is not along what left the stage, where that has another
             length.
+        spares_rank_one: whether a gradient that is a matrix of rank one leaves it as it entered, such as that of a linear layer by
+            one image.
     """
 
     elementwise: ClassVar[bool] = True
     across: ClassVar[float] = 0.0
+    spares_rank_one: ClassVar[bool] = False
 
     @property
     def loses_scale(self) -> bool:
         """Whether it leaves the length of a parameter's gradient unknown, and no more than that of its direction."""
         return False
 
-    def shown(self, gradient: Tensor, left: Tensor) -> Tensor:
-        """The part of gradients [K, *parameter.shape], linear in them, in which what left the stage [1, *parameter.shape] is what
-        entered it; by default all. Gradients of many images are compared in it."""
-        return gradient
+    def shown(self, left: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """The part of gradients [K, *parameter.shape] in which what left the stage, as many or one, is what entered it, as a
+        function of them: an orthogonal projection. None, the default, where it is all or none is told. Gradients of many images
+        are compared in it, and layers read backwards by it."""
+        return None
 
     def passed(self, gradient: Tensor) -> Tensor:
         """What a candidate's own gradient becomes; differentiable where that is of use."""

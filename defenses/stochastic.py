@@ -67,6 +67,11 @@ class StochasticLayer(nn.Module):
         """A code that was read with errors of some standard deviation, as near to one that can be as the layer knows."""
         return code
 
+    def told(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """What a code says of the features that entered, where codes do (see ``hides_features``): the features, and which of them
+        it tells, both of its shape."""
+        return code, torch.ones_like(code, dtype=torch.bool)
+
     def sample(self, mu: Tensor, sigma: Tensor) -> Tensor:
         """The code: the given one, one of the given sample, or of a fresh one from torch's global generator."""
         self.shape = mu.shape[1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -60,6 +60,7 @@ class LowRank(Stage):
     """
 
     elementwise: ClassVar[bool] = False
+    spares_rank_one: ClassVar[bool] = True
 
     energy: float
 
@@ -67,29 +68,32 @@ class LowRank(Stage):
         """The truncation itself. Its derivative is taken as it is where the components that are kept are much larger than the
         others: of a change, what lies in the span of the kept rows or columns. The exact one has differences of squared singular
         values in denominators."""
-        return self._along(gradient, gradient.detach(), self.energy)
+        return gradient if self.energy == 1 else _along(gradient.detach(), self.energy)(gradient)
 
-    def shown(self, gradient: Tensor, left: Tensor) -> Tensor:
+    def shown(self, left: Tensor) -> Callable[[Tensor], Tensor] | None:
         # Whatever was cut has its rows and its columns across those of what left.
-        return self._along(gradient, left, 1 - _ROUNDING)
-
-    def _along(self, gradient: Tensor, of: Tensor, energy: float) -> Tensor:
-        """What of gradients has rows or columns in the span of those that hold a share of the energy of others, which are as many
-        or one."""
-        if self.energy == 1:
-            return gradient
-        matrix, of = _matrices(gradient), _matrices(of)
-        columns, rows = (span.to(matrix.dtype) for span in _kept(of, energy))
-        rest = matrix - columns @ (columns.mT @ matrix)
-        along = matrix - (rest - rest @ rows @ rows.mT)
-        upright = gradient.shape[1] > gradient[0, 0].numel()
-        return (along.mT if upright else along).reshape(gradient.shape)
+        return None if self.energy == 1 else _along(left, 1 - _ROUNDING)
 
     def before(self, after: Bounds) -> Bounds:
         # What was cut is in the Frobenius norm at most so long, of which an entry cannot be longer.
         most = torch.maximum(after.low.abs(), after.high.abs()).flatten(1).norm(dim=1) * math.sqrt((1 - self.energy) / self.energy)
         most = (1 + 1e-5) * most.view(-1, *[1] * (after.low.dim() - 1))
         return Bounds(after.low - most, after.high + most)
+
+
+def _along(of: Tensor, energy: float) -> Callable[[Tensor], Tensor]:
+    """What of gradients has rows or columns in the span of those that hold a share of the energy of others, which are as many or
+    one."""
+    columns, rows = (span.to(of.dtype) for span in _kept(_matrices(of), energy))
+
+    def part(gradient: Tensor) -> Tensor:
+        matrix = _matrices(gradient)
+        rest = matrix - columns @ (columns.mT @ matrix)
+        along = matrix - (rest - rest @ rows @ rows.mT)
+        upright = gradient.shape[1] > gradient[0, 0].numel()
+        return (along.mT if upright else along).reshape(gradient.shape)
+
+    return part
 
 
 def _matrices(gradient: Tensor) -> Tensor:

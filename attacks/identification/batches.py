@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -288,12 +288,10 @@ def _part(seen: _Seen, victim: int) -> Callable[[Rows], Rows]:
         places = _places(seen.mask[victim])
         return lambda rows: FormedRows(rows.entries(places))
     if seen.last is not None:
-        return partial(_shown, seen.last, seen.shared[victim][None])
+        left = seen.shared[victim][None]
+        part = seen.last.shown(left)
+        return _all if part is None else lambda rows: FormedRows(part(rows.entries(None).unflatten(1, left.shape[1:])).flatten(1))
     return _all
-
-
-def _shown(stage: Stage, left: Tensor, rows: Rows) -> Rows:
-    return FormedRows(stage.shown(rows.entries(None).unflatten(1, left.shape[1:]), left).flatten(1))
 
 
 def _places(mask: Tensor) -> Tensor:

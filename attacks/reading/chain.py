@@ -26,8 +26,8 @@ def chain_to(observation: Observation, place: str, begin: str | None = None) -> 
     links: list[Link] = []
     last: list[Tensor] = [observation.mean.new_zeros(1, *observation.image_shape)]
     reason: list[str] = []
-    names = {module: name for name, module in observation.module.named_modules() if not list(module.children())}
     end = observation.module.get_submodule(place)
+    names = {module: name for name, module in observation.module.named_modules() if module is end or not list(module.children())}
 
     def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         if begin is not None and not links and names[module] != begin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from attacks.reading.layers import features as features_before_sampling
 from attacks.reading.least_squares import least_squares
 from attacks.reading.releases import alteration
 from defenses import client_loss
+from defenses.stages import Stage
 from defenses.stochastic import sampling
 
 #: Weight of the equations that the gradient gives, relative to those of the output, when both are scaled to the size of their
@@ -32,6 +34,17 @@ _EDGE = 1e-7
 _AT_ONCE = {"cpu": 8}
 _TRANSPARENT = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
 _ACTIVATIONS = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU)
+
+
+class _Last(NamedTuple):
+    """A layer of which what entered is read, where the chain of those before it ends: ``value`` [N, 1, d], and which of it is told,
+    None for all; and the linear layer whose gradient tells it, with what entered that."""
+
+    place: str
+    value: Tensor
+    where: Tensor | None
+    linear: str
+    entered: Tensor
 
 
 class Known(NamedTuple):
@@ -60,7 +73,8 @@ def read_backwards(observation: Observation, left: int, iterations: int) -> tupl
 
     Args:
         observation: with one image behind each gradient, none of which was altered but for one factor of all, as by clipping. The
-            features do not depend on it, and so tell what the gradient of the last layer was before.
+            features do not depend on it, and so tell what the gradient of the last layer was before. Or parts of each gradient were
+            left as they were (:meth:`defenses.stages.Stage.shown`); then these alone give equations.
         left: layers with parameters that are not read; with 0 the image itself is what is known.
         iterations: of the linear solver, for each layer.
 
@@ -73,8 +87,8 @@ def read_backwards(observation: Observation, left: int, iterations: int) -> tupl
     found = _begin(observation)
     if isinstance(found, str):
         raise ValueError(found)
-    links, place, value = found
-    known, observation = _begun(observation, place, value)
+    links, last = found
+    known, observation = _begun(observation, last)
     while links and sum(_has_weights(link) for link in links) > left:
         link = links.pop()
         known = _before(link, known, observation, iterations)
@@ -83,14 +97,13 @@ def read_backwards(observation: Observation, left: int, iterations: int) -> tupl
     return links, known
 
 
-def _begin(observation: Observation) -> tuple[list[Link], str, Tensor] | str:
-    """The links before a layer of known input, that layer and what entered it [N, 1, d]; or why there is none."""
+def _begin(observation: Observation) -> tuple[list[Link], _Last] | str:
+    """The links before a layer of known input, and that layer; or why there is none."""
     found = _last(observation)
     if isinstance(found, str):
         return found
-    place, value = found
-    links = _links(observation, place)
-    return links if isinstance(links, str) else (links, place, value)
+    links = _links(observation, found.place)
+    return links if isinstance(links, str) else (links, found)
 
 
 def _links(observation: Observation, place: str, begin: str | None = None) -> list[Link] | str:
@@ -131,68 +144,79 @@ def read_code(observation: Observation, iterations: int) -> tuple[Tensor, ...]:
     found = _behind_code(observation)
     if isinstance(found, str):
         raise ValueError(found)
-    links, place, value = found
-    known, observation = _begun(observation, place, value)
+    links, last = found
+    known, observation = _begun(observation, last)
     for link in reversed(links):
         known = _before(link, known, observation, iterations)
     return (known.value.to(observation.mean)[:, None].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0),)
 
 
-def _behind_code(observation: Observation) -> tuple[list[Link], str, Tensor] | str:
-    """The links from the layer that the code enters to the last, that layer and what entered it [N, 1, d]; or why not."""
+def _behind_code(observation: Observation) -> tuple[list[Link], _Last] | str:
+    """The links from the layer that the code enters to the last, and that layer; or why not."""
     places = [f"{name}.{layer.reads_code}" for name, layer in observation.stochastic.items() if layer.reads_code]
     if len(observation.stochastic) != 1 or not places:
         return "there is no single stochastic layer whose code enters a layer of its own"
     found = _last(observation)
     if isinstance(found, str):
         return found
-    place, value = found
-    links = _links(observation, place, places[0])
-    return links if isinstance(links, str) else (links, place, value)
+    links = _links(observation, found.place, places[0])
+    return links if isinstance(links, str) else (links, found)
 
 
-def _last(observation: Observation) -> tuple[str, Tensor] | str:
-    """The last layer, or the first stochastic one, and what entered it [N, 1, d]; or why that is not read."""
+def _last(observation: Observation) -> _Last | str:
+    """The last layer, or the first stochastic one; or why what entered it is not read."""
     reason = label_obstacle(observation)
     if reason is not None:
         return reason
     if observation.batch_size > 1:
         return f"layers are read from the gradient of one image, not of {observation.batch_size}"
-    if (reason := alteration(observation, list(observation.shared))) is not None:
+    whole = [name for name in observation.shared if parts_left(observation, name) is None]
+    if (reason := alteration(observation, whole)) is not None:
         return f"layers are read from gradients as they were computed, and {reason}"
     if replay_obstacle(observation) is None:
         if told_by_codes(observation):
-            return "of the features that enter the last layer only those that were kept are read"
+            (name, layer), code = next(iter(observation.stochastic.items())), codes(observation)[0]
+            return _Last(name, *layer.told(code), f"{name}.{layer.reads_code}", code)
         found: dict[str, Tensor] | str = features_before_sampling(observation)
         if not found:
             return "the features before the stochastic layer do not enter a linear layer"
     else:
         found = last_features(observation)
-    return found if isinstance(found, str) else next(iter(found.items()))
+    if isinstance(found, str):
+        return found
+    place, value = next(iter(found.items()))
+    return _Last(place, value, None, place, value)
+
+
+def parts_left(observation: Observation, parameter: str) -> Stage | None:
+    """The stage that parts of a parameter's gradient passed as they were, where it is the only one: of linear layers all, as theirs
+    are of rank one by one image."""
+    stages = observation.releases()[parameter].stages
+    return stages[0] if len(stages) == 1 and stages[0].spares_rank_one else None
 
 
 def _has_weights(link: Link) -> bool:
     return isinstance(link.module, (nn.Conv2d, nn.Linear))
 
 
-def _begun(observation: Observation, place: str, value: Tensor) -> tuple[Known, Observation]:
+def _begun(observation: Observation, last: _Last) -> tuple[Known, Observation]:
     """What is known at a layer of which the input is, and the gradients as they were before all were scaled by one factor: what
-    enters the layer tells its own gradient, and that the factor."""
-    known, behind = _errors(observation, place, value)
+    enters a linear layer tells its own gradient, and that the factor."""
+    known, behind = _errors(observation, last)
     if not any(release.stages for release in observation.releases().values()):
         return known, observation
-    own = torch.einsum("no,ni->noi", behind, known.value).flatten(1)
-    shared = observation.shared[f"{place}.weight"].flatten(1)
+    own = torch.einsum("no,ni->noi", behind, last.entered.flatten(1)).flatten(1)
+    shared = observation.shared[f"{last.linear}.weight"].flatten(1)
     tiny = torch.finfo(own.dtype).tiny
     factor = ((shared * own).sum(1) / own.square().sum(1).clamp_min(tiny)).clamp_min(tiny)
     unscaled = {name: g / factor.view(-1, *[1] * (g.dim() - 1)) for name, g in observation.shared.items()}
     return known, replace(observation, shared=unscaled)
 
 
-def _errors(observation: Observation, place: str, value: Tensor) -> tuple[Known, Tensor]:
-    """The derivative of the client's loss by what enters a linear layer, through the layers behind it, all of which is known; and
-    by what leaves it [N, outputs]."""
-    features = value.flatten(1).detach().clone().requires_grad_()
+def _errors(observation: Observation, last: _Last) -> tuple[Known, Tensor]:
+    """What enters a layer with the derivative of the client's loss by it, through the layers behind it, all of which is known; and
+    the derivative by what leaves it [N, outputs]."""
+    features = last.value.flatten(1).detach().clone().requires_grad_()
     labels = known_or_inferred_labels(observation)
     stochastic = list(observation.stochastic.values())
     sampled = [code.flatten(0, 1) for code in codes(observation)] if replay_obstacle(observation) is None else []
@@ -204,13 +228,13 @@ def _errors(observation: Observation, place: str, value: Tensor) -> tuple[Known,
         return (features.view_as(arguments[0]), *arguments[1:])
 
     with ExitStack() as restored:
-        layer = observation.module.get_submodule(place)
+        layer = observation.module.get_submodule(last.place)
         restored.callback(layer.register_forward_pre_hook(put_in).remove)
         restored.callback(layer.register_forward_hook(lambda module, arguments, output: outputs.append(output)).remove)
         restored.enter_context(sampling(stochastic, codes=sampled))
         loss = client_loss(observation.defense, observation.module, images, labels.flatten(0, 1)).sum()
         error, behind = torch.autograd.grad(loss, (features, outputs[0]))
-    return Known(features.detach(), error), behind.flatten(1)
+    return Known(features.detach(), error, None if last.where is None else last.where.flatten(1)), behind.flatten(1)
 
 
 def _before(link: Link, known: Known, observation: Observation, iterations: int) -> Known:
@@ -219,12 +243,14 @@ def _before(link: Link, known: Known, observation: Observation, iterations: int)
         if isinstance(link.module, _ACTIVATIONS):
             return _before_activation(link, known)
         if isinstance(link.module, nn.Conv2d):
+            stage = parts_left(observation, f"{link.name}.weight")
             gradients = observation.shared[f"{link.name}.weight"].split(_AT_ONCE.get(observation.device.type, len(observation)))
             found = []
             for place, gradient in enumerate(gradients):
                 some = slice(place * len(gradients[0]), place * len(gradients[0]) + len(gradient))
                 part = Known(known.value[some], known.error[some], None if known.where is None else known.where[some])
-                found.append(_before_convolution(link.module, link, part, gradient, iterations))
+                shown = None if stage is None else stage.shown(gradient)
+                found.append(_before_convolution(link.module, link, part, gradient, shown or _all, iterations))
             return Known(torch.cat([one.value for one in found]), torch.cat([one.error for one in found]))
         if isinstance(link.module, nn.Linear):
             gradient = observation.shared[f"{link.name}.weight"]
@@ -238,7 +264,7 @@ def _before(link: Link, known: Known, observation: Observation, iterations: int)
 
 
 def _before_activation(link: Link, known: Known) -> Known:
-    value, where = known.value, None
+    value, where = known.value, known.where
     if isinstance(link.module, nn.Sigmoid):
         before = value.clamp(_EDGE, 1 - _EDGE).logit()
     elif isinstance(link.module, nn.Tanh):
@@ -246,15 +272,23 @@ def _before_activation(link: Link, known: Known) -> Known:
     elif isinstance(link.module, nn.LeakyReLU):
         before = torch.where(value < 0, value / link.module.negative_slope, value)
     else:  # ReLU: what is zero was anything below
-        where = value > 1e-6 * value.flatten(1).amax(1).view(-1, *[1] * (value.dim() - 1))
+        positive = value > 1e-6 * value.flatten(1).amax(1).view(-1, *[1] * (value.dim() - 1))
+        where = positive if where is None else where & positive
         before = torch.where(where, value, 0)
     with torch.enable_grad():
         leaf = before.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(F.relu(leaf).sum() if where is not None else link.module(leaf).sum(), leaf)
+        after = F.relu(leaf) if isinstance(link.module, nn.ReLU) else link.module(leaf)  # which may be done in place
+        (slope,) = torch.autograd.grad(after.sum(), leaf)
     return Known(before, known.error * slope, where)
 
 
-def _before_convolution(layer: nn.Conv2d, link: Link, known: Known, gradient: Tensor, iterations: int) -> Known:
+def _all(gradient: Tensor) -> Tensor:
+    return gradient
+
+
+def _before_convolution(layer: nn.Conv2d, link: Link, known: Known, gradient: Tensor, shown: Callable[[Tensor], Tensor],
+                        iterations: int) -> Known:
+    """``shown`` gives the part of a gradient [N, *weight.shape] that was left as it was, all of which ``gradient`` then is."""
     weight = layer.weight
     how: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
     size = known.value.shape[1:]
@@ -268,14 +302,16 @@ def _before_convolution(layer: nn.Conv2d, link: Link, known: Known, gradient: Te
     def operator(x: Tensor) -> list[Tensor]:
         patches = F.unfold(x, layer.kernel_size, **how)
         forward = (flat @ patches).unflatten(2, size[1:])
-        return [forward if known.where is None else forward * known.where, errors @ patches.mT]
+        own = (errors @ patches.mT).view_as(gradient)
+        return [forward if known.where is None else forward * known.where, shown(own)]
 
     def adjoint(residual: list[Tensor]) -> Tensor:
         forward = residual[0] if known.where is None else residual[0] * known.where
-        return F.fold(flat.T @ forward.flatten(2) + residual[1].mT @ errors, link.shape[1:], layer.kernel_size, **how)
+        own = shown(residual[1]).flatten(2)
+        return F.fold(flat.T @ forward.flatten(2) + own.mT @ errors, link.shape[1:], layer.kernel_size, **how)
 
     start = gradient.new_zeros(len(gradient), *link.shape)
-    value = least_squares(operator, adjoint, [output, gradient.flatten(2) * scale], start, iterations=iterations,
+    value = least_squares(operator, adjoint, [output, gradient * scale[..., None, None]], start, iterations=iterations,
                           tolerance=_TOLERANCE)
     error = F.fold(flat.T @ known.error.flatten(2), link.shape[1:], layer.kernel_size, **how)
     return Known(value, error)

@@ -69,6 +69,14 @@ def test_a_code_is_replayed_as_what_was_kept_of_any_features():
         torch.testing.assert_close(layer(h), layer.linear(2 * h * (code != 0)), rtol=1e-12, atol=0)
 
 
+def test_a_code_tells_the_features_that_were_kept():
+    layer, h = DroppedLinear(torch.nn.Linear(6, 2), 0.25), torch.randn(3, 6)
+    kept = torch.tensor([[1, 0, 1, 1, 0, 1.0]]).expand(3, 6)
+    features, where = layer.told(h * kept / 0.75)
+    torch.testing.assert_close(features, h * kept)
+    assert torch.equal(where, kept.bool())
+
+
 def test_what_is_within_the_errors_of_a_reading_was_dropped():
     code = torch.tensor([[0.02, 0.5, -0.02, -0.5]])
     assert layer_of(0.5).denoised(code, torch.full_like(code, 0.01)).tolist() == [[0, 0.5, 0, -0.5]]

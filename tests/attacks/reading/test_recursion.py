@@ -150,3 +150,31 @@ def test_a_gradient_that_was_clipped_is_read_as_before():
     found, wanted, blind = (Recursive(matched=0).reconstruct(one, seed=0).images for one in (clipped, plain, clipped.blind()))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3)
     assert (blind - wanted).abs().mean() > 10 * (found - wanted).abs().mean()
+
+
+def wide() -> nn.Module:
+    """Half of what leaves a layer, and parts of its gradient, tell what entered it."""
+    return nn.Sequential(nn.Conv2d(2, 16, 3, stride=2, padding=1), nn.Tanh(), nn.Conv2d(16, 16, 3, padding=1), nn.Tanh(), nn.Flatten(),
+                         nn.Linear(256, 5))
+
+
+@pytest.mark.parametrize("defense", ["dropout(p=0.5)", "dropout(p=0.5)+clipping(norm=0.01)", "svd(energy=0.9)", "dropout(p=0.3)+svd(energy=0.95)"])
+def test_an_image_is_read_around_what_was_dropped_or_cut(defense):
+    """Of the features only those that were kept, of the gradients only what is in the span of what was left."""
+    observation, x = observation_of(defense, wide, dtype=torch.float64)
+    links, known = read_backwards(observation, 0, 4000)
+    assert not links
+    torch.testing.assert_close(known.value, x[:, 0], rtol=0, atol=1e-3)
+    blind = read_backwards(observation.blind(), 0, 4000)[1].value
+    assert (blind - x[:, 0]).abs().mean() > 100 * (known.value - x[:, 0]).abs().mean()
+
+
+@pytest.mark.parametrize("matched", [1, 2])
+@pytest.mark.parametrize("defense", ["dropout(p=0.5)", "svd(energy=0.9)"])
+def test_the_original_is_a_minimum_around_what_was_dropped_or_cut(defense, matched):
+    observation, x = observation_of(defense, wide, dtype=torch.float64)
+    links, known = read_backwards(observation, matched, 4000)
+    assert (known.where is not None) == (matched == 2 and "dropout" in defense)
+    first, labels, objective = of_first_layers(observation, links, known, 0.0)
+    matcher = GradientMatcher(first, labels, objective, seeds=[0, 1, 2])
+    assert matcher.step(x)[1].abs().max() < 1e-6 < 1e-2 < matcher.step(x.roll(1, 0))[1].min()
