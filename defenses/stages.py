@@ -86,6 +86,12 @@ class Kept(Stage):
         mask = shared != 0
         return cls(count, mask, torch.where(mask, shared.abs(), math.inf).flatten(1).amin(1))
 
+    def shown(self, left: Tensor) -> Callable[[Tensor], Tensor] | None:
+        if self.mask is None:
+            return None
+        mask = left != 0
+        return lambda gradient: gradient * mask
+
     def passed(self, gradient: Tensor) -> Tensor:
         flat = gradient.flatten(1)
         kept = flat.detach().abs().topk(self.count, sorted=False).indices

@@ -17,6 +17,7 @@ from attacks.objective.total_variation import TotalVariation
 from attacks.reading.chain import Link
 from attacks.reading.labels import as_classes, known_or_inferred_labels
 from attacks.reading.recursion import Known, parts_left, read_backwards, recursion_obstacle
+from attacks.reading.releases import told
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule
@@ -32,10 +33,10 @@ class Recursive(MatchingAttack):
     Read to the end, an untrained LeNet gives its image exactly, without search (:mod:`attacks.reading.recursion`). The first layers
     of a trained one are too badly conditioned for that: small errors of what is read grow beyond all bounds. They are matched with
     a prior instead, which is an easier problem than the whole network: what leaves them is known, and so is the derivative of the
-    loss by it, which does not change with the candidate. Features that dropout left out, and what was cut from gradients of low
-    rank, give no equations to who knows of it; the others are enough where a layer has many outputs. The order of attack is that of
-    the layers, so that only models apply that run one after another: convolutions, linear layers and activations that can be
-    inverted.
+    loss by it, which does not change with the candidate. Features that dropout left out, and what was hidden of gradients or
+    cut from their rank, give no equations to who knows of it; the others are enough where a layer has many outputs. The order of
+    attack is that of the layers, so that only models apply that run one after another: convolutions, linear layers and activations
+    that can be inverted.
 
     Args:
         matched: first layers with parameters that are matched, >= 0; with 0 the image is read.
@@ -94,12 +95,16 @@ def of_first_layers(observation: Observation, links: list[Link], known: Known, t
     module = nn.Sequential(*(link.module for link in links), nn.Identity()).eval()
     shared = {f"{place}.{child}": observation.shared[f"{link.name}.{child}"]
               for place, link in enumerate(links) for child, p in link.module.named_parameters() if p.requires_grad}
-    passes = {f"{place}.{child}": stage.passed for place, link in enumerate(links) for child, _ in link.module.named_parameters()
-              if f"{place}.{child}" in shared and (stage := parts_left(observation, f"{link.name}.{child}")) is not None}
+    altered = {f"{place}.{child}": f"{link.name}.{child}" for place, link in enumerate(links)
+               for child, _ in link.module.named_parameters() if f"{place}.{child}" in shared}
+    altered = {own: name for own, name in altered.items() if parts_left(observation, name) is not None}
+    known_of = told(observation)
+    passes = {own: known_of.passes[name] for own, name in altered.items() if name in known_of.passes}
+    masks = {own: known_of.masks[name] for own, name in altered.items() if name in known_of.masks}
     first = Observation(module, shared, 1, observation.image_shape, observation.mean, observation.std,
                         torch.zeros(len(observation), 1, dtype=torch.long, device=observation.device), victims=observation.victims)
     value, error = (part.to(observation.mean).nan_to_num()[:, None] for part in known[:2])
     where = None if known.where is None else known.where[:, None].flatten(2)
     terms = (Features(1.0, end, value.flatten(2), where), TotalVariation(total_variation))
     assert first.labels is not None
-    return first, first.labels, Objective(Cosine(per_layer=True), terms, passes=passes, errors=error)
+    return first, first.labels, Objective(Cosine(per_layer=True), terms, passes=passes, masks=masks, errors=error)

@@ -125,11 +125,15 @@ def layer_input(observation: Observation, layer: str) -> Tensor:
 def told_inputs(observation: Observation, layer: str) -> Tensor | None:
     """Which entries of :func:`layer_input` are told, [N, 1, I]; None for all, also where hidden entries were the smallest, so that
     inputs are zero where no row tells them."""
-    weight, bias = _parameters(layer)
-    hidden = (stage for name in (weight, bias) for stage in observation.releases()[name].stages)
+    hidden = (stage for name in _parameters(layer) for stage in observation.releases()[name].stages)
     if not any(isinstance(stage, Kept) and stage.mask is not None and stage.threshold is None for stage in hidden):
         return None
-    seen = _seen(observation, weight, bias)
+    return seen_inputs(observation, layer)
+
+
+def seen_inputs(observation: Observation, layer: str) -> Tensor | None:
+    """Which entries of :func:`layer_input` some row tells, [N, 1, I]; None for all."""
+    seen = _seen(observation, *_parameters(layer))
     return None if seen is None else seen.any(1)[:, None]
 
 

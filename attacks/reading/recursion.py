@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from attacks.base import Observation
 from attacks.reading.chain import Link, chain_to
 from attacks.reading.labels import known_or_inferred_labels, label_obstacle
-from attacks.reading.layers import codes, last_features, replay_obstacle, told_by_codes
+from attacks.reading.layers import codes, last_features, replay_obstacle, seen_inputs, told_by_codes
 from attacks.reading.layers import features as features_before_sampling
 from attacks.reading.least_squares import least_squares
 from attacks.reading.releases import alteration
 from defenses import client_loss
-from defenses.stages import Stage
+from defenses.stages import Kept, Stage
 from defenses.stochastic import sampling
 
 #: Weight of the equations that the gradient gives, relative to those of the output, when both are scaled to the size of their
@@ -185,14 +185,18 @@ def _last(observation: Observation) -> _Last | str:
     if isinstance(found, str):
         return found
     place, value = next(iter(found.items()))
-    return _Last(place, value, None, place, value)
+    where = seen_inputs(observation, place)
+    if where is not None:  # the others are taken for as large as these, so that the error behind them is nearly right
+        middle = (value * where).sum(-1, keepdim=True) / where.sum(-1, keepdim=True).clamp_min(1)
+        value = torch.where(where, value, middle)
+    return _Last(place, value, where, place, value)
 
 
 def parts_left(observation: Observation, parameter: str) -> Stage | None:
-    """The stage that parts of a parameter's gradient passed as they were, where it is the only one: of linear layers all, as theirs
-    are of rank one by one image."""
+    """The stage that parts of a parameter's gradient passed as they were, where it is the only one."""
     stages = observation.releases()[parameter].stages
-    return stages[0] if len(stages) == 1 and stages[0].spares_rank_one else None
+    alone = len(stages) == 1 and type(stages[0]).shown is not Stage.shown
+    return stages[0] if alone and not (isinstance(stages[0], Kept) and stages[0].mask is None) else None
 
 
 def _has_weights(link: Link) -> bool:
@@ -203,7 +207,8 @@ def _begun(observation: Observation, last: _Last) -> tuple[Known, Observation]:
     """What is known at a layer of which the input is, and the gradients as they were before all were scaled by one factor: what
     enters a linear layer tells its own gradient, and that the factor."""
     known, behind = _errors(observation, last)
-    if not any(release.stages for release in observation.releases().values()):
+    releases = observation.releases()
+    if not any(release.stages and parts_left(observation, name) is None for name, release in releases.items()):
         return known, observation
     own = torch.einsum("no,ni->noi", behind, last.entered.flatten(1)).flatten(1)
     shared = observation.shared[f"{last.linear}.weight"].flatten(1)
@@ -255,10 +260,14 @@ def _before(link: Link, known: Known, observation: Observation, iterations: int)
         if isinstance(link.module, nn.Linear):
             gradient = observation.shared[f"{link.name}.weight"]
             # One image: G = d x^T, of which d tells x by least squares.
+            stage, where = parts_left(observation, f"{link.name}.weight"), None
             squared = known.error.square().sum(1, keepdim=True)
+            if stage is not None and not stage.spares_rank_one and (shown := stage.shown(gradient)) is not None:
+                squared = torch.einsum("no,noi->ni", known.error.square(), shown(torch.ones_like(gradient)))
+                where = (squared > 0).view(-1, *link.shape)
             value = torch.where(squared > 0, torch.einsum("no,noi->ni", known.error, gradient) / squared, 0)
             error = known.error @ link.module.weight
-            return Known(value.view(-1, *link.shape), error.view(-1, *link.shape))
+            return Known(value.view(-1, *link.shape), error.view(-1, *link.shape), where)
         shaped = [None if one is None else one.reshape(-1, *link.shape) for one in known]
         return Known(*shaped)  # type: ignore[arg-type]
 
