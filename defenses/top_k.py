@@ -17,9 +17,14 @@ from defenses.stages import Kept, OwnLikelihood, Unknown
 from defenses.step import Facts, Gradients, State, Step
 from defenses.support import checks
 from defenses.support.smallest import without_smallest
+from defenses.support.tabulated import Tabulated
 
 #: Standard deviations that what is remembered of an entry may have, relative to the smallest entry that was shared.
 _SCALES = tuple(2.0**-i for i in range(12))
+#: From here on the density is that of the widest scale alone, and this the logarithm of its factor.
+_WIDE, _WIDEST = 8.0, -math.log(len(_SCALES) * math.sqrt(2 * math.pi))
+#: What is further out remains below with a probability of less than float32 has numbers for, and counts as what is here.
+_FAR = 13.5
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,9 @@ class Remembered(OwnLikelihood):
     def surprise(self, own: Tensor, left: Tensor) -> Tensor:
         own, left = own.flatten(1), left.flatten(1)
         edge = _edge(left)[:, None]
-        density = _log_density((own - left) / edge) - edge.log()
-        return -torch.where(left != 0, density, _log_mass(own / edge)).sum(1)
+        away = ((own - left) / edge).abs()
+        density = torch.where(away < _WIDE, _tabulated_density()(away), _WIDEST - 0.5 * away.square())
+        return -torch.where(left != 0, density - edge.log(), _tabulated_mass()(own / edge)).sum(1)
 
     def typical(self, left: Tensor) -> tuple[Tensor, Tensor]:
         # That of the shared entries: that others remain below is no surprise at the original.
@@ -135,6 +141,16 @@ def _log_mass(x: Tensor) -> Tensor:
     x, units = x.abs(), [math.sqrt(2) * s for s in _SCALES]
     masses = [0.5 * (torch.erfc((x - 1) / unit) - torch.erfc((x + 1) / unit)) for unit in units]
     return torch.stack(masses).mean(0).clamp_min(torch.finfo(x.dtype).tiny).log()
+
+
+@cache
+def _tabulated_density() -> Tabulated:
+    return Tabulated(_log_density, centre=0.0, finest=_SCALES[-1], end=_WIDE)
+
+
+@cache
+def _tabulated_mass() -> Tabulated:
+    return Tabulated(_log_mass, centre=1.0, finest=_SCALES[-1], end=_FAR)
 
 
 @cache

@@ -155,7 +155,7 @@ def _trained(board: Board) -> str:
     if tuning is None:
         return f"{optimizer(training.optimizer)}, step size {training.learning_rate:g}, batches of {training.batch_size}"
     epochs = f" after {tuning.epochs} epoch{'s' if tuning.epochs != 1 else ''}" if tuning.epochs is not None else ""
-    return (f"tuned for each defense on {tuning.validation:.3g} of the training images{epochs}: "
+    return (f"Tuned for each defense on {tuning.validation:.3g} of the training images{epochs}: "
             f"{' or '.join(map(optimizer, tuning.optimizers))}, step size "
             f"{' or '.join(f'{step:g}' for step in tuning.step_sizes)}, batches of {' or '.join(map(str, tuning.batch_sizes))}")
 

@@ -218,7 +218,7 @@ def test_what_tuning_costs_stands_where_epsilon_does(run, tmp_path):
 
 def test_the_protocol_says_how_it_was_trained_and_observed(run, tmp_path):
     assert text.protocol(board_of(run)).startswith(
-        "tuned for each defense on 0.1 of the training images: Adam, step size 0.001 or 0.01, batches of 32, 1 epoch; 64 victims per seed, gradients "
+        "Tuned for each defense on 0.1 of the training images: Adam, step size 0.001 or 0.01, batches of 32, 1 epoch; 64 victims per seed, gradients "
         "as trained and of single images (of which as many are attacked as have 1024 images), labels known, identified among 100 candidates;")
     single = board_of(a_run(tmp_path / "a", {("mine", 0): {"accuracies": [0.1, 0.5], "attacks": {}}}, observed=(SINGLE,)))
     assert text.protocol(single).startswith("Adam, step size 0.001, batches of 32, 1 epoch; 64 victims per seed, gradients of single images, labels known")
