@@ -14,7 +14,7 @@ from defenses.base import Defense
 from defenses.evaluating import evaluating
 from defenses.mixing import Mixing
 from defenses.release import Release
-from defenses.stages import Unknown
+from defenses.stages import Projected
 from defenses.step import Batch, Facts, Gradients, Step
 from defenses.support import checks
 from defenses.support.targets import class_count, probabilities
@@ -103,7 +103,7 @@ class DCS2(Defense):
         return Mixing(concealing=1)
 
     def release(self, shared: Mapping[str, Tensor | None], facts: Facts) -> dict[str, Release]:
-        return dict.fromkeys(shared, Release((Unknown("whether the gradient was projected does not show"),)))
+        return dict.fromkeys(shared, Release((Projected(),)))
 
     def _concealed(self, begin: Batch, own: Batch, step: Step) -> Tensor:
         """The concealing images."""

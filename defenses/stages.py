@@ -334,6 +334,14 @@ class Unknown(Stage):
         return Bounds(torch.full_like(after.low, -math.inf), torch.full_like(after.high, math.inf))
 
 
+@dataclass(frozen=True)
+class Projected(Unknown):
+    """Where what was shared did not descend for the client, its own gradient was added until it did; it hardly ever happens, and
+    does not show."""
+
+    reason: str = "whether the gradient was projected does not show"
+
+
 def _per_victim(values: Tensor, like: Tensor) -> Tensor:
     """Numbers [N] for a tensor [N, ...]."""
     return values.view(-1, *[1] * (like.dim() - 1))

@@ -105,8 +105,8 @@ class Remembered(OwnLikelihood):
         own, left = own.flatten(1), left.flatten(1)
         edge = _edge(left)[:, None]
         away = ((own - left) / edge).abs()
-        density = torch.where(away < _WIDE, _tabulated_density()(away), _WIDEST - 0.5 * away.square())
-        return -torch.where(left != 0, density - edge.log(), _tabulated_mass()(own / edge)).sum(1)
+        density = torch.where(away < _WIDE, _DENSITY(away), _WIDEST - 0.5 * away.square())
+        return -torch.where(left != 0, density - edge.log(), _MASS(own / edge)).sum(1)
 
     def typical(self, left: Tensor) -> tuple[Tensor, Tensor]:
         # That of the shared entries: that others remain below is no surprise at the original.
@@ -144,16 +144,6 @@ def _log_mass(x: Tensor) -> Tensor:
 
 
 @cache
-def _tabulated_density() -> Tabulated:
-    return Tabulated(_log_density, centre=0.0, finest=_SCALES[-1], end=_WIDE)
-
-
-@cache
-def _tabulated_mass() -> Tabulated:
-    return Tabulated(_log_mass, centre=1.0, finest=_SCALES[-1], end=_FAR)
-
-
-@cache
 def _moments() -> tuple[float, float]:
     """Mean and variance of minus the logarithm of the density, by the midpoint rule."""
     t = torch.linspace(-8, 8, 4001, dtype=torch.float64)
@@ -162,3 +152,8 @@ def _moments() -> tuple[float, float]:
     surprises = [-_log_density(s * t) for s in _SCALES]
     mean = sum(float(weights @ of) for of in surprises)
     return mean, sum(float(weights @ of.square()) for of in surprises) - mean**2
+
+
+# Made here and not when first used, which may be within a transform of torch.func.
+_DENSITY = Tabulated(_log_density, centre=0.0, finest=_SCALES[-1], end=_WIDE)
+_MASS = Tabulated(_log_mass, centre=1.0, finest=_SCALES[-1], end=_FAR)

@@ -56,7 +56,7 @@ class StructuredStep(MatchingStep):
         logits, samples = self._logits_and_samples(given[1:], samples)
         labels = self._labels.value.flatten(0, 1) if logits is None else logits.flatten(0, 1).softmax(-1)
         objective = self._with_sample_prior(self._evaluate(given[0], labels, samples), samples)
-        return torch.autograd.grad(objective.sum(), given), objective.detach()
+        return torch.autograd.grad(objective.sum(), given, materialize_grads=True), objective.detach()
 
     def _evaluate(self, x: Tensor, labels: Tensor, samples: list[Tensor]) -> Tensor:
         codes = [code.value.flatten(0, 1) for code in self._codes]

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from attacks.base import Attack, Observation, Progress, Reconstruction
 from attacks.methods.matching_attack import MatchingAttack
+from attacks.objective.comparison import layer_of
 from attacks.objective.costs import Cosine
 from attacks.objective.features import Features
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
 from attacks.reading.chain import Link
 from attacks.reading.labels import as_classes, known_or_inferred_labels
+from attacks.reading.layers import concealed
+from attacks.reading.mixtures import mixture_of
 from attacks.reading.recursion import Known, parts_left, read_backwards, recursion_obstacle
 from attacks.reading.releases import told
 from attacks.search.minimise import minimise
@@ -34,9 +37,14 @@ class Recursive(MatchingAttack):
     of a trained one are too badly conditioned for that: small errors of what is read grow beyond all bounds. They are matched with
     a prior instead, which is an easier problem than the whole network: what leaves them is known, and so is the derivative of the
     loss by it, which does not change with the candidate. Features that dropout left out, and what was hidden of gradients or
-    cut from their rank, give no equations to who knows of it; the others are enough where a layer has many outputs. The order of
-    attack is that of the layers, so that only models apply that run one after another: convolutions, linear layers and activations
-    that can be inverted.
+    cut from their rank, give no equations to who knows of it; the others are enough where a layer has many outputs.
+
+    Of an image beside which another conceals it both are read and matched (:mod:`attacks.reading.concealed`), and the gradient of
+    the first layer is left out, of which the concealing image makes most (untrained LeNet, 8 victims, 300 iterations, total
+    variation 1e-3: SSIM 0.46 with it, 0.85 without).
+
+    The order of attack is that of the layers, so that only models apply that run one after another: convolutions, linear layers and
+    activations that can be inverted.
 
     Args:
         matched: first layers with parameters that are matched, >= 0; with 0 the image is read.
@@ -64,7 +72,7 @@ class Recursive(MatchingAttack):
         return self.matched > 0
 
     def own_obstacle(self, observation: Observation) -> str | None:
-        if observation.mixing is not None and (self.matched or observation.mixing.concealing):
+        if observation.mixing is not None and self.matched and not concealed(observation):
             return "the image that layers see is not the client's; with matched=0 it is read, and its signs left out"
         return recursion_obstacle(observation)
 
@@ -76,16 +84,17 @@ class Recursive(MatchingAttack):
         labels = as_classes(known_or_inferred_labels(observation))
         links, known = read_backwards(observation, self.matched, self.solver)
         if not links:
-            images = known.value.to(observation.mean)[:, None].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            images = known.value.to(observation.mean)[:, :1].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             if observation.mixing is not None and observation.mixing.flipped:
                 images = images.abs()
             if progress is not None:
                 progress(1, 1)
             return rebuilt(observation, images, labels, images.new_zeros(len(observation)), seed)
+        mixture = mixture_of(observation) if concealed(observation) else None
         problem = Problem(*of_first_layers(observation, links, known, self.total_variation),
-                          Schedule(self.iterations, self.step_size, self.patience), seed)
+                          Schedule(self.iterations, self.step_size, self.patience), seed, mixture=mixture)
         images, costs, _ = minimise(problem, restarts=self.restarts, progress=progress).best()
-        return rebuilt(observation, images, labels, costs, seed)
+        return rebuilt(observation, images[:, :1], labels, costs, seed)
 
 
 def of_first_layers(observation: Observation, links: list[Link], known: Known, total_variation: float
@@ -103,8 +112,12 @@ def of_first_layers(observation: Observation, links: list[Link], known: Known, t
     masks = {own: known_of.masks[name] for own, name in altered.items() if name in known_of.masks}
     first = Observation(module, shared, 1, observation.image_shape, observation.mean, observation.std,
                         torch.zeros(len(observation), 1, dtype=torch.long, device=observation.device), victims=observation.victims)
-    value, error = (part.to(observation.mean).nan_to_num()[:, None] for part in known[:2])
-    where = None if known.where is None else known.where[:, None].flatten(2)
+    value, error = (part.to(observation.mean).nan_to_num() for part in known[:2])
+    error = error * error.shape[1]  # of the mean over images
+    where = None if known.where is None else known.where.flatten(2)
     terms = (Features(1.0, end, value.flatten(2), where), TotalVariation(total_variation))
+    # Of a concealing image, whose pixels have no range, the gradient of the first layer says more than of the image beside it.
+    with_gradient = tuple(dict.fromkeys(layer_of(name) for name in shared))
+    layers = with_gradient[1:] or None if error.shape[1] > 1 else None
     assert first.labels is not None
-    return first, first.labels, Objective(Cosine(per_layer=True), terms, passes=passes, masks=masks, errors=error)
+    return first, first.labels, Objective(Cosine(per_layer=True), terms, layers=layers, passes=passes, masks=masks, errors=error)

@@ -7,12 +7,14 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attacks.base import Observation
 from attacks.objective.comparison import layer_of
+from attacks.reading.concealed import inputs_beside
 from attacks.reading.linear_inputs import linear_inputs
 from defenses.release import Release
-from defenses.stages import Kept
+from defenses.stages import Kept, Projected
 from defenses.stochastic import StochasticLayer, sampling
 from defenses.support.last_linear import last_linear
 from defenses.support.watching import watching
@@ -100,18 +102,44 @@ def layers_that_see_the_image(observation: Observation) -> tuple[str, ...] | Non
 
 
 def last_features(observation: Observation) -> dict[str, Tensor] | str:
-    """What entered the last layer at the client, [N, 1, d], by its name; or why that cannot be read."""
+    """What entered the last layer at the client, [N, 1, d], by its name, where another image conceals the client's of both,
+    [N, 2, d]; or why that cannot be read."""
     if observation.batch_size > 1:
         return f"features are read from the gradient of one image, not of {observation.batch_size}"
-    if concealed(observation):
-        return "features are read from the gradient of one image, beside which another was concealing here"
     try:
         name, linear = last_linear(observation.module)
     except ValueError as error:
         return str(error)
     if linear.bias is None or linear.in_features < 2:
         return "the last layer has no bias, so that its gradient does not tell the features"
+    if concealed(observation):
+        return two_obstacle(observation) or {name: last_of_two(observation)[0]}
     return {name: layer_input(observation, name)}
+
+
+def two_obstacle(observation: Observation) -> str | None:
+    """Why what entered the last layer, of an image and of a concealing one beside it, is not told apart; None where it is."""
+    assert observation.mixing is not None
+    if observation.mixing.concealing > 1:
+        return f"features are told apart of two images, not of {1 + observation.mixing.concealing}"
+    if observation.labels is None:
+        return "features are told apart by the label of the client's image, which is not known"
+    altered = any(set(release.stages) - {Projected()} for release in observation.releases().values())
+    if altered or observation.local or observation.averaged_rounds > 1:
+        return "features are told apart in one gradient as it was computed"
+    return None
+
+
+def last_of_two(observation: Observation) -> tuple[Tensor, Tensor]:
+    """What entered the last layer, [N, 2, d], of the client's image and of a concealing one, and the derivative by what left it,
+    [N, 2, classes]."""
+    name, linear = last_linear(observation.module)
+    weight, bias = _parameters(name)
+    assert observation.labels is not None
+    own = observation.labels[:, 0]
+    targets = own if own.dim() > 1 else F.one_hot(own, linear.out_features)
+    biases = observation.shared[bias]
+    return observation.once(weight, "two inputs", lambda gradient: inputs_beside(gradient, biases, linear, targets))
 
 
 def layer_input(observation: Observation, layer: str) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from attacks.base import Observation
 from attacks.reading.chain import Link, chain_to
 from attacks.reading.labels import known_or_inferred_labels, label_obstacle
-from attacks.reading.layers import codes, last_features, replay_obstacle, seen_inputs, told_by_codes
+from attacks.reading.layers import codes, concealed, last_features, last_of_two, replay_obstacle, seen_inputs, told_by_codes
 from attacks.reading.layers import features as features_before_sampling
 from attacks.reading.least_squares import least_squares
 from attacks.reading.releases import alteration
@@ -37,19 +37,21 @@ _ACTIVATIONS = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU)
 
 
 class _Last(NamedTuple):
-    """A layer of which what entered is read, where the chain of those before it ends: ``value`` [N, 1, d], and which of it is told,
-    None for all; and the linear layer whose gradient tells it, with what entered that."""
+    """A layer of which what entered is read, where the chain of those before it ends: ``value`` [N, S, d] of the S images behind
+    the gradient, and which of it is told, None for all; the linear layer whose gradient tells it, with what entered that; and the
+    derivative by what leaves that, [N, S, o], where it was read too."""
 
     place: str
     value: Tensor
     where: Tensor | None
     linear: str
     entered: Tensor
+    behind: Tensor | None = None
 
 
 class Known(NamedTuple):
-    """What is known at a place of the network, [N, ...]: what passes there, the derivative of the loss by it, and which
-    of the values are known, None for all."""
+    """What is known at a place of the network, [N, S, ...] of S images: what passes there, the derivative of the loss by it, and
+    which of the values are known, None for all."""
 
     value: Tensor
     error: Tensor
@@ -68,11 +70,12 @@ def read_backwards(observation: Observation, left: int, iterations: int) -> tupl
 
     The features that entered the last layer (or a stochastic one), and so the error there, follow from its gradient. A layer
     y = W * x + b before it has the gradient G = d * x, where d is the error of y: an activation that can be inverted tells y and d,
-    and both equations are linear in x. For one image they are more than there are unknowns in most convolutions. Each
-    layer adds to the errors of those behind it.
+    and both equations are linear in x. For one image they are more than there are unknowns in most convolutions. Of an
+    image and a concealing one beside it, which the gradient of the last layer tells apart, both are read: each has outputs of its
+    own, and both have the gradient together. Each layer adds to the errors of those behind it.
 
     Args:
-        observation: with one image behind each gradient, none of which was altered but for one factor of all, as by clipping. The
+        observation: with one image of the client behind each gradient, none altered but for one factor of all, as by clipping. The
             features do not depend on it, and so tell what the gradient of the last layer was before. Or parts of each gradient were
             left as they were (:meth:`defenses.stages.Stage.shown`); then these alone give equations.
         left: layers with parameters that are not read; with 0 the image itself is what is known.
@@ -148,7 +151,7 @@ def read_code(observation: Observation, iterations: int) -> tuple[Tensor, ...]:
     known, observation = _begun(observation, last)
     for link in reversed(links):
         known = _before(link, known, observation, iterations)
-    return (known.value.to(observation.mean)[:, None].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0),)
+    return (known.value.to(observation.mean).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0),)
 
 
 def _behind_code(observation: Observation) -> tuple[list[Link], _Last] | str:
@@ -170,6 +173,12 @@ def _last(observation: Observation) -> _Last | str:
         return reason
     if observation.batch_size > 1:
         return f"layers are read from the gradient of one image, not of {observation.batch_size}"
+    if concealed(observation):
+        both = last_features(observation)
+        if isinstance(both, str):
+            return both
+        (place, value), = both.items()
+        return _Last(place, value, None, place, value, last_of_two(observation)[1])
     whole = [name for name in observation.shared if parts_left(observation, name) is None]
     if (reason := alteration(observation, whole)) is not None:
         return f"layers are read from gradients as they were computed, and {reason}"
@@ -206,6 +215,9 @@ def _has_weights(link: Link) -> bool:
 def _begun(observation: Observation, last: _Last) -> tuple[Known, Observation]:
     """What is known at a layer of which the input is, and the gradients as they were before all were scaled by one factor: what
     enters a linear layer tells its own gradient, and that the factor."""
+    if last.behind is not None:
+        weight = observation.module.get_parameter(f"{last.linear}.weight" if last.linear else "weight").detach()
+        return Known(last.value, last.behind @ weight), observation
     known, behind = _errors(observation, last)
     releases = observation.releases()
     if not any(release.stages and parts_left(observation, name) is None for name, release in releases.items()):
@@ -239,7 +251,7 @@ def _errors(observation: Observation, last: _Last) -> tuple[Known, Tensor]:
         restored.enter_context(sampling(stochastic, codes=sampled))
         loss = client_loss(observation.defense, observation.module, images, labels.flatten(0, 1)).sum()
         error, behind = torch.autograd.grad(loss, (features, outputs[0]))
-    return Known(features.detach(), error, None if last.where is None else last.where.flatten(1)), behind.flatten(1)
+    return Known(features.detach()[:, None], error[:, None], last.where), behind.flatten(1)
 
 
 def _before(link: Link, known: Known, observation: Observation, iterations: int) -> Known:
@@ -261,14 +273,17 @@ def _before(link: Link, known: Known, observation: Observation, iterations: int)
             gradient = observation.shared[f"{link.name}.weight"]
             # One image: G = d x^T, of which d tells x by least squares.
             stage, where = parts_left(observation, f"{link.name}.weight"), None
-            squared = known.error.square().sum(1, keepdim=True)
+            squared = known.error.square().sum(2, keepdim=True)
             if stage is not None and not stage.spares_rank_one and (shown := stage.shown(gradient)) is not None:
-                squared = torch.einsum("no,noi->ni", known.error.square(), shown(torch.ones_like(gradient)))
-                where = (squared > 0).view(-1, *link.shape)
-            value = torch.where(squared > 0, torch.einsum("no,noi->ni", known.error, gradient) / squared, 0)
+                squared = torch.einsum("nso,noi->nsi", known.error.square(), shown(torch.ones_like(gradient)))
+                where = (squared > 0).unflatten(2, link.shape)
+            if known.error.shape[1] == 1:
+                value = torch.where(squared > 0, torch.einsum("nso,noi->nsi", known.error, gradient) / squared, 0)
+            else:  # the sum over images, which differ in the errors of their outputs
+                value = torch.linalg.pinv(known.error.mT.double()).to(gradient) @ gradient
             error = known.error @ link.module.weight
-            return Known(value.view(-1, *link.shape), error.view(-1, *link.shape), where)
-        shaped = [None if one is None else one.reshape(-1, *link.shape) for one in known]
+            return Known(value.unflatten(2, link.shape), error.unflatten(2, link.shape), where)
+        shaped = [None if one is None else one.reshape(*one.shape[:2], *link.shape) for one in known]
         return Known(*shaped)  # type: ignore[arg-type]
 
 
@@ -281,7 +296,7 @@ def _before_activation(link: Link, known: Known) -> Known:
     elif isinstance(link.module, nn.LeakyReLU):
         before = torch.where(value < 0, value / link.module.negative_slope, value)
     else:  # ReLU: what is zero was anything below
-        positive = value > 1e-6 * value.flatten(1).amax(1).view(-1, *[1] * (value.dim() - 1))
+        positive = value > 1e-6 * value.flatten(2).amax(2).view(*value.shape[:2], *[1] * (value.dim() - 2))
         where = positive if where is None else where & positive
         before = torch.where(where, value, 0)
     with torch.enable_grad():
@@ -297,30 +312,33 @@ def _all(gradient: Tensor) -> Tensor:
 
 def _before_convolution(layer: nn.Conv2d, link: Link, known: Known, gradient: Tensor, shown: Callable[[Tensor], Tensor],
                         iterations: int) -> Known:
-    """``shown`` gives the part of a gradient [N, *weight.shape] that was left as it was, all of which ``gradient`` then is."""
+    """``shown`` gives the part of a gradient [N, *weight.shape] that was left as it was, all of which ``gradient`` then is; it is
+    the sum over the images."""
     weight = layer.weight
     how: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-    size = known.value.shape[1:]
-    flat, errors = weight.flatten(1), known.error.flatten(2)
+    images, size = known.value.shape[1], known.value.shape[2:]
+    flat, errors = weight.flatten(1), known.error.flatten(3)
     output = known.value if layer.bias is None else known.value - layer.bias.view(-1, 1, 1)
     if known.where is not None:
         output = output * known.where
-    scale = _GRADIENT / errors.flatten(1).norm(dim=1).clamp_min(torch.finfo(errors.dtype).tiny).view(-1, 1, 1)
+    scale = _GRADIENT / errors.flatten(1).norm(dim=1).clamp_min(torch.finfo(errors.dtype).tiny).view(-1, 1, 1, 1)
     errors = errors * scale
 
+    def folded(patches: Tensor) -> Tensor:
+        return F.fold(patches.flatten(0, 1), link.shape[1:], layer.kernel_size, **how).unflatten(0, (-1, images))
+
     def operator(x: Tensor) -> list[Tensor]:
-        patches = F.unfold(x, layer.kernel_size, **how)
-        forward = (flat @ patches).unflatten(2, size[1:])
-        own = (errors @ patches.mT).view_as(gradient)
+        patches = F.unfold(x.flatten(0, 1), layer.kernel_size, **how).unflatten(0, (-1, images))
+        forward = (flat @ patches).unflatten(3, size[1:])
+        own = (errors @ patches.mT).sum(1).view_as(gradient)
         return [forward if known.where is None else forward * known.where, shown(own)]
 
     def adjoint(residual: list[Tensor]) -> Tensor:
         forward = residual[0] if known.where is None else residual[0] * known.where
         own = shown(residual[1]).flatten(2)
-        return F.fold(flat.T @ forward.flatten(2) + own.mT @ errors, link.shape[1:], layer.kernel_size, **how)
+        return folded(flat.T @ forward.flatten(3) + own.mT[:, None] @ errors)
 
-    start = gradient.new_zeros(len(gradient), *link.shape)
-    value = least_squares(operator, adjoint, [output, gradient * scale[..., None, None]], start, iterations=iterations,
+    start = gradient.new_zeros(len(gradient), images, *link.shape)
+    value = least_squares(operator, adjoint, [output, gradient * scale[:, 0, ..., None, None]], start, iterations=iterations,
                           tolerance=_TOLERANCE)
-    error = F.fold(flat.T @ known.error.flatten(2), link.shape[1:], layer.kernel_size, **how)
-    return Known(value, error)
+    return Known(value, folded(flat.T @ known.error.flatten(3)))

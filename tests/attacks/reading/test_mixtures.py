@@ -191,7 +191,7 @@ def test_unmixing_moves_mixes_and_then_images():
 
 @pytest.mark.parametrize(("attack", "defense", "reason"), [
     ("unmixing", "none", "not known to be mixed"), ("unmixing", "dcs2", "beside others"), ("unmixing", "mixup", "one round"),
-    ("see-through-gradients", "mixup", "no consensus"), ("recursive", "dcs2", "not the client's")])
+    ("see-through-gradients", "mixup", "no consensus"), ("recursive", "mixup", "not the client's")])
 def test_obstacles(attack, defense, reason):
     observation, _ = observation_of(defense, "lenet", batch_size=2 if defense == "mixup" else 1)
     assert reason in create(attack).obstacle(observation)
