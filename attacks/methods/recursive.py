@@ -90,9 +90,8 @@ class Recursive(MatchingAttack):
             if progress is not None:
                 progress(1, 1)
             return rebuilt(observation, images, labels, images.new_zeros(len(observation)), seed)
-        mixture = mixture_of(observation) if concealed(observation) else None
         problem = Problem(*of_first_layers(observation, links, known, self.total_variation),
-                          Schedule(self.iterations, self.step_size, self.patience), seed, mixture=mixture)
+                          Schedule(self.iterations, self.step_size, self.patience), seed, mixture=mixture_of(observation))
         images, costs, _ = minimise(problem, restarts=self.restarts, progress=progress).best()
         return rebuilt(observation, images[:, :1], labels, costs, seed)
 
@@ -117,7 +116,7 @@ def of_first_layers(observation: Observation, links: list[Link], known: Known, t
     where = None if known.where is None else known.where.flatten(2)
     terms = (Features(1.0, end, value.flatten(2), where), TotalVariation(total_variation))
     # Of a concealing image, whose pixels have no range, the gradient of the first layer says more than of the image beside it.
-    with_gradient = tuple(dict.fromkeys(layer_of(name) for name in shared))
-    layers = with_gradient[1:] or None if error.shape[1] > 1 else None
+    later = tuple(dict.fromkeys(layer_of(name) for name in shared))[1:]
+    layers = later if later and error.shape[1] > 1 else None
     assert first.labels is not None
     return first, first.labels, Objective(Cosine(per_layer=True), terms, layers=layers, passes=passes, masks=masks, errors=error)
