@@ -11,7 +11,7 @@ from attacks import Recursive
 from attacks.engine.matcher import GradientMatcher
 from attacks.methods.recursive import of_first_layers
 from attacks.reading.least_squares import least_squares
-from attacks.reading.recursion import read_backwards, recursion_obstacle
+from attacks.reading.recursion import _begin, read_backwards, recursion_obstacle
 
 
 def network(activation: nn.Module, *, bias: bool = True) -> nn.Module:
@@ -193,3 +193,20 @@ def test_a_linear_layer_tells_what_entered_it_by_the_entries_that_were_kept():
     assert recursion_obstacle(observation) is None
     links, known = read_backwards(observation, 0, 1)
     assert not links and (known.value.view_as(x) - x).norm() < 0.2 * x.norm()
+
+
+@pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Tanh(), nn.LeakyReLU(0.1)])
+def test_features_that_the_last_gradient_hides_are_told_by_the_layer_before(activation):
+    """Half of them, as Soteria hides them, against the client's own; the image is then read as if none had been."""
+    def made() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(2, 12, 3, padding=1), activation, nn.Conv2d(12, 12, 5, stride=2, padding=2), activation,
+                             nn.Flatten(), nn.Linear(192, 5))
+
+    observation, x = observation_of("soteria(percentile=50, probes=0)", made, dtype=torch.float64)
+    _, last = _begin(observation)
+    assert last.where is not None and 0.4 < last.where.double().mean() < 0.6
+    features = nn.Sequential(*list(observation.module)[:5])(x[:, 0]).detach()[:, None]
+    assert ((last.value - features).norm(dim=-1) > 0.05 * features.norm(dim=-1)).all()
+    links, known = read_backwards(observation, 1, 2000)
+    assert [link.name for link in links] == ["0", "1"]
+    torch.testing.assert_close(known.value[:, 0], nn.Sequential(*list(observation.module)[:2])(x[:, 0]).detach(), rtol=0, atol=1e-5)
