@@ -221,6 +221,7 @@ def _filled(links: list[Link], last: _Last, observation: Observation, iterations
     if last.where is None or last.place != last.linear:
         return last
     first, before = max(place for place, link in enumerate(links) if _has_weights(link)), None
+    hidden, moving = ~last.where, torch.ones_like(last.where[..., :1])
     for _ in range(_FILLINGS):
         known, seen = _begun(observation, last)
         for link in reversed(links[first + 1:]):
@@ -230,10 +231,11 @@ def _filled(links: list[Link], last: _Last, observation: Observation, iterations
             found = _possible(before.flatten(0, 1), links[:first])
             for link in links[first:]:
                 found = link.module(found)
-            value = torch.where(last.where, last.value, found.view_as(last.value).nan_to_num())
-            moved = (value - last.value).norm(dim=-1) > _MOVED * value.norm(dim=-1)
+            # A victim that is done stays as it is, so that it does not depend on the others.
+            value = torch.where(hidden & moving, found.view_as(last.value).nan_to_num(), last.value)
+            moving = moving & ((value - last.value).norm(dim=-1, keepdim=True) > _MOVED * value.norm(dim=-1, keepdim=True))
         last = last._replace(value=value, entered=value)
-        if not moved.any():  # once for all layers that are read
+        if not moving.any():
             break
     return last
 
