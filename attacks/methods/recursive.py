@@ -37,7 +37,8 @@ class Recursive(MatchingAttack):
     of a trained one are too badly conditioned for that: small errors of what is read grow beyond all bounds. They are matched with
     a prior instead, which is an easier problem than the whole network: what leaves them is known, and so is the derivative of the
     loss by it, which does not change with the candidate. Features that dropout left out, and what was hidden of gradients or
-    cut from their rank, give no equations to who knows of it; the others are enough where a layer has many outputs.
+    cut from their rank, give no equations to who knows of it; the others are enough where a layer has many outputs. Features that
+    the gradient of the last layer hides, as under Soteria, are told by the layer before it.
 
     Of an image beside which another conceals it both are read and matched (:mod:`attacks.reading.concealed`), and the gradient of
     the first layer is left out, of which the concealing image makes most (untrained LeNet, 8 victims, 300 iterations, total

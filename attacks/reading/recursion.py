@@ -32,11 +32,12 @@ _TOLERANCE = 1e-8
 _EDGE = 1e-7
 #: Victims whose equations are solved at once, by the type of device: on a CPU so few that they stay in its cache.
 _AT_ONCE = {"cpu": 8}
-#: Times that features are filled in from the layer before, at most, and by how much of their norm they move while it goes on. A
-#: trained LeNet under Soteria gains a digit in two rounds where 40 % are hidden, and in seven where 80 % are.
+#: Times that features are filled in from the layer before, at most, and by how much of their norm they move while it goes on.
+#: Trained LeNet, 16 CIFAR-10 victims under Soteria: of 40 % and of 80 % hidden features 14 come within some thousandths of all, and
+#: no more do with four times as many.
 _FILLINGS = 100
 _MOVED = 1e-6
-#: Of the linear solver in each: the last convolutions are well conditioned.
+#: Of the linear solver in each, which begins where it ended.
 _ITERATIONS = 10
 _TRANSPARENT = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
 _ACTIVATIONS = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU)
@@ -205,7 +206,14 @@ def _last(observation: Observation) -> _Last | str:
     if where is not None:  # the others are taken for as large as these, so that the error behind them is nearly right
         middle = (value * where).sum(-1, keepdim=True) / where.sum(-1, keepdim=True).clamp_min(1)
         value = torch.where(where, value, middle)
-    return _Last(place, value, where, place, value)
+    return _Last(place, value, where, place, value, _behind(observation, place) if where is not None else None)
+
+
+def _behind(observation: Observation, linear: str) -> Tensor | None:
+    """The derivative by what leaves a linear layer, [N, 1, o], which is the gradient of its bias, where that is as it was computed:
+    it does not depend on features that are not known."""
+    bias = f"{linear}.bias" if linear else "bias"
+    return None if observation.releases()[bias].stages else observation.shared[bias][:, None]
 
 
 def parts_left(observation: Observation, parameter: str) -> Stage | None:
@@ -256,7 +264,7 @@ def _begun(observation: Observation, last: _Last) -> tuple[Known, Observation]:
     enters a linear layer tells its own gradient, and that the factor."""
     if last.behind is not None:
         weight = observation.module.get_parameter(f"{last.linear}.weight" if last.linear else "weight").detach()
-        return Known(last.value, last.behind @ weight), observation
+        return Known(last.value, last.behind @ weight, last.where), observation
     known, behind = _errors(observation, last)
     releases = observation.releases()
     if not any(release.stages and parts_left(observation, name) is None for name, release in releases.items()):
