@@ -243,7 +243,7 @@ def _filled(links: list[Link], last: _Last, observation: Observation, iterations
             value = torch.where(hidden & moving, found.view_as(last.value).nan_to_num(), last.value)
             moving = moving & ((value - last.value).norm(dim=-1, keepdim=True) > _MOVED * value.norm(dim=-1, keepdim=True))
         last = last._replace(value=value, entered=value)
-        if not moving.any():
+        if not any(moving.flatten().tolist()):
             break
     return last
 
