@@ -23,7 +23,7 @@ import pytest
 import torch
 from attack_cases import observation_of
 from model_cases import MODELS
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import attacks
 import defenses
@@ -55,7 +55,7 @@ def stand_in(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch, "Generator", lambda device="cpu": generator("cpu"))
     patch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     patch.setattr(torch, "equal", lambda a, b: a.shape == b.shape and len(a) == 1)  # the pixels of one image; no two rounds are equal
-    patch.setattr(torch.Tensor, "tolist", lambda tensor: torch.zeros(tensor.shape, device="cpu").numpy().tolist())
+    patch.setattr(FakeTensor, "tolist", lambda tensor: np.zeros(tuple(tensor.shape)).tolist())
     patch.setattr(GradientMatcher, "_disagreement", lambda *arguments: None)
     patch.setattr("attacks.engine.layers.rule.factors", lambda gradients, rank: None)
     patch.setattr("attacks.search.minimise.choose_width", lambda problem, waiting: 4)
