@@ -47,7 +47,7 @@ class Soteria(Defense):
     A board sweeps ``percentile`` over 1, 40 and 60, and further towards 100. What a server sees is which columns are zero, and the
     others exactly; the gradient of the layer before tells the features that are hidden (:mod:`attacks.reading.recursion`). Which
     these are tells something more of the image, which no attack here uses. Behind a ReLU those that are zero are never among them:
-    of 768 features of ``cnn``, half of which are zero, 40 % are nearly all of the others.
+    of 768 features of ``cnn``, more than half of which are zero, 40 % are nearly all of the others.
 
     Args:
         percentile: of the ratio, 0 to 100; features beyond it are zeroed, as numpy's percentile counts them.
