@@ -45,7 +45,7 @@ class Soteria(Defense):
     three to four without the defense, instead of 650 for a batch of 64 and 1,000 for a single image.
 
     A board sweeps ``percentile`` over 1, 40 and 60, and further towards 100. What a server sees is which columns are zero, and the
-    others exactly; the gradient of the layer before tells the features that are hidden (:mod:`attacks.reading.recursion`). Which
+    others exactly; the gradient of the layer before tells the features that are hidden (:mod:`attacks.reading.filling`). Which
     these are tells something more of the image, which no attack here uses. Behind a ReLU those that are zero are never among them:
     of 768 features of ``cnn``, more than half of which are zero, 40 % are nearly all of the others.
 

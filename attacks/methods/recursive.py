@@ -15,12 +15,13 @@ from attacks.objective.costs import Cosine
 from attacks.objective.features import Features
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
+from attacks.reading.backwards import Known
 from attacks.reading.chain import Link
 from attacks.reading.labels import as_classes, known_or_inferred_labels
 from attacks.reading.layers import concealed
 from attacks.reading.mixtures import mixture_of
-from attacks.reading.recursion import Known, parts_left, read_backwards, recursion_obstacle
-from attacks.reading.releases import told
+from attacks.reading.recursion import read_backwards, recursion_obstacle
+from attacks.reading.releases import parts_left, told
 from attacks.search.minimise import minimise
 from attacks.search.problem import Problem
 from attacks.search.schedule import Schedule

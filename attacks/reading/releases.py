@@ -133,3 +133,10 @@ class _Through:
         for stage in self.stages:
             gradient = stage.passed(gradient)
         return gradient
+
+
+def parts_left(observation: Observation, parameter: str) -> Stage | None:
+    """The stage that parts of a parameter's gradient passed as they were, where it is the only one."""
+    stages = observation.releases()[parameter].stages
+    alone = len(stages) == 1 and type(stages[0]).shown is not Stage.shown
+    return stages[0] if alone and not (isinstance(stages[0], Kept) and stages[0].mask is None) else None
