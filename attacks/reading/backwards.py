@@ -20,7 +20,7 @@ from attacks.reading.releases import parts_left
 _GRADIENT = 3.0
 #: Of |A^T r|, relative to its first value.
 _TOLERANCE = 1e-8
-#: An output of a bounded activation this near to its bounds tells nothing more of what entered it.
+#: An output of a bounded activation this near to its bounds tells nothing of what entered it.
 _EDGE = 1e-7
 #: Victims whose equations are solved at once, by the type of device: on a CPU so few that they stay in its cache.
 _AT_ONCE = {"cpu": 8}
@@ -31,7 +31,7 @@ ACTIVATIONS = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU)
 
 class Known(NamedTuple):
     """What is known at a place of the network, [N, S, ...] of S images: what passes there, the derivative of the loss by it, and
-    which of the values are known, None for all."""
+    how precisely each of the values is known relative to the others, from 0, which is not at all, to 1; None for all alike."""
 
     value: Tensor
     error: Tensor
@@ -78,21 +78,25 @@ def before_link(link: Link, known: Known, observation: Observation, iterations: 
 
 
 def _before_activation(link: Link, known: Known) -> Known:
-    value, where = known.value, known.where
+    value, steepest = known.value, 1.0
     if isinstance(link.module, nn.Sigmoid):
-        before = value.clamp(_EDGE, 1 - _EDGE).logit()
+        before, steepest = value.clamp(_EDGE, 1 - _EDGE).logit(), 0.25
+        told = (value > _EDGE) & (value < 1 - _EDGE)
     elif isinstance(link.module, nn.Tanh):
-        before = value.clamp(_EDGE - 1, 1 - _EDGE).atanh()
+        before, told = value.clamp(_EDGE - 1, 1 - _EDGE).atanh(), value.abs() < 1 - _EDGE
     elif isinstance(link.module, nn.LeakyReLU):
-        before = torch.where(value < 0, value / link.module.negative_slope, value)
+        before, told = torch.where(value < 0, value / link.module.negative_slope, value), None
     else:  # ReLU: what is zero was anything below
-        positive = value > 1e-6 * value.flatten(2).amax(2).view(*value.shape[:2], *[1] * (value.dim() - 2))
-        where = positive if where is None else where & positive
-        before = torch.where(positive, value, 0)
+        told = value > 1e-6 * value.flatten(2).amax(2).view(*value.shape[:2], *[1] * (value.dim() - 2))
+        before = torch.where(told, value, 0)
     with torch.enable_grad():
         leaf = before.detach().requires_grad_()
         after = F.relu(leaf) if isinstance(link.module, nn.ReLU) else link.module(leaf)  # which may be done in place
         (slope,) = torch.autograd.grad(after.sum(), leaf)
+    where = known.where
+    if told is not None:  # what is read errs by as much everywhere, which the inverse multiplies where the activation is flat
+        precision = torch.where(told, slope / steepest, 0)
+        where = precision if where is None else where * precision
     return Known(before, known.error * slope, where)
 
 

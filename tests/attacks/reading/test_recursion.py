@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from attack_cases import observation_of, observation_through
@@ -50,6 +53,19 @@ def test_what_leaves_the_first_layers_and_its_error(left):
         (error,) = torch.autograd.grad(loss, leaves)
         torch.testing.assert_close(known.value[victim, 0], leaves[0].detach(), rtol=0, atol=1e-5)
         torch.testing.assert_close(known.error[victim, 0], error[0], rtol=0, atol=1e-7)
+
+
+def test_flat_activations_tell_what_they_can():
+    """Outputs near a bound tell little of what entered, and none that is at it; the gradient tells the rest."""
+    module = network(nn.Sigmoid())
+    with torch.no_grad():
+        module[2].bias += torch.linspace(-24, 24, 16)  # from none told to all
+    exact = observation_through(module, (2, 8, 8), victims=3)
+    observation = replace(exact, module=copy.deepcopy(module).float(), mean=exact.mean.float(), std=exact.std.float(),
+                          shared={name: g.float() for name, g in exact.shared.items()})
+    links, known = read_backwards(observation, 1, 2000)
+    entered = module[: len(links)](images(exact).flatten(0, 1))
+    torch.testing.assert_close(known.value[:, 0].double(), entered.detach(), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("matched", [1, 2, 3])
