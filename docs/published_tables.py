@@ -1,4 +1,4 @@
-"""The tables of the published board in the README and in reports/published/README.md, from the entries beside them.
+"""The tables of the published board in the README, docs/attacks.md and reports/published/README.md, from its entries.
 
     python docs/published_tables.py            # rewrites what stands between the marks
     python docs/published_tables.py --check    # says where it differs, with exit code 1
@@ -21,16 +21,18 @@ from benchmark.specification import AS_TRAINED, SINGLE
 from reports import text
 from reports.boards import Board
 from reports.documents import Submission, read_document
-from reports.entries import Entry
+from reports.entries import AttackResult, Entry
 from reports.statistics import Estimate
 
 _ROOT = Path(__file__).parent.parent
 _ENTRIES = _ROOT / "reports" / "published" / "entries"
-PAGES = (_ROOT / "README.md", _ROOT / "reports" / "published" / "README.md")
+PAGES = (_ROOT / "README.md", _ROOT / "docs" / "attacks.md", _ROOT / "reports" / "published" / "README.md")
 _TABLE = re.compile(r"(<!-- table: (?P<kind>[a-z]+) (?P<entries>[^>]+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 #: Parameters as papers write them, and left out where all have the same.
 _SHORT = {"ppp(bottleneck_size=256)": "ppp(strength=0.001)", "bottleneck_size=": "K=", "target_epsilon=": "ε=",
           "(policy='3-1-7+43-18-18')": "", "ppp(K=256, ": "ppp("}
+
+_MOST = "iterations=300"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class Row:
         worst = self.entry.seen(mode).worst_cases
         rates = {result.checkpoint_epoch: result.asr for result in worst if result.knowledge == knowledge}
         return rates[sorted(rates)[checkpoint]] if rates else None
+
+    def strongest(self, checkpoint: int, mode: str = SINGLE) -> AttackResult | None:
+        """The attack that rebuilt most at the first (0) or last (-1) checkpoint, whoever made it; None where none rebuilt any."""
+        epochs = sorted({result.checkpoint_epoch for result in self.entry.seen(mode).worst_cases})
+        results = [result for result in self.entry.attacks if result.observed == mode and result.kind == "attack"
+                   and epochs and result.checkpoint_epoch == epochs[checkpoint] and result.asr is not None and result.asr.mean]
+        return max(results, key=lambda result: result.asr.mean if result.asr else 0.0, default=None)
 
     def identified(self, checkpoint: int, mode: str = SINGLE) -> Estimate | None:
         """Top-1 among as many as are compared, of the attacker who does better."""
@@ -75,6 +84,8 @@ _SUMMARY: _Columns = {
     **{f"rebuilt, {who}": lambda row, who=who: _highest(row.rebuilt(who, at) for at in (0, -1))  # type: ignore[misc]
        for who in ("blind", "informed")},
     "identified": lambda row: _highest(row.identified(at) for at in (0, -1))}
+_STRONGEST: _Columns = {
+    when: lambda row, at=at: _attack(row.strongest(at)) for when, at in (("untrained", 0), ("trained", -1))}  # type: ignore[misc]
 
 
 def table(kind: str, names: list[str]) -> str:
@@ -92,10 +103,12 @@ def table(kind: str, names: list[str]) -> str:
         rows, columns = sorted(rows, key=_best), {**place, **_DEFENSE, **_UTILITY, **_IDENTIFIED}
     elif kind == "summary":
         rows, columns = sorted(rows, key=_least_hidden), {**place, **_DEFENSE, **_SUMMARY, **_short(_UTILITY)}
+    elif kind == "strongest":
+        rows, columns = sorted(rows, key=_least_hidden), {**place, **_DEFENSE, **_STRONGEST}
     elif kind == "paper":
         columns = {**place, **_DEFENSE, **_short(_REBUILT), "accuracy": _UTILITY["accuracy"]}
     else:
-        raise ValueError(f"expected a table that is rebuilt, identified, summary or paper, got {kind!r}")
+        raise ValueError(f"expected a table that is rebuilt, identified, summary, strongest or paper, got {kind!r}")
     cells = {name: [value(row) for row in rows] for name, value in columns.items()}
     # What was measured nowhere has no column.
     shown = [name for name, values in cells.items() if any(value != text.ABSENT for value in values)]
@@ -129,6 +142,13 @@ def _accuracy(entry: Entry) -> str:
 
 def _change(row: Row) -> str:
     return text.ABSENT if row.entry.defense == row.board.undefended else text.estimate(row.entry.change, 3, signed=True)
+
+
+def _attack(result: AttackResult | None) -> str:
+    """Its ASR and its name, without how many iterations most have."""
+    if result is None:
+        return "none"
+    return f"{text.number(result.asr and result.asr.mean)}, `{result.attack.replace(f'({_MOST}, ', '(').replace(f'({_MOST})', '')}`"
 
 
 def _highest(found: Iterator[Estimate | None]) -> str:

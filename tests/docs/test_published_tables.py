@@ -35,6 +35,18 @@ def test_a_cell_by_hand():
     assert line.split(" | ")[2:5] == [f"{rebuilt:.2f}", f"{identified:.2f}", f"{entry['accuracy']['mean']:.3f}"]
 
 
+def test_the_strongest_attack_by_hand():
+    document = json.loads((published_tables._ENTRIES / "cifar10-lenet-rebuilt.json").read_text())
+    (entry,) = (each for each in document["boards"][0]["entries"] if each["defense"] == "precode(bottleneck_size=64)")
+    rates = {result["attack"]: result["asr"]["mean"] for result in entry["attacks"] if result["kind"] == "attack" and result["asr"]
+             and result["checkpoint_epoch"] == 10 and result["knowledge"] == "informed"}
+    (line,) = (line for line in table("strongest", ["cifar10-lenet-rebuilt"]).splitlines() if "precode" in line)
+    rate, name = line.split(" | ")[2].rstrip(" |").split(", ", 1)
+    assert float(rate) == round(max(rates.values()), 2)
+    name, _, rest = name.strip("`").partition("(")
+    assert rates[f"{name}(iterations=300{(rest and ', ' + rest) or ')'}"] == max(rates.values())
+
+
 def test_a_kind_that_there_is_not():
-    with pytest.raises(ValueError, match="expected a table that is rebuilt, identified, summary or paper, got 'other'"):
+    with pytest.raises(ValueError, match="expected a table that is rebuilt, identified, summary, strongest or paper, got 'other'"):
         with_tables("<!-- table: other cifar10-lenet-rebuilt -->\n<!-- end of table -->")
