@@ -105,6 +105,8 @@ class _Batches:
                         if isinstance(rows, FormedRows) and not any(name in names for names in self._free)}
         self._public = self._less_middle(public)
         self._energies = {name: _energies(rows) for name, rows in self._public.items()}
+        #: Products of the public gradients with each other, by parameters that are compared as wholes, for all victims.
+        self._grams: dict[tuple[str, ...], Tensor] = {}
 
     def _expect_length(self, public: Mapping[str, Rows], clip: Clipped | None) -> None:
         """Undo what clipping is expected to have done to noisy gradients that were clipped as wholes, of one client or of several:
@@ -148,7 +150,7 @@ class _Batches:
         shared = {name: self._shared(name, victims, part) for name, part in parts.items()}
         for names in self._free:  # so that |G|^2 is what is expected
             of_names = {name: bases[name] for name in names}
-            alone = self._whitening(own, {name: shared[name] for name in names}, of_names)
+            alone = self._whitening(own, {name: shared[name] for name in names}, of_names, parts)
             noise = {name: self._variance(name, victims) / base for name, base in of_names.items()}
             sizes = {name: shared[name][0].numel() for name in names}
             squared = total([squared_norms(shared[name]) / base for name, base in of_names.items()]) - sum(
@@ -160,7 +162,7 @@ class _Batches:
             for name in names:
                 of = shared[name]
                 shared[name] = of * scale.to(of.dtype).view(-1, *[1] * (of.dim() - 1))
-        public = self._whitening(own, shared, bases)
+        public = self._whitening(own, shared, bases, parts)
         if isinstance(public, FewEntries):
             given = _entries({name: FormedRows(of.flatten(1)) for name, of in shared.items()}, bases)
         else:
@@ -176,11 +178,17 @@ class _Batches:
 
         return over_choices(self._observation.choices, score)
 
-    def _whitening(self, own: Mapping[str, Rows], shared: Mapping[str, Tensor], bases: Mapping[str, float]) -> Public | FewEntries:
+    def _whitening(self, own: Mapping[str, Rows], shared: Mapping[str, Tensor], bases: Mapping[str, float],
+                   parts: Mapping[str, Callable[[Rows], Rows]]) -> Public | FewEntries:
         """By the public gradients, in the form that takes less; what was shared tells how many entries are compared."""
         if _FEW * sum(of[0].numel() for of in shared.values()) <= len(self._groups):
             return FewEntries(_entries(own, bases), self._groups, self._observation.batch_size)
-        return Public(_gram(own, own, bases), self._groups, self._observation.batch_size)
+        whole = tuple(name for name in bases if parts[name] is _all and isinstance(self._seen[name].variance, float))
+        if whole and whole not in self._grams:
+            self._grams[whole] = _gram(own, own, {name: bases[name] for name in whole})
+        others = {name: base for name, base in bases.items() if name not in whole}
+        grams = [self._grams[whole]] if whole else []
+        return Public(total([*grams, _gram(own, own, others)] if others else grams), self._groups, self._observation.batch_size)
 
     def _shared(self, name: str, victims: slice, part: Callable[[Rows], Rows]) -> Tensor:
         g = self._seen[name].shared[victims]
