@@ -35,7 +35,7 @@ class Recursive(MatchingAttack):
     gradients of the first layers alone, under the errors that are known then (ours).
 
     Read to the end, an untrained LeNet gives its image exactly, without search (:mod:`attacks.reading.recursion`). The first layers
-    of a trained one are too badly conditioned for that: small errors of what is read grow beyond all bounds. They are matched with
+    of a trained one are badly conditioned: small errors of what is read grow from layer to layer. They are matched with
     a prior instead, which is an easier problem than the whole network: what leaves them is known, and so is the derivative of the
     loss by it, which does not change with the candidate. Features that dropout left out, and what was hidden of gradients or
     cut from their rank, give no equations to who knows of it; the others are enough where a layer has many outputs. Features that
@@ -50,7 +50,8 @@ class Recursive(MatchingAttack):
 
     Args:
         matched: first layers with parameters that are matched, >= 0; with 0 the image is read.
-        solver: iterations of the linear solver for each layer that is read, >= 1.
+        solver: iterations of the linear solver for each layer that is read, >= 1. More read badly conditioned layers better: of a
+            trained LeNet, matched=0, 16 CIFAR-10 victims, ASR 0.06 with 400, 0.88 with 3,000.
         iterations, step_size, total_variation, restarts, patience: of the matching, as for
             :class:`attacks.methods.matching_attack.MatchingAttack`.
     """
