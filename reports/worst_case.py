@@ -1,9 +1,10 @@
 """The worst case: what the strongest attacker rebuilt, who has to settle on one way to attack without these victims' originals.
 
-Ways are each attack, and the choice per victim of the likeliest of all reconstructions. An attacker finds out which of them does
-best under a defense by rehearsing on images of his own. The victims stand for these: they are halved, and each half is attacked in
-the way that rebuilt most of the other. So no original has a part in the choice of its own reconstruction, and as both halves are
-drawn alike, the rate is on average that of an attacker who rehearsed on as many images as half of the victims.
+Ways are each attack, and the choice per victim of the likeliest of all reconstructions, by what is known of the defense or as if
+nothing were. An attacker finds out which of them does best under a defense by rehearsing on images of his own. The victims stand
+for these: they are halved, and each half is attacked in the way that rebuilt most of the other. So no original has a part in the
+choice of its own reconstruction, and as both halves are drawn alike, the rate is on average that of an attacker who rehearsed on as
+many images as half of the victims.
 
 It is a query over the rows of :data:`benchmark.store.tables.RECONSTRUCTIONS`, so that it covers what was run, also what is added
 later. The oracle bound alone looks at all originals.
@@ -41,13 +42,18 @@ def with_worst_cases(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def informed(rows: pd.DataFrame, within: Sequence[str] = ()) -> pd.DataFrame:
-    """What an attacker who knows the defense comes to, see :func:`strongest`: by all attacks, also those that were made blindly."""
-    return strongest(rows, "score", within)
+    """What an attacker who knows the defense comes to, see :func:`strongest`: by all attacks, also those made blindly, and
+    by the choice of who made these."""
+    return strongest(rows, [likeliest(rows, "score", within), _likeliest_blindly(rows, within)], within)
 
 
 def blind(rows: pd.DataFrame, within: Sequence[str] = ()) -> pd.DataFrame:
     """What an attacker who knows nothing of the defense comes to, see :func:`strongest`."""
-    return strongest(rows[rows["knowledge"] != "informed"], "blind_score", within)
+    return strongest(rows[rows["knowledge"] != "informed"], [_likeliest_blindly(rows, within)], within)
+
+
+def _likeliest_blindly(rows: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
+    return likeliest(rows[rows["knowledge"] != "informed"], "blind_score", within)
 
 
 def oracle_bound(rows: pd.DataFrame) -> pd.DataFrame:
@@ -57,29 +63,28 @@ def oracle_bound(rows: pd.DataFrame) -> pd.DataFrame:
     return likeliest(rows.assign(_unlike=-similarity), "_unlike").drop(columns="_unlike")
 
 
-def strongest(rows: pd.DataFrame, score: str, within: Sequence[str] = ()) -> pd.DataFrame:
+def strongest(rows: pd.DataFrame, choices: Sequence[pd.DataFrame], within: Sequence[str] = ()) -> pd.DataFrame:
     """Of each half of the victims (those of even and those of odd numbers, of all seeds) the rows of the way to attack that rebuilt
     most images of the other half; of equal ones that of the highest mean SSIM there.
 
-    Ways are the choice of :func:`likeliest`, which is taken where none is better or there is no other half, and every attack that
-    was made on all victims.
+    Ways are the choices, of which the first is taken where none is better or there is no other half, and every attack that was made
+    on all victims.
 
     Args:
         rows: of any number of defenses, checkpoints and modes, for each of which an attacker settles apart, but for all seeds.
-        score: the column by which the likeliest are chosen.
+        choices: by :func:`likeliest`, of which the first is among all of ``rows``.
         within: columns that tell groups of attacks apart, within each of which is settled.
 
     Returns:
         The rows; their ``seconds`` are those of all attacks.
     """
     place, victim = [*_PLACE, *within], [*_VICTIM, *within]
-    by_score = likeliest(rows, score, within)
-    # Behind the choice by score, so that of equal ways it is the first.
-    ways = 1 + rows.groupby(["attack", "knowledge"], sort=False).ngroup()
-    made = pd.concat([by_score.assign(_way=0), rows.assign(_way=ways)], ignore_index=True)
+    # Behind the choices by score, so that of equal ways these are the first.
+    ways = len(choices) + rows.groupby(["attack", "knowledge"], sort=False).ngroup()
+    made = pd.concat([*(choice.assign(_way=way) for way, choice in enumerate(choices)), rows.assign(_way=ways)], ignore_index=True)
     made["_half"] = made["victim"] % 2
     settled = _settled(made, place)
-    spent = by_score.drop_duplicates(victim)[[*victim, "seconds"]]
+    spent = choices[0].drop_duplicates(victim)[[*victim, "seconds"]]
     return made.merge(settled, on=[*place, "_half", "_way"]).drop(columns=["seconds", "_half", "_way"]).merge(spent, on=victim)
 
 

@@ -53,6 +53,15 @@ def test_the_blind_worst_case_never_sees_what_was_informed():
     assert chosen(blind(several)) == [("b", "blind")] * 4 and chosen(informed(several)) == [("a", "informed")] * 4
 
 
+def test_who_is_informed_can_choose_as_if_he_were_not():
+    """Where what is known of the defense misleads the choice between two attacks, of which each rebuilds every other pair of victims."""
+    ours, theirs = [1.0, 1.0, 0.0, 0.0] * 2, [0.0, 0.0, 1.0, 1.0] * 2
+    frame = rows(("a", "blind", [1 - s for s in ours], ours), ("b", "blind", [1 - s for s in theirs], theirs))
+    frame["score"] = frame["ssim"]
+    assert by_score(frame)["ssim"].max() == 0 and blind(frame)["ssim"].min() == 1
+    assert chosen(informed(frame)) == chosen(blind(frame)) and len(informed(frame)) == 8
+
+
 def test_the_informed_worst_case_also_chooses_what_was_made_blindly():
     frame = rows(("a", "informed", [3.0, 1.0], [0.5, 0.5]), ("a", "blind", [2.0, 2.0], [0.1, 0.1]))
     assert chosen(by_score(frame)) == [("a", "blind"), ("a", "informed")]
