@@ -17,14 +17,15 @@ BUDGETS = {"fast": (300, 1), "standard": (1000, 1), "thorough": (3000, 2)}
 #: Settings of the attacks that are run with several: a weak prior for untrained models and clean gradients, a strong one for
 #: trained models and noise; layers that are read to the image for untrained models, and for trained ones to the first or second,
 #: under a strong prior: the first also for ReLUs, whose outputs of zero tell little of it, the second for images larger than what
-#: the gradients tell; samples that are read for untrained models and single images, and searched for elsewhere; the likelihood from
-#: noise for untrained models, and from features for trained ones, for ReLUs under the strongest prior. Other attacks are run once,
-#: with their defaults. Which weight is best depends on the model: see ``docs/attacks.md``.
+#: the gradients tell; samples that are read for single images, compared as a whole for untrained models, and searched for
+#: elsewhere; the likelihood from noise for untrained models, and from features for trained ones, for ReLUs under the strongest
+#: prior. Other attacks are run once, with their defaults. Which weight is best depends on the model: see ``docs/attacks.md``.
 SETTINGS: dict[str, list[dict[str, object]]] = {
     "inverting-gradients": [{"total_variation": weight} for weight in (1e-7, 1e-5, 1e-3, 1e-2)],
     "feature-matching": [{"total_variation": weight} for weight in (1e-3, 3e-2, 0.1)],
     "recursive": [{"matched": 0}, {"matched": 2}, {"matched": 2, "total_variation": 0.3}, {"matched": 1, "total_variation": 0.3}],
-    "joint-sample": [{}, {"samples": "read", "total_variation": 1e-6}],
+    "joint-sample": [{}, {"samples": "read", "per_layer": False, "prior": 0.0, "total_variation": 1e-6},
+                     {"samples": "read", "prior": 0.05, "total_variation": 0.02}],
     "likelihood": [{}, {"begin": "features", "total_variation": 0.3},
                    {"begin": "features", "begin_total_variation": 0.3, "total_variation": 10.0}],
 }

@@ -41,10 +41,13 @@ class ConvolutionalBottleneck(StochasticLayer):
         self.encoder = nn.Conv2d(channels, 2 * size, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)
         self.decoder = nn.Conv2d(size, channels, 1, bias=False, device=device, dtype=dtype)
 
+    def law(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        mu, s = self.encoder(h).chunk(2, dim=1)
+        return mu, F.softplus(s)
+
     def forward(self, h: Tensor) -> Tensor:
         """A feature map [B, C, H, W] to one of the same shape."""
-        mu, s = self.encoder(h).chunk(2, dim=1)
-        sigma = F.softplus(s)
+        mu, sigma = self.law(h)
         self.divergence = to_standard_normal(mu, sigma).sum(1).flatten(1).mean(1)
         return self.decoder(self.sample(mu, sigma))
 

@@ -63,7 +63,8 @@ class DroppedLinear(StochasticLayer):
 
     def _kept(self, h: Tensor) -> Tensor | float | None:
         if self.code is not None:  # an entry that was zero itself cannot be told from one that was dropped, and counts as such
-            return (self.code != 0).to(h.dtype)
+            self.taken = (self.code != 0).to(h.dtype)
+            return self.taken
         if self.epsilon is not None:
             return self.epsilon
         return torch.empty_like(h).bernoulli_(1 - self.p) if self.training else None

@@ -40,10 +40,13 @@ class VariationalBottleneck(StochasticLayer):
         self.encoder = nn.Linear(features, 2 * size, device=device, dtype=dtype)
         self.decoder = nn.Linear(size, features, device=device, dtype=dtype)
 
+    def law(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        mu, s = self.encoder(h).chunk(2, dim=-1)
+        return mu, F.softplus(s)
+
     def forward(self, h: Tensor) -> Tensor:
         """Features [B, ..., d] to features of the same shape."""
-        mu, s = self.encoder(h).chunk(2, dim=-1)
-        sigma = F.softplus(s)
+        mu, sigma = self.law(h)
         self.divergence = to_standard_normal(mu, sigma).flatten(1).sum(1) / math.log(2)
         return self.decoder(self.sample(mu, sigma))
 

@@ -7,7 +7,7 @@ model is evaluated, and is part of no defense.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -25,8 +25,8 @@ class StochasticLayer(nn.Module):
     Attributes:
         epsilon: None, or the samples [B, *shape] to use in the next forward passes instead of fresh ones, or one number for all
             entries.
-        code: None, or the codes [B, *shape] to use in the next forward passes, as those of whatever features enter: here the
-            sample is then the constant (z - mu) / sigma.
+        code: None, or the codes [B, *shape] to which the features of the next forward passes are to come, whatever they are.
+        taken: the samples [B, *shape] by which they came to them, here (z - mu) / sigma; None before.
         shape: of the sample of one image; None before the first forward pass.
         divergence: of each image [B], from the last forward pass; None after it was read.
     """
@@ -46,6 +46,7 @@ class StochasticLayer(nn.Module):
         super().__init__()
         self.epsilon: Tensor | float | None = None
         self.code: Tensor | None = None
+        self.taken: Tensor | None = None
         self.shape: torch.Size | None = None
         self.divergence: Tensor | None = None
 
@@ -63,6 +64,10 @@ class StochasticLayer(nn.Module):
         entries, up to a constant."""
         return 0.5 * samples.flatten(1).square().mean(1)
 
+    def law(self, h: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation [B, *shape] of the code of features that enter; None where the sample is not Gaussian."""
+        return None
+
     def denoised(self, code: Tensor, deviation: Tensor) -> Tensor:
         """A code that was read with errors of some standard deviation, as near to one that can be as the layer knows."""
         return code
@@ -76,10 +81,9 @@ class StochasticLayer(nn.Module):
         """The code: the given one, one of the given sample, or of a fresh one from torch's global generator."""
         self.shape = mu.shape[1:]
         if self.code is not None:
-            epsilon: Tensor | float = ((self.code - mu) / sigma).detach()
-        else:
-            epsilon = torch.randn_like(mu) if self.epsilon is None else self.epsilon
-        return mu + sigma * epsilon
+            self.taken = (self.code - mu) / sigma
+            return self.code
+        return mu + sigma * (torch.randn_like(mu) if self.epsilon is None else self.epsilon)
 
     def take_divergence(self) -> Tensor:
         """The divergence [B] of the last forward pass; the layer forgets it, so that it keeps no graph alive."""
@@ -90,7 +94,7 @@ class StochasticLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy or pickle of the module must not carry the autograd graph of its last forward pass.
-        return {**self.__dict__, "divergence": None}
+        return {**self.__dict__, "divergence": None, "taken": None}
 
 
 def stochastic_layers(module: nn.Module) -> dict[str, StochasticLayer]:
@@ -101,8 +105,8 @@ def stochastic_layers(module: nn.Module) -> dict[str, StochasticLayer]:
 @contextmanager
 def sampling(layers: Sequence[StochasticLayer], samples: Sequence[Tensor] | None = None, codes: Sequence[Tensor] = ()
              ) -> Iterator[None]:
-    """Layers use the given codes within the context, or, where there are none, the given samples; without both, the means of what
-    they sample. Divergences that nobody has read are forgotten on leaving."""
+    """Layers hand on the given codes within the context, or, where there are none, use the given samples; without both, the means
+    of what they sample. Divergences that nobody has read are forgotten on leaving."""
     for i, layer in enumerate(layers):
         if codes:
             layer.code = codes[i]
@@ -112,4 +116,23 @@ def sampling(layers: Sequence[StochasticLayer], samples: Sequence[Tensor] | None
         yield
     finally:
         for layer in layers:
-            layer.epsilon = layer.code = layer.divergence = None
+            layer.epsilon = layer.code = layer.taken = layer.divergence = None
+
+
+def samples_of_codes(layers: Sequence[StochasticLayer], codes: Sequence[Tensor], run: Callable[[], object]) -> list[Tensor]:
+    """By which samples [B, *shape] of each layer the images of a forward pass come to the given codes.
+
+    To the client they were constants, so that a gradient with respect to the parameters is taken in a pass that is given them. But
+    they are functions of the images, and derivatives by these must not lose sight of that.
+
+    Args:
+        layers: all stochastic layers of the model.
+        codes: [B, *shape] of each.
+        run: the forward pass of B images.
+    """
+    with sampling(layers, codes=codes):
+        run()
+        taken = [layer.taken for layer in layers if layer.taken is not None]
+    if len(taken) < len(layers):
+        raise RuntimeError("a stochastic layer that a code is for did not run")
+    return taken

@@ -16,7 +16,7 @@ from attacks.engine.step import MatchingStep, image_losses
 from attacks.objective.comparison import explicit
 from attacks.objective.objective import Objective, with_tensors
 from defenses import Defense
-from defenses.stochastic import sampling
+from defenses.stochastic import samples_of_codes, sampling
 from defenses.support.watching import watching
 
 #: Live copies of what the step keeps for a victim: gradients, activations, and their derivatives.
@@ -65,9 +65,11 @@ class GeneralStep(MatchingStep):
                   of_terms: list[Tensor]) -> Tensor:
         entered: dict[str, Tensor] = {}
         weights = self._weights(variable, observed)
-        candidate = self._gradient(weights, x, y, samples, codes, errors)
+        if codes:
+            samples = samples_of_codes(self._stochastic, codes, lambda: functional_call(self._loss, weights, (x, y, *errors)))
+        candidate = self._gradient(weights, x, y, samples, errors)
         if self._read:
-            with sampling(self._stochastic, samples, codes), watching(self._read) as entered:
+            with sampling(self._stochastic, samples), watching(self._read) as entered:
                 functional_call(self._loss, weights, (x, y, *errors))
         own = {name: candidate["module." + name][None] for name in observed}
         own.update({name: through(own[name]) for name, through in self._objective.passes.items() if name in own})
@@ -87,10 +89,10 @@ class GeneralStep(MatchingStep):
         """The weights at which candidates' gradients are taken, from what else is variable and what was observed of a victim."""
         return self._parameters
 
-    def _gradient(self, weights: dict[str, Tensor], x: Tensor, y: Tensor, samples: Sequence[Tensor], codes: Sequence[Tensor],
+    def _gradient(self, weights: dict[str, Tensor], x: Tensor, y: Tensor, samples: Sequence[Tensor],
                   errors: Sequence[Tensor]) -> dict[str, Tensor]:
         """What a client with candidates [B, C, H, W] would share, by the names of :class:`ClientLoss`."""
-        with sampling(self._stochastic, samples, codes):
+        with sampling(self._stochastic, samples):
             found: dict[str, Tensor] = grad(lambda own: functional_call(self._loss, own, (x, y, *errors)))(weights)
         return found
 

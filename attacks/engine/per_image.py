@@ -18,7 +18,7 @@ from attacks.engine.rows import FormedRows, Rows
 from attacks.engine.tracing import Unsuitable, captured, check_layers, uses, with_parameters
 from attacks.objective.comparison import root, total
 from defenses import client_loss
-from defenses.stochastic import sampling
+from defenses.stochastic import samples_of_codes, sampling
 
 log = logging.getLogger("leakboard")
 
@@ -55,12 +55,15 @@ class PerImage:
             samples: of each stochastic layer, [K, *shape]; None for their means.
             codes: to be replayed by the stochastic layers, [K, *shape] each.
         """
+        if codes:
+            with torch.no_grad():
+                samples = samples_of_codes(self._stochastic, codes, lambda: self._observation.module(images))
         if self._layers is None:
-            return self._general(images, labels, samples, codes)
+            return self._general(images, labels, samples)
         if not self._checked:
             # What a forward pass does beside its layers cannot be seen from the list of layers.
             self._checked = True
-            some = images[:2], labels[:2], None if samples is None else [own[:2] for own in samples], [code[:2] for code in codes]
+            some = images[:2], labels[:2], None if samples is None else [own[:2] for own in samples]
             own, formed = self._structured(self._layers, *some), self._general(*some)
             # Some gradients are nothing but rounding, as that of a bias before a norm.
             rounding = 1e-6 * root(total([rows.squared().sum() for rows in formed.values()]))
@@ -68,8 +71,8 @@ class PerImage:
                    for name, rows in formed.items()):
                 self._told("the model uses its parameters in other ways than its layers do")
                 self._layers = None
-                return self._general(images, labels, samples, codes)
-        return self._structured(self._layers, images, labels, samples, codes)
+                return self._general(images, labels, samples)
+        return self._structured(self._layers, images, labels, samples)
 
     def bytes_per_image(self) -> int:
         """What a call takes for each image."""
@@ -85,12 +88,12 @@ class PerImage:
         return 3 * kept + 2 * sum(t.numel() * t.element_size() for of_name in rows.values() for t in of_name.tensors)
 
     def _structured(self, layers: list[tuple[str, nn.Module, type[Rule]]], images: Tensor, labels: Tensor,
-                    samples: Sequence[Tensor] | None, codes: Sequence[Tensor]) -> dict[str, Rows]:
+                    samples: Sequence[Tensor] | None) -> dict[str, Rows]:
         observation = self._observation
         with ExitStack() as restored:
             restored.enter_context(torch.enable_grad())
             inputs, outputs = restored.enter_context(captured([layer for _, layer, _ in layers], self._written_into))
-            restored.enter_context(sampling(self._stochastic, samples, codes))
+            restored.enter_context(sampling(self._stochastic, samples))
             losses = client_loss(observation.defense, observation.module, images, labels)
         errors = torch.autograd.grad(losses.sum(), [outputs[layer] for _, layer, _ in layers], allow_unused=True)
         found: dict[str, Rows] = {}
@@ -101,17 +104,15 @@ class PerImage:
         sizes = {name: observation.shared[name][0].numel() for name in self._names}
         return {name: found.get(name) or FormedRows(images.new_zeros(len(images), size)) for name, size in sizes.items()}
 
-    def _general(self, images: Tensor, labels: Tensor, samples: Sequence[Tensor] | None, codes: Sequence[Tensor]
-                 ) -> dict[str, Rows]:
+    def _general(self, images: Tensor, labels: Tensor, samples: Sequence[Tensor] | None) -> dict[str, Rows]:
         loss = ClientLoss(self._observation.module, self._observation.defense)
         parameters = {name: p.detach() for name, p in loss.named_parameters() if p.requires_grad}
 
-        def gradient(x: Tensor, y: Tensor, given: list[Tensor], codes: list[Tensor]) -> dict[str, Tensor]:
-            with sampling(self._stochastic, None if samples is None else given, codes):
+        def gradient(x: Tensor, y: Tensor, given: list[Tensor]) -> dict[str, Tensor]:
+            with sampling(self._stochastic, None if samples is None else given):
                 return grad(lambda parameters: functional_call(loss, parameters, (x, y)))(parameters)
 
-        found = vmap(gradient)(images[:, None], labels[:, None], [own[:, None] for own in samples or ()],
-                               [code[:, None] for code in codes])
+        found = vmap(gradient)(images[:, None], labels[:, None], [own[:, None] for own in samples or ()])
         return {name: FormedRows(found["module." + name].flatten(1)) for name in self._names}
 
     def _told(self, reason: str) -> None:

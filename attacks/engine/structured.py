@@ -18,7 +18,7 @@ from attacks.engine.step import MatchingStep, image_losses
 from attacks.engine.tracing import Unsuitable, captured, check_layers, uses, with_parameters
 from attacks.objective.comparison import Comparison
 from attacks.objective.objective import Objective
-from defenses.stochastic import sampling
+from defenses.stochastic import samples_of_codes, sampling
 from defenses.support.watching import watching
 
 
@@ -59,17 +59,20 @@ class StructuredStep(MatchingStep):
         return torch.autograd.grad(objective.sum(), given, materialize_grads=True), objective.detach()
 
     def _evaluate(self, x: Tensor, labels: Tensor, samples: list[Tensor]) -> Tensor:
-        codes = [code.value.flatten(0, 1) for code in self._codes]
+        candidates, samples = x.flatten(0, 1), [own.flatten(0, 1) for own in samples]
         with ExitStack() as restored:
+            if self._attends:
+                restored.enter_context(twice_differentiable())
+            if self._codes:
+                samples = samples_of_codes(self._stochastic, [code.value.flatten(0, 1) for code in self._codes],
+                                           lambda: self._module(candidates))
             inputs, outputs = restored.enter_context(captured([layer for _, layer, _ in self._layers], self._written_into))
             for _, layer, rule in self._layers:
                 if rule.forward is not None:
                     restored.enter_context(_forward(layer, rule.forward))
-            restored.enter_context(sampling(self._stochastic, [own.flatten(0, 1) for own in samples], codes))
+            restored.enter_context(sampling(self._stochastic, samples))
             entered = restored.enter_context(watching(self._read))
-            if self._attends:
-                restored.enter_context(twice_differentiable())
-            losses = image_losses(self._defense, self._module, x.flatten(0, 1), labels,
+            losses = image_losses(self._defense, self._module, candidates, labels,
                                   [errors.value.flatten(0, 1) for errors in self._errors])
         loss = losses.sum() / x.shape[1]  # of each victim the mean over its images
         errors = torch.autograd.grad(loss, [outputs[layer] for _, layer, _ in self._layers], create_graph=True)

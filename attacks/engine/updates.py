@@ -54,10 +54,10 @@ class UnrolledStep(GeneralStep):
         held = self.slots.bytes_per_slot()
         return int((COPIES * len(self._batches) - 1) * held + COPIES * share * self._saved_bytes(image))
 
-    def _gradient(self, weights: dict[str, Tensor], x: Tensor, y: Tensor, samples: Sequence[Tensor], codes: Sequence[Tensor],
+    def _gradient(self, weights: dict[str, Tensor], x: Tensor, y: Tensor, samples: Sequence[Tensor],
                   errors: Sequence[Tensor]) -> dict[str, Tensor]:
         def of_step(weights: dict[str, Tensor], batch: slice) -> dict[str, Tensor]:
-            some = ([own[batch] for own in group] for group in (samples, codes, errors))
+            some = ([own[batch] for own in group] for group in (samples, errors))
             return super(UnrolledStep, self)._gradient(weights, x[batch], y[batch], *some)
 
         return mean_gradient(of_step, weights, self._batches, self._step_size)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from attacks.base import Observation
 from attacks.methods.matching_attack import MatchingAttack
+from attacks.objective.code import Code
 from attacks.objective.costs import Cosine
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
@@ -29,11 +30,15 @@ class JointSample(MatchingAttack):
 
     Of a single image and a model whose layers behind the sampling run one after another the code can also be read, from the last
     layer back (:func:`attacks.reading.recursion.read_code`), and is then replayed: on untrained models to four digits, on trained
-    ones with errors that grow beyond the code. There all layers are compared in one cosine, as on a model that does not sample.
+    ones with errors of some hundredths. The sample by which an image comes to the code follows the image, and how improbable the
+    code is of it counts as that of samples does. An untrained model's image then needs one cosine over all layers and next to no
+    prior, a trained one's those of single layers and strong priors (LeNet under CVB, 8 CIFAR-10 test images: untrained, 300
+    iterations, ASR 0.62, mean SSIM 0.60; trained, 1,000 iterations, both weights 0.03, 0.62, 0.60).
 
     Args:
         samples: ``searched`` or ``read``.
-        prior: weight of the improbability of the samples that are searched for, >= 0; the authors take 1e-4 for masks.
+        per_layer: whether the cosines are those of single layers, or one over all.
+        prior: weight of the improbability of the samples, or of the code that is read, >= 0; the authors take 1e-4 for masks.
         solver: iterations of the linear solver for each layer that is read, >= 1.
 
     The other arguments are those of :class:`attacks.methods.matching_attack.MatchingAttack`.
@@ -47,12 +52,14 @@ class JointSample(MatchingAttack):
 
     total_variation: float = 1e-2
     samples: str = "searched"
+    per_layer: bool = True
     prior: float = 1e-2
     solver: int = 400
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.choice("samples", self.samples, ("searched", "read"))
+        checks.flag("per_layer", self.per_layer)
         checks.number("prior", self.prior, at_least=0)
         checks.whole("solver", self.solver, at_least=1)
 
@@ -69,7 +76,9 @@ class JointSample(MatchingAttack):
         return super().own_obstacle(observation) if unread is None else unread
 
     def objective(self, observation: Observation) -> Objective:
-        terms = (TotalVariation(self.total_variation),)
-        if self.samples == "read":
-            return Objective(terms=terms, codes=read_code(observation, self.solver))
-        return replace(with_knowledge(Objective(Cosine(per_layer=True), terms), observation), sample_prior=self.prior)
+        objective = Objective(Cosine(per_layer=self.per_layer), (TotalVariation(self.total_variation),))
+        if self.samples == "searched":
+            return replace(with_knowledge(objective, observation), sample_prior=self.prior)
+        codes = read_code(observation, self.solver)
+        improbable = (Code(self.prior, name, code) for name, code in zip(observation.stochastic, codes, strict=True))
+        return replace(objective, terms=(*objective.terms, *improbable), codes=codes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from attack_cases import observation_of, reference
@@ -11,8 +13,11 @@ from torch.nn import functional as F
 
 import defenses
 from attacks import InvertingGradients
+from attacks.engine.general import GeneralStep
 from attacks.engine.matcher import GradientMatcher
+from attacks.engine.slots import Slots
 from attacks.objective.comparison import explicit
+from attacks.objective.costs import Cosine
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation, total_variation, with_derivative
 from benchmark.measure.metrics import ssim
@@ -35,6 +40,26 @@ def test_objective_and_derivative_against_double_backward(defense, model, batch_
         expected_objective, expected = reference(observation, x, 0.3, victim, epsilon)
         torch.testing.assert_close(objective[victim], expected_objective, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(derivative[victim], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("general", [False, True])
+@pytest.mark.parametrize("defense", ["precode", "cvb", "ppp", "dropout"])
+def test_under_codes_the_derivative_is_that_of_the_objective(defense, general):
+    """By a central difference along a direction. The sample by which an image comes to a code depends on the image; held constant in
+    the derivative (as to the client it was), the search ends where the objective is not least."""
+    observation, x = observation_of(defense, "lenet", dtype=torch.float64)
+    generator = torch.Generator().manual_seed(3)
+    code, candidate, towards = (torch.randn(shape, dtype=torch.float64, generator=generator)
+                                for shape in ((3, 1, *observation.sample_shapes[0]), x.shape, x.shape))
+    objective = Objective(Cosine(per_layer=True), (TotalVariation(0.1),), codes=(code * (code.abs() > 0.5),))
+    if general:
+        formed = GeneralStep(observation, observation.labels, objective, Slots(range(3), 3, reloaded=False))
+        step = partial(formed, samples=[])
+    else:
+        step = GradientMatcher(observation, observation.labels, objective, seeds=range(3)).step
+    h = 1e-6
+    difference = (step(candidate + h * towards)[1] - step(candidate - h * towards)[1]) / (2 * h)
+    torch.testing.assert_close((step(candidate)[0] * towards).flatten(1).sum(1), difference, rtol=1e-5, atol=1e-9)
 
 
 def test_a_whole_attack_against_a_plain_loop():

@@ -21,7 +21,7 @@ from attacks.engine.per_image import PerImage
 from attacks.engine.rows import OuterRows
 from benchmark import models
 from defenses import Defense, client_loss
-from defenses.stochastic import sampling
+from defenses.stochastic import samples_of_codes, sampling
 
 
 def of_each(observation: Observation, images: torch.Tensor, labels: torch.Tensor, samples=None, codes=()) -> dict[str, torch.Tensor]:
@@ -30,7 +30,11 @@ def of_each(observation: Observation, images: torch.Tensor, labels: torch.Tensor
     parameters = {name: p for name, p in observation.module.named_parameters() if p.requires_grad}
     rows = []
     for i in range(len(images)):
-        with sampling(layers, None if samples is None else [own[i : i + 1] for own in samples], [code[i : i + 1] for code in codes]):
+        one = None if samples is None else [own[i : i + 1] for own in samples]
+        if codes:
+            one = [taken.detach() for taken in samples_of_codes(
+                layers, [code[i : i + 1] for code in codes], lambda i=i: observation.module(images[i : i + 1]))]
+        with sampling(layers, one):
             loss = client_loss(observation.defense, observation.module, images[i : i + 1], labels[i : i + 1]).sum()
         rows.append(torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True))
     return {name: torch.stack([row[place].flatten() for row in rows]) for place, name in enumerate(parameters)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from attacks import JointSample
 from attacks.engine.general import GeneralStep
 from attacks.engine.matcher import GradientMatcher
 from attacks.engine.tracing import Unsuitable
+from attacks.objective.code import Code
 from attacks.objective.costs import Cosine, Euclidean
 from attacks.objective.objective import Objective
 from attacks.objective.total_variation import TotalVariation
@@ -76,25 +78,42 @@ def test_derivatives_by_images_labels_and_samples_against_double_backward(cost, 
 
 
 def test_the_samples_that_made_the_codes_give_what_replaying_the_codes_gives():
-    """In value; the derivative by the image too, since the noise is a constant in both."""
+    """In value; in the derivative by the image too, with the part by which the samples follow the image."""
     observation, x = observation_of("precode(bottleneck_size=4)", "lenet", dtype=torch.float64)
     (layer,), (code,) = observation.stochastic.values(), codes(observation)
-    candidate = x + 0.1
-    noise = []
-    for victim in range(3):
-        with sampling([layer], codes=[code[victim]]):
-            given = []
-            handle = layer.encoder.register_forward_hook(lambda *arguments, given=given: given.append(arguments[2]))
-            observation.module(candidate[victim])
-            handle.remove()
-        mu, s = given[0].chunk(2, -1)
-        noise.append(((code[victim] - mu) / torch.nn.functional.softplus(s)).detach())
+    candidate = (x + 0.1).requires_grad_()
+    given = []
+    handle = layer.encoder.register_forward_hook(lambda *arguments: given.append(arguments[2]))
+    observation.module(candidate.flatten(0, 1))
+    handle.remove()
+    mu, s = given[0].unflatten(0, (3, 1)).chunk(2, -1)
+    noise = (code - mu) / torch.nn.functional.softplus(s)
     objective = Objective(terms=(TotalVariation(0.1),))
-    replayed = GradientMatcher(observation, observation.labels, replace(objective, codes=(code,)), seeds=range(3)).step(candidate)
+    replayed = GradientMatcher(observation, observation.labels, replace(objective, codes=(code,)), seeds=range(3))
+    derivative, replayed_cost = replayed.step(candidate.detach())
     sampled = GradientMatcher(observation, observation.labels, replace(objective, sample_prior=0.0), seeds=range(3))
-    by_image, _, cost = sampled.step_with(candidate, [torch.stack(noise)])
-    torch.testing.assert_close(by_image, replayed[0], rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(cost, replayed[1], rtol=1e-9, atol=1e-12)
+    by_image, by_noise, cost = sampled.step_with(candidate.detach(), [noise.detach()])
+    (through_noise,) = torch.autograd.grad(noise, candidate, by_noise)
+    torch.testing.assert_close(by_image + through_noise, derivative, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(cost, replayed_cost, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("defense", ["precode(bottleneck_size=4)", "cvb"])
+def test_how_improbable_a_code_is_of_an_image(defense):
+    """Against torch's normal distribution, up to what does not depend on the image."""
+    observation, x = observation_of(defense, "lenet", dtype=torch.float64)
+    ((name, layer),) = observation.stochastic.items()
+    code = torch.randn((3, 1, *observation.sample_shapes[0]), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plain = Objective(terms=(TotalVariation(0.1),), codes=(code,))
+    costs = [GradientMatcher(observation, observation.labels, objective, seeds=range(3)).step(x)[1]
+             for objective in (plain, replace(plain, terms=(*plain.terms, Code(0.5, name, code))))]
+    entered = []
+    handle = layer.register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0]))
+    observation.module(x.flatten(0, 1))
+    handle.remove()
+    law = torch.distributions.Normal(*layer.law(entered[0]))
+    expected = -law.log_prob(code.flatten(0, 1)).flatten(1).mean(1) - 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(costs[1] - costs[0], 0.5 * expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_clients_own_sample_explains_its_gradient():
