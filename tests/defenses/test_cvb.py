@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from defenses import CVB, client_loss
 from defenses.cvb import ConvolutionalBottleneck
-from defenses.stochastic import sampling, stochastic_layers
+from defenses.stochastic import samples_of_codes, sampling, stochastic_layers
 from defenses.support.first_block import first_block
 
 
@@ -36,18 +36,27 @@ def test_output_and_divergence_by_convolutions_written_out():
 
 
 def test_a_code_that_is_replayed_is_the_sample_of_the_noise_that_made_it():
-    """Values, and derivatives by the features: the noise is a constant in both."""
+    """Of other features it is that of other noise, whose derivative by the features is that of (z - mu) / sigma."""
     bottleneck, h = bottleneck_of(), torch.randn(2, 3, 6, 7, dtype=torch.float64, requires_grad=True)
     epsilon = torch.randn(2, 4, 6, 7, dtype=torch.float64)
     mu, s = bottleneck.encoder(h).chunk(2, 1)
     code = (mu + F.softplus(s) * epsilon).detach()
-    found = []
-    for given in ({"samples": [epsilon]}, {"codes": [code]}):
-        with sampling([bottleneck], **given):
-            out = bottleneck(h)
-        found.append((out.detach(), torch.autograd.grad(out.square().sum(), h)[0]))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    with sampling([bottleneck], [epsilon]):
+        sampled = bottleneck(h)
+    with sampling([bottleneck], codes=[code]):
+        torch.testing.assert_close(bottleneck(h), sampled, rtol=1e-9, atol=1e-12)
+    (taken,) = samples_of_codes([bottleneck], [code], lambda: bottleneck(h))
+    torch.testing.assert_close(taken, epsilon, rtol=1e-9, atol=1e-12)
+    towards = torch.randn_like(h)
+
+    def noise(h):
+        mu, s = bottleneck.encoder(h).chunk(2, 1)
+        return (code - mu) / F.softplus(s)
+
+    (found,) = torch.autograd.grad(taken.square().sum(), h)
+    difference = sum(sign * noise(h + sign * 1e-6 * towards).square().sum() for sign in (1, -1)) / 2e-6
+    torch.testing.assert_close((found * towards).sum(), difference, rtol=1e-6, atol=1e-9)
+    assert bottleneck.code is bottleneck.taken is None
 
 
 @pytest.mark.parametrize(("channels", "size"), [(12, 8), (16, 8), (64, 32), (3, 8)])

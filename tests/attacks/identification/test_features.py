@@ -15,7 +15,7 @@ from attacks.identification.features import exact_features
 from attacks.identification.identifier import Method
 from attacks.reading.layers import codes
 from defenses import Composition
-from defenses.stochastic import sampling, stochastic_layers
+from defenses.stochastic import samples_of_codes, sampling, stochastic_layers
 
 
 @pytest.mark.parametrize("model", ["lenet", "mlp", "batch-norm"])
@@ -87,7 +87,9 @@ def test_replayed_codes_give_the_likelihood_of_the_layers_that_see_the_image(std
     for victim, pool in enumerate(case.candidates.pools):
         expected = []
         for candidate in pool:
-            with sampling(layers, [], [code[victim] for code in read]):
+            image = case.candidates.images[candidate]
+            samples = samples_of_codes(layers, [code[victim] for code in read], lambda image=image: observation.module(image[None]))
+            with sampling(layers, [own.detach() for own in samples]):
                 own = gradient_of(observation, case.candidates.images[candidate], case.candidates.labels[candidate])
             expected.append(sum((g - observation.shared[name][victim]).square().sum() for name, g in own.items()
                                 if "decoder" not in name and "classifier" not in name) / (2 * std**2))
