@@ -16,7 +16,7 @@ from attacks.reading.layers import codes, concealed, last_features, last_of_two,
 from attacks.reading.layers import features as features_before_sampling
 from attacks.reading.releases import alteration, parts_left
 from defenses import client_loss
-from defenses.stochastic import sampling
+from defenses.stochastic import samples_of_codes, sampling
 
 
 class Last(NamedTuple):
@@ -110,7 +110,11 @@ def _errors(observation: Observation, last: Last) -> tuple[Known, Tensor]:
         layer = observation.module.get_submodule(last.place)
         restored.callback(layer.register_forward_pre_hook(put_in).remove)
         restored.callback(layer.register_forward_hook(lambda module, arguments, output: outputs.append(output)).remove)
-        restored.enter_context(sampling(stochastic, codes=sampled))
+        if sampled:  # to the client the samples were constants, not the codes, through which the features are felt
+            with torch.no_grad():
+                samples = samples_of_codes(stochastic, sampled, lambda: observation.module(images))
+            outputs.clear()
+        restored.enter_context(sampling(stochastic, samples if sampled else None))
         loss = client_loss(observation.defense, observation.module, images, labels.flatten(0, 1)).sum()
         error, behind = torch.autograd.grad(loss, (features, outputs[0]))
     return Known(features.detach()[:, None], error[:, None], last.where), behind.flatten(1)

@@ -13,8 +13,11 @@ from torch import nn
 from attacks import Recursive
 from attacks.engine.matcher import GradientMatcher
 from attacks.methods.recursive import of_first_layers
+from attacks.reading.layers import codes
 from attacks.reading.least_squares import least_squares
 from attacks.reading.recursion import _begin, read_backwards, recursion_obstacle
+from defenses import client_loss
+from defenses.stochastic import samples_of_codes, sampling
 
 
 def network(activation: nn.Module, *, bias: bool = True) -> nn.Module:
@@ -81,13 +84,22 @@ def test_the_original_is_a_minimum_of_what_is_matched(matched):
     assert cost.min() > 1e-2 and derivative.flatten(1).norm(dim=1).min() > 1e-3
 
 
-def test_an_informed_attacker_reads_what_comes_before_a_stochastic_layer():
-    observation, x = observation_of("precode", "lenet", dtype=torch.float64)
+@pytest.mark.parametrize("defense", ["precode", "precode(bottleneck_size=8, beta=0.1)"])
+def test_an_informed_attacker_reads_what_comes_before_a_stochastic_layer(defense):
+    """Against autograd under the client's sample, which is as constant as it was there."""
+    observation, x = observation_of(defense, "lenet", dtype=torch.float64)
     assert recursion_obstacle(observation.blind()) is not None
-    _, known = read_backwards(observation, 1, 100)
+    links, known = read_backwards(observation, 1, 100)
+    (layer,), (code,) = observation.stochastic.values(), codes(observation)
     for victim in range(len(observation)):
-        torch.testing.assert_close(known.value[victim].flatten(), observation.module[:3](x[victim]).detach().flatten(), rtol=0, atol=1e-6)
-    assert known.error.abs().sum() > 0
+        entered = observation.module[: len(links)](x[victim]).detach().requires_grad_()
+        with torch.no_grad():
+            (sample,) = samples_of_codes([layer], [code[victim]], lambda: observation.module(x[victim]))
+        with sampling([layer], [sample]):
+            loss = client_loss(observation.defense, observation.module[len(links) :], entered, observation.labels[victim]).sum()
+        (error,) = torch.autograd.grad(loss, entered)
+        torch.testing.assert_close(known.value[victim].flatten(), entered.detach().flatten(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(known.error[victim].flatten(), error.flatten(), rtol=1e-6, atol=1e-12)
 
 
 class Residual(nn.Module):
