@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_an_informed_attacker_reads_what_comes_before_a_stochastic_layer(defense
     for victim in range(len(observation)):
         entered = observation.module[: len(links)](x[victim]).detach().requires_grad_()
         with torch.no_grad():
-            (sample,) = samples_of_codes([layer], [code[victim]], lambda: observation.module(x[victim]))
+            (sample,) = samples_of_codes([layer], [code[victim]], partial(observation.module, x[victim]))
         with sampling([layer], [sample]):
             loss = client_loss(observation.defense, observation.module[len(links) :], entered, observation.labels[victim]).sum()
         (error,) = torch.autograd.grad(loss, entered)
