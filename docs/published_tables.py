@@ -1,4 +1,5 @@
-"""The tables of the published board in the README, docs/attacks.md and reports/published/README.md, from its entries.
+"""The tables of the published board in the README, docs/attacks.md and reports/published/README.md, from its entries, and that of
+the claims.
 
     python docs/published_tables.py            # rewrites what stands between the marks
     python docs/published_tables.py --check    # says where it differs, with exit code 1
@@ -7,6 +8,8 @@ A table stands behind a mark that names its kind and its entries, and before the
 
     <!-- table: rebuilt cifar10-lenet-rebuilt -->
     <!-- end of table -->
+
+That of the claims names no entries: ``<!-- table: claims -->``.
 """
 
 from __future__ import annotations
@@ -17,17 +20,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.claims import load
 from benchmark.specification import AS_TRAINED, SINGLE
-from reports import text
+from reports import claim_documents, text
 from reports.boards import Board
+from reports.claims import Finding, Judged
 from reports.documents import Submission, read_document
 from reports.entries import AttackResult, Entry
 from reports.statistics import Estimate
 
 _ROOT = Path(__file__).parent.parent
-_ENTRIES = _ROOT / "reports" / "published" / "entries"
+_PUBLISHED = _ROOT / "reports" / "published"
+_ENTRIES = _PUBLISHED / "entries"
 PAGES = (_ROOT / "README.md", _ROOT / "docs" / "attacks.md", _ROOT / "reports" / "published" / "README.md")
-_TABLE = re.compile(r"(<!-- table: (?P<kind>[a-z]+) (?P<entries>[^>]+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- table: (?P<kind>[a-z]+)(?P<entries>[^>]*?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 #: Parameters as papers write them, and left out where all have the same.
 _SHORT = {"ppp(bottleneck_size=256)": "ppp(strength=0.001)", "bottleneck_size=": "K=", "target_epsilon=": "ε=",
           "(policy='3-1-7+43-18-18')": "", "ppp(K=256, ": "ppp("}
@@ -94,6 +100,9 @@ def table(kind: str, names: list[str]) -> str:
     Raises:
         ValueError: there is no such kind.
     """
+    if kind == "claims":
+        claims = claim_documents.read(_PUBLISHED / claim_documents.JSON).claims
+        return _lines({name: [value(claim) for claim in claims] for name, value in _CLAIMS.items()})
     rows = [Row(board, entry) for name in names for board in _submission(name).boards for entry in board.entries]
     place = _PLACE if len({row.board.title for row in rows}) > 1 else {}
     if kind == "rebuilt":
@@ -108,11 +117,15 @@ def table(kind: str, names: list[str]) -> str:
     elif kind == "paper":
         columns = {**place, **_DEFENSE, **_short(_REBUILT), "accuracy": _UTILITY["accuracy"]}
     else:
-        raise ValueError(f"expected a table that is rebuilt, identified, summary, strongest or paper, got {kind!r}")
+        raise ValueError(f"expected a table that is rebuilt, identified, summary, strongest, paper or claims, got {kind!r}")
     cells = {name: [value(row) for row in rows] for name, value in columns.items()}
     # What was measured nowhere has no column.
     shown = [name for name, values in cells.items() if any(value != text.ABSENT for value in values)]
-    lines = [shown, ["---"] * len(shown), *(list(row) for row in zip(*(cells[name] for name in shown), strict=True))]
+    return _lines({name: cells[name] for name in shown})
+
+
+def _lines(columns: dict[str, list[str]]) -> str:
+    lines = [list(columns), ["---"] * len(columns), *(list(row) for row in zip(*columns.values(), strict=True))]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
@@ -159,6 +172,51 @@ def _highest(found: Iterator[Estimate | None]) -> str:
 def _short(columns: _Columns) -> _Columns:
     """Without intervals."""
     return {name: lambda row, value=value: value(row).partition(" [")[0] for name, value in columns.items()}  # type: ignore[misc]
+
+
+def _asr(claim: Judged) -> str:
+    """ASR undefended, blind and informed, of each defense of a claim, and the error that it multiplies."""
+    said = []
+    for of, found in _by_defense(claim, "asr").items():
+        undefended = [finding.undefended for finding in found if finding.undefended is not None]
+        rates = [max(undefended, key=lambda rate: rate.mean, default=None), *_of_attackers(found)]
+        said.append((of, ", ".join(map(_mean, rates))))
+    ratios = [f"MSE {', '.join(map(_mean, _of_attackers(found)))} times that under `{found[0].against}`"
+              for found in _by_defense(claim, "mse-ratio").values()]
+    return "; ".join([*_named(said), *ratios])
+
+
+def _figure(claim: Judged, figure: str, places: int = 2) -> str:
+    """One figure of each defense of a claim."""
+    found = _by_defense(claim, figure)
+    return "; ".join(_named([(of, ", ".join(_mean(one.value, places, signed=figure == "change") for one in own))
+                             for of, own in found.items()])) or text.ABSENT
+
+
+def _by_defense(claim: Judged, figure: str) -> dict[str, list[Finding]]:
+    found = [finding for finding in claim.findings if finding.figure == figure]
+    return {of: [finding for finding in found if finding.of == of] for of in dict.fromkeys(finding.of for finding in found)}
+
+
+def _of_attackers(found: list[Finding]) -> list[Estimate | None]:
+    values = {finding.attacker: finding.value for finding in found}
+    return [values.get("blind"), values.get("informed")]
+
+
+def _named(said: list[tuple[str, str]]) -> list[str]:
+    return [value if len(said) == 1 else f"`{of}` {value}" for of, value in said]
+
+
+def _mean(value: Estimate | None, places: int = 2, *, signed: bool = False) -> str:
+    return text.ABSENT if value is None else text.estimate(value, places, signed=signed).partition(" [")[0]
+
+
+_CLAIMS: dict[str, Callable[[Judged], str]] = {
+    "claim": lambda claim: load(claim.name).headline or claim.name,
+    "ASR undefended, blind, informed": _asr,
+    "identified": lambda claim: _figure(claim, "top-1"),
+    "accuracy, untuned": lambda claim: _figure(claim, "change"),
+    "verdict": claim_documents.verdict}
 
 
 def main(arguments: list[str]) -> int:

@@ -22,7 +22,7 @@ def claim_of(**changes):
 @pytest.mark.parametrize("name", claims.names())
 def test_every_claim_of_the_package_is_one_with_a_grid_that_shows_all_of_its_figures(name):
     claim = claims.load(name)
-    assert claim.name == name
+    assert claim.name == name and claim.headline
     named, grid = claiming.with_grid(claim)
     assert grid.name == name and len(grid.seeds) >= 3 and "none" in grid.points
     assert {measure.of for measure in named.measures} <= set(grid.points)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import published_tables
 import pytest
@@ -47,6 +48,20 @@ def test_the_strongest_attack_by_hand():
     assert rates[f"{name}(iterations=300{(rest and ', ' + rest) or ')'}"] == max(rates.values())
 
 
+def test_the_row_of_a_claim_by_hand():
+    """Of the document as it lies there; the verdict on two defenses of one claim names both, and the claim is said in a few words."""
+    document = json.loads((published_tables._PUBLISHED / "claims.json").read_text())
+    found = {claim["name"]: {(each["figure"], each["attacker"], each["of"]): each for each in claim["findings"]} for claim in document["claims"]}
+    rows = {row.split(" | ")[0][2:]: row.strip("| ").split(" | ")[1:] for row in table("claims", []).splitlines()}
+    blind, informed = (found["cvb"]["asr", who, "cvb(beta=0.1)"] for who in ("blind", "informed"))
+    rates = (blind["undefended"]["mean"], blind["value"]["mean"], informed["value"]["mean"])
+    change = found["cvb"]["change", "informed", "cvb(beta=0.1)"]["value"]["mean"]
+    verdict = next(claim["verdict"] for claim in document["claims"] if claim["name"] == "cvb")
+    assert rows["CVB prevents leakage"] == [", ".join(f"{rate:.2f}" for rate in rates), "1.00", f"{change:+.2f}", verdict]
+    (both,) = (row for headline, row in rows.items() if headline.startswith("simple post-processing"))
+    assert re.fullmatch(r"`noise\(std=0.01\)` 1.00, –, 0.\d\d; `pruning\(p=0.9\)` 1.00, –, 1.00", both[0])
+
+
 def test_a_kind_that_there_is_not():
-    with pytest.raises(ValueError, match="expected a table that is rebuilt, identified, summary, strongest or paper, got 'other'"):
+    with pytest.raises(ValueError, match="expected a table that is rebuilt, identified, summary, strongest, paper or claims, got 'other'"):
         with_tables("<!-- table: other cifar10-lenet-rebuilt -->\n<!-- end of table -->")
