@@ -39,7 +39,7 @@ def images(observation, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Tanh(), nn.LeakyReLU(0.1), nn.ReLU(), nn.Identity()])
 def test_an_image_is_read_exactly(activation, bias):
     observation = observation_through(network(activation, bias=bias), (2, 8, 8), victims=3)
-    links, known = read_backwards(observation, 0, 2000)
+    links, known = read_backwards(observation, 0, 500)
     assert not links
     torch.testing.assert_close(known.value, images(observation), rtol=0, atol=1e-4)
 
@@ -48,7 +48,7 @@ def test_an_image_is_read_exactly(activation, bias):
 def test_what_leaves_the_first_layers_and_its_error(left):
     """Against autograd."""
     observation = observation_through(network(nn.Tanh()), (2, 8, 8), victims=3)
-    links, known = read_backwards(observation, left, 2000)
+    links, known = read_backwards(observation, left, 500)
     assert sum(isinstance(link.module, (nn.Conv2d, nn.Linear)) for link in links) == left
     assert observation.labels is not None
     for victim, x in enumerate(images(observation)):
@@ -67,7 +67,7 @@ def test_flat_activations_tell_what_they_can():
     exact = observation_through(module, (2, 8, 8), victims=3)
     observation = replace(exact, module=copy.deepcopy(module).float(), mean=exact.mean.float(), std=exact.std.float(),
                           shared={name: g.float() for name, g in exact.shared.items()})
-    links, known = read_backwards(observation, 1, 2000)
+    links, known = read_backwards(observation, 1, 500)
     entered = module[: len(links)](images(exact).flatten(0, 1))
     torch.testing.assert_close(known.value[:, 0].double(), entered.detach(), rtol=0, atol=1e-3)
 
@@ -76,7 +76,7 @@ def test_flat_activations_tell_what_they_can():
 def test_the_original_is_a_minimum_of_what_is_matched(matched):
     """Without a prior both the objective and its derivative are zero there, for both steps."""
     observation = observation_through(network(nn.Sigmoid()), (2, 8, 8), victims=3)
-    links, known = read_backwards(observation, matched, 2000)
+    links, known = read_backwards(observation, matched, 500)
     first, labels, objective = of_first_layers(observation, links, known, 0.0)
     matcher = GradientMatcher(first, labels, objective, seeds=[0, 1, 2])
     derivative, cost = matcher.step(images(observation))
@@ -191,18 +191,24 @@ def wide() -> nn.Module:
 def test_an_image_is_read_around_what_was_dropped_or_cut(defense):
     """Of the features only those that were kept, of the gradients only what is in the span of what was left."""
     observation, x = observation_of(defense, wide, dtype=torch.float64)
-    links, known = read_backwards(observation, 0, 4000)
+    links, known = read_backwards(observation, 0, 500)
     assert not links
     torch.testing.assert_close(known.value, x, rtol=0, atol=1e-3)
-    blind = read_backwards(observation.blind(), 0, 4000)[1].value
+    blind = read_backwards(observation.blind(), 0, 500)[1].value
     assert (blind - x).abs().mean() > 100 * (known.value - x).abs().mean()
 
 
+@pytest.mark.parametrize("defense", ["precode(bottleneck_size=8)", "precode(bottleneck_size=64)+clipping(norm=0.01)"])
+def test_an_image_is_read_behind_what_was_sampled(defense):
+    observation, x = observation_of(defense, wide, dtype=torch.float64)
+    torch.testing.assert_close(read_backwards(observation, 0, 500)[1].value, x, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("matched", [1, 2])
-@pytest.mark.parametrize("defense", ["dropout(p=0.5)", "svd(energy=0.9)"])
+@pytest.mark.parametrize("defense", ["dropout(p=0.5)", "svd(energy=0.9)", "precode(bottleneck_size=8)"])
 def test_the_original_is_a_minimum_around_what_was_dropped_or_cut(defense, matched):
     observation, x = observation_of(defense, wide, dtype=torch.float64)
-    links, known = read_backwards(observation, matched, 4000)
+    links, known = read_backwards(observation, matched, 500)
     assert (known.where is not None) == (matched == 2 and "dropout" in defense)
     first, labels, objective = of_first_layers(observation, links, known, 0.0)
     matcher = GradientMatcher(first, labels, objective, seeds=[0, 1, 2])
@@ -213,7 +219,7 @@ def test_the_original_is_a_minimum_around_what_was_dropped_or_cut(defense, match
 def test_an_image_is_nearly_read_where_the_smallest_entries_were_hidden(share):
     """Of the features those of which no row was kept are small; the error behind them is a little wrong for want of them."""
     observation, x = observation_of(f"pruning(p={share})", wide, dtype=torch.float64)
-    found, blind = (read_backwards(one, 0, 2000)[1].value for one in (observation, observation.blind()))
+    found, blind = (read_backwards(one, 0, 500)[1].value for one in (observation, observation.blind()))
     assert (found - x).norm() < 0.01 * x.norm() and (blind - x).norm() > 30 * (found - x).norm()
 
 
@@ -236,6 +242,6 @@ def test_features_that_the_last_gradient_hides_are_told_by_the_layer_before(acti
     assert last.where is not None and 0.4 < last.where.double().mean() < 0.6
     features = nn.Sequential(*list(observation.module)[:5])(x[:, 0]).detach()[:, None]
     assert ((last.value - features).norm(dim=-1) > 0.05 * features.norm(dim=-1)).all()
-    links, known = read_backwards(observation, 1, 2000)
+    links, known = read_backwards(observation, 1, 500)
     assert [link.name for link in links] == ["0", "1"]
     torch.testing.assert_close(known.value[:, 0], nn.Sequential(*list(observation.module)[:2])(x[:, 0]).detach(), rtol=0, atol=1e-5)
