@@ -66,8 +66,7 @@ class Claim(Strict):
     ``headline`` is the claim in a few words; ``source`` is the paper, with the place in it; ``statement`` what it says, in our
     words, and ``reported`` its figure; ``verified`` whether both were read in the source itself. ``protocol`` is how the paper
     measured it, ``departures`` what is run differently here, and ``comparable`` whether a result here bears on the claim all the
-    same. All of ``expects`` decide;
-    ``beside`` are figures that are shown with them. ``grid`` is what is run.
+    same. All of ``expects`` decide; ``beside`` are figures that are shown with them. ``grid`` is what is run.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=80)]

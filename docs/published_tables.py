@@ -186,10 +186,10 @@ def _asr(claim: Judged) -> str:
     return "; ".join([*_named(said), *ratios])
 
 
-def _figure(claim: Judged, figure: str, places: int = 2) -> str:
+def _figure(claim: Judged, figure: str) -> str:
     """One figure of each defense of a claim."""
     found = _by_defense(claim, figure)
-    return "; ".join(_named([(of, ", ".join(_mean(one.value, places, signed=figure == "change") for one in own))
+    return "; ".join(_named([(of, ", ".join(_mean(one.value, signed=figure == "change") for one in own))
                              for of, own in found.items()])) or text.ABSENT
 
 
@@ -207,8 +207,8 @@ def _named(said: list[tuple[str, str]]) -> list[str]:
     return [value if len(said) == 1 else f"`{of}` {value}" for of, value in said]
 
 
-def _mean(value: Estimate | None, places: int = 2, *, signed: bool = False) -> str:
-    return text.ABSENT if value is None else text.estimate(value, places, signed=signed).partition(" [")[0]
+def _mean(value: Estimate | None, *, signed: bool = False) -> str:
+    return text.estimate(value, signed=signed).partition(" [")[0]
 
 
 _CLAIMS: dict[str, Callable[[Judged], str]] = {

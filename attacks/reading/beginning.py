@@ -109,12 +109,12 @@ def _errors(observation: Observation, last: Last) -> tuple[Known, Tensor]:
     with ExitStack() as restored:
         layer = observation.module.get_submodule(last.place)
         restored.callback(layer.register_forward_pre_hook(put_in).remove)
-        restored.callback(layer.register_forward_hook(lambda module, arguments, output: outputs.append(output)).remove)
+        samples: list[Tensor] | None = None
         if sampled:  # to the client the samples were constants, not the codes, through which the features are felt
             with torch.no_grad():
                 samples = samples_of_codes(stochastic, sampled, lambda: observation.module(images))
-            outputs.clear()
-        restored.enter_context(sampling(stochastic, samples if sampled else None))
+        restored.callback(layer.register_forward_hook(lambda module, arguments, output: outputs.append(output)).remove)
+        restored.enter_context(sampling(stochastic, samples))
         loss = client_loss(observation.defense, observation.module, images, labels.flatten(0, 1)).sum()
         error, behind = torch.autograd.grad(loss, (features, outputs[0]))
     return Known(features.detach()[:, None], error[:, None], last.where), behind.flatten(1)
