@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +20,6 @@ from defenses.support import checks
 from defenses.support.last_linear import last_linear
 from defenses.support.watching import watching
 
-#: The last linear layer of each model: to find it takes as long as a step.
-_LAST: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 #: Probes of an image in a batch at least: of fewer the reciprocal of the norm has no variance.
 _FEWEST = 4
 
@@ -106,9 +103,7 @@ class Soteria(Defense):
             if not isinstance(found, nn.Linear):
                 raise ValueError(f"soteria: {self.layer!r} is not a linear layer of the model")
             return self.layer
-        if module not in _LAST:
-            _LAST[module] = last_linear(module)[0]
-        return _LAST[module]
+        return last_linear(module)[0]
 
     def _ratios(self, step: Step, place: str) -> Tensor:
         """The sum over the batch of |r_i| / |dr_i / dx|, [features]; a feature that is zero has nothing to be zeroed."""

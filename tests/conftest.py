@@ -52,6 +52,14 @@ def without_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LEAKBOARD_DATA", raising=False)
 
 
+@pytest.fixture(scope="module")
+def short_fits():
+    """Scores fit what was drawn at the client; where it counts that they do, and not how well, few iterations will do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attacks.search.fitted._ITERATIONS", 6)
+        yield
+
+
 @pytest.fixture
 def clean_registry():
     """Ends what plugins of a test have registered; returns what does so at once."""

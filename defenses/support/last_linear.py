@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
+
+#: Of models that are in use: the names and types of their layers, and which of them is the last. Finding it copies the model.
+_FOUND: WeakKeyDictionary[nn.Module, tuple[list[tuple[str, type]], str | None]] = WeakKeyDictionary()
 
 
 def last_linear(module: nn.Module) -> tuple[str, nn.Linear]:
@@ -19,10 +23,14 @@ def last_linear(module: nn.Module) -> tuple[str, nn.Linear]:
         ValueError: the model does not end in a linear layer; the text says in what it ends.
     """
     modules = dict(module.named_modules())
-    name = _by_data_flow(module)
-    if name is None:
-        leaves = [n for n, m in modules.items() if next(m.parameters(recurse=False), None) is not None]
-        name = leaves[-1] if leaves else None
+    layers = [(name, type(layer)) for name, layer in modules.items()]
+    if module not in _FOUND or _FOUND[module][0] != layers:
+        name = _by_data_flow(module)
+        if name is None:
+            leaves = [n for n, m in modules.items() if next(m.parameters(recurse=False), None) is not None]
+            name = leaves[-1] if leaves else None
+        _FOUND[module] = layers, name
+    name = _FOUND[module][1]
     found = modules[name] if name is not None else module
     if name is None or not isinstance(found, nn.Linear):
         raise ValueError(f"the model must end in a linear layer, but {type(module).__name__} ends in {type(found).__name__}")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defenses.support.last_linear import last_linear
-
-#: Of models that are in use, how many classes they tell apart: finding the last layer copies the model.
-_CLASSES: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def class_count(module: nn.Module) -> int:
@@ -19,9 +14,7 @@ def class_count(module: nn.Module) -> int:
     Raises:
         ValueError: it does not end in a linear layer.
     """
-    if module not in _CLASSES:
-        _CLASSES[module] = last_linear(module)[1].out_features
-    return _CLASSES[module]
+    return last_linear(module)[1].out_features
 
 
 def probabilities(targets: Tensor, module: nn.Module, like: Tensor) -> Tensor:

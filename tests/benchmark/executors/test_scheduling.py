@@ -20,6 +20,8 @@ from benchmark.measure import measuring
 from benchmark.run import runner
 from benchmark.store import results
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 FIRST, SECOND = "inverting-gradients(iterations=3)", "dlg(iterations=2)"
 
 
@@ -152,7 +154,6 @@ def test_a_portfolio_is_a_list_of_attacks_each_saved_by_itself(shapes, tmp_path,
 @pytest.mark.parametrize(("rounds", "checkpoints"), [(1, [0, -1]), (2, [-1])], ids=["1", "2"])
 def test_fewer_victims_at_once_where_memory_is_short_give_the_same(shapes, tmp_path, monkeypatch, defense, rounds, checkpoints):
     monkeypatch.setattr("attacks.portfolio.BUDGETS", {"fast": (4, 1)})
-    monkeypatch.setattr("attacks.search.fitted._ITERATIONS", 6)  # of what scores fit, which is as much work in parts as at once
     grid = grid_of(shapes, models=["lenet"], defenses=[defense], seeds=[0], attacks=["portfolio(budget='fast')"],
                    evaluation={"victims": 11, "observed": [2], "checkpoints": checkpoints, "rounds": rounds, "labels": "inferred"})
     run(grid, tmp_path / "all")

@@ -16,6 +16,8 @@ from benchmark.errors import InputError
 from benchmark.run import reproducing
 from benchmark.store import results
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 
 @pytest.fixture(scope="module")
 def made(shapes, tmp_path_factory):

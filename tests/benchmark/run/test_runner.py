@@ -22,6 +22,8 @@ from benchmark.run import runner
 from benchmark.store import layout, recording, results
 from benchmark.store.tables import TRAINING
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 
 @pytest.fixture
 def failing_defense():
