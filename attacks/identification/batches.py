@@ -23,8 +23,8 @@ from attacks.objective.comparison import total
 from attacks.reading.labels import as_classes
 from attacks.reading.layers import told_by_codes
 from defenses.choices import changed_by
-from defenses.release import Form
-from defenses.stages import Clipped, Intervals, Kept, Scaled, Stage
+from defenses.release import Form, Release
+from defenses.stages import Clipped, Intervals, Kept, Projected, Scaled, Stage
 from defenses.support.seeds import derive
 from defenses.support.upload import upload
 
@@ -56,8 +56,14 @@ def among_others(observation: Observation, candidates: Candidates, seed: int, te
 
 def comparable(observation: Observation) -> bool:
     """Whether there is a parameter that is near to the clean gradient, but for known noise and hidden entries."""
-    forms = ((name, release.form) for name, release in observation.releases().items())
-    return any(form is not None and _seen(observation.shared[name], form) is not None for name, form in forms)
+    return any(_seen(observation.shared[name], form) is not None for name, form in _forms(observation).items())
+
+
+def _forms(observation: Observation) -> dict[str, Form]:
+    """Of parameters whose release has one; what was projected hardly ever is taken for what was shared always."""
+    releases = {name: Release(tuple(stage for stage in release.stages if not isinstance(stage, Projected)))
+                for name, release in observation.releases().items()}
+    return {name: form for name, release in releases.items() if (form := release.form) is not None}
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,11 @@ class _Batches:
     def __init__(self, observation: Observation, candidates: Candidates, seed: int) -> None:
         assert candidates.public_images is not None and candidates.public_labels is not None
         self._observation, self._candidates = observation, candidates
-        forms = {name: form for name, release in observation.releases().items() if (form := release.form) is not None}
-        self._seen = {name: seen for name, form in forms.items() if (seen := _seen(observation.shared[name], form)) is not None}
+        forms = _forms(observation)
+        # Beside concealing images the client's are a share of those that the gradient is a mean over.
+        share = 1 if observation.mixing is None else 1 / (1 + observation.mixing.concealing)
+        self._seen = {name: replace(seen, shared=seen.shared / share, variance=seen.variance / share**2)
+                      for name, form in forms.items() if (seen := _seen(observation.shared[name], form)) is not None}
         clips = {stage for form in forms.values() for stage in form.before if isinstance(stage, Clipped)}
         self._clip = next((clip for clip in clips if len(clips) == 1 and clip.images == observation.batch_size
                            and set(clip.names) == set(forms)), None)

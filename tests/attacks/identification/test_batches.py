@@ -16,7 +16,7 @@ import defenses
 from attacks import Observation
 from attacks.engine import memory
 from attacks.engine.per_image import PerImage
-from attacks.identification import Candidates, Identifier, batches
+from attacks.identification import Candidates, Identifier, batches, mixtures
 from attacks.identification.features import fresh_noise
 from attacks.identification.identifier import Method
 from benchmark import models
@@ -127,6 +127,12 @@ def test_scores_are_those_of_the_law_by_hand(name, few, labels_known, monkeypatc
     monkeypatch.setattr(batches, "_FEW", 0 if few else 10**6)
     defense, arguments = CHAINS[name]
     check(case_of(defense, victims=2, size=4, batch_size=3, labels_known=labels_known, dtype=torch.float64), **arguments)
+
+
+def test_beside_concealing_images_the_clients_are_half_of_the_mean(monkeypatch):
+    monkeypatch.setattr(mixtures, "_MOST_REBUILT", 5)
+    check(case_of("dcs2", victims=2, size=4, batch_size=3, dtype=torch.float64), factor=0.5)
+    check(case_of("dcs2+noise(std=0.03)", victims=2, size=4, batch_size=3, dtype=torch.float64), factor=0.5, variance=(2 * 0.03) ** 2)
 
 
 @pytest.mark.parametrize("clients", [1, 2])
