@@ -24,8 +24,8 @@ _ITERATIONS, _STEP, _SMOOTH = 300, 0.1, 1e-5
 #: Of so many images behind a gradient a search finds enough; of more the gradients of candidates tell more than images that are
 #: hardly found. ``mixup(k=4)``, LeNet, CIFAR-10, 32 victims, top-1 of 100, untrained, trained, rebuilt against whitened: 4 images
 #: 0.42, 0.29 against 0.19, 0.17; 8 images 0.18, 0.13 against 0.25, 0.20; 16 images 0.08, 0.07 against 0.16, 0.11, in a fifteenth of
-#: the time. ``dcs2``, 8 images beside as many concealing ones, 24 victims, trained, of 200: 0.17 against 0.96, in a tenth of the time
-#: (untrained 0.00 by either).
+#: the time. ``dcs2``, 8 images beside as many concealing ones, 24 victims, trained, of 200: 0.17 against 0.96, in a tenth of the
+#: time (untrained 0.00 by either).
 _MOST_REBUILT = 7
 #: Rounds of the power iteration by which the span of a gradient's rows is found, which has the rank of the span.
 _POWERS = 3
