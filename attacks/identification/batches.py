@@ -86,10 +86,12 @@ class _Batches:
         assert candidates.public_images is not None and candidates.public_labels is not None
         self._observation, self._candidates = observation, candidates
         forms = _forms(observation)
-        # Beside concealing images the client's are a share of those that the gradient is a mean over.
-        share = 1 if observation.mixing is None else 1 / (1 + observation.mixing.concealing)
-        self._seen = {name: replace(seen, shared=seen.shared / share, variance=seen.variance / share**2)
-                      for name, form in forms.items() if (seen := _seen(observation.shared[name], form)) is not None}
+        self._seen = {name: seen for name, form in forms.items() if (seen := _seen(observation.shared[name], form)) is not None}
+        if observation.mixing is not None and observation.mixing.concealing:
+            # Of the images that the gradient is a mean over, one in so many is the client's.
+            count = 1 + observation.mixing.concealing
+            self._seen = {name: replace(seen, shared=count * seen.shared, variance=count**2 * seen.variance)
+                          for name, seen in self._seen.items()}
         clips = {stage for form in forms.values() for stage in form.before if isinstance(stage, Clipped)}
         self._clip = next((clip for clip in clips if len(clips) == 1 and clip.images == observation.batch_size
                            and set(clip.names) == set(forms)), None)
